@@ -1,0 +1,107 @@
+# davit. `make help` lists the targets. Objects and programs go under $(BUILD).
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+CC      ?= cc
+AR      ?= ar
+VERSION := 0.1.0
+# Sanitizers and the like: make BUILD=build-asan SANITIZE=address,undefined
+SANITIZE ?=
+
+WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
+CFLAGS   ?= -O2 -g
+ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) -fno-strict-aliasing -fstack-protector-strong -fPIE \
+	    -D_GNU_SOURCE -DDAVIT_VERSION='"$(VERSION)"' -I. -MMD -MP $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+ALL_LDFLAGS = $(LDFLAGS) -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+
+# ---- what is made of what: the folders are the modules, main.c is the program --------------------
+
+# folder := program (the folder's files but main.c become an archive that tests link too)
+PROCESSES := broker services/container services/image services/image/work services/runtime services/task shim tools
+program_broker             := davit-broker
+program_services/container := davit-container
+program_services/image     := davit-image
+program_services/image/work := davit-image-work
+program_services/runtime   := davit-runtime
+program_services/task      := davit-task
+program_shim               := davit-shim
+program_tools              := davit
+
+SCHEMA_SRC := $(filter-out schemas/json%.c,$(wildcard schemas/*.c))
+JSON_SRC   := $(wildcard schemas/json*.c)
+BUS_SRC    := $(wildcard broker/lib/bus*.c broker/lib/nng*.c)
+BASE_SRC   := $(filter-out $(BUS_SRC),$(wildcard broker/lib/*.c))
+SERVICE_SRC := $(wildcard services/lib/*.c)
+
+LIB_SCHEMA  := $(BUILD)/libdavit-schema.a
+LIB_JSON    := $(BUILD)/libdavit-json.a
+LIB_BASE    := $(BUILD)/libdavit-base.a
+LIB_BUS     := $(BUILD)/libdavit-bus.a
+LIB_SERVICE := $(BUILD)/libdavit-service.a
+
+# The libraries that each process may link (the "may include" table of docs/architecture.md).
+BASE_LIBS    = $(LIB_BASE) $(LIB_SCHEMA) -lmsgpackc
+BUS_LIBS     = $(LIB_BUS) $(BASE_LIBS) -lnng -lpthread
+JSON_LIBS    = $(LIB_JSON) $(LIB_SCHEMA) -ljansson
+SERVICE_LIBS = $(LIB_SERVICE) $(JSON_LIBS) $(BUS_LIBS) -llmdb
+libs_broker                = $(BUS_LIBS) -llmdb
+libs_services/container    = $(SERVICE_LIBS)
+libs_services/image        = $(SERVICE_LIBS) -lcrypto
+libs_services/image/work   = $(JSON_LIBS) $(BASE_LIBS) -larchive -lcurl -lcrypto
+libs_services/runtime      = $(SERVICE_LIBS)
+libs_services/task         = $(SERVICE_LIBS)
+libs_shim                  = $(BASE_LIBS)
+libs_tools                 = $(JSON_LIBS) $(BASE_LIBS)
+
+objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+archive_of = $(BUILD)/lib$(subst /,-,$(1)).a
+
+PROGRAMS := $(foreach p,$(PROCESSES),$(if $(wildcard $(p)/main.c),$(BUILD)/bin/$(program_$(p))))
+
+.PHONY: all
+all: $(PROGRAMS)
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+define archive_rule
+$(1): $(2)
+	@rm -f $$@
+	$$(AR) rcs $$@ $$^
+endef
+$(eval $(call archive_rule,$(LIB_SCHEMA),$(call objects,$(SCHEMA_SRC))))
+$(eval $(call archive_rule,$(LIB_JSON),$(call objects,$(JSON_SRC))))
+$(eval $(call archive_rule,$(LIB_BASE),$(call objects,$(BASE_SRC))))
+$(eval $(call archive_rule,$(LIB_BUS),$(call objects,$(BUS_SRC))))
+$(eval $(call archive_rule,$(LIB_SERVICE),$(call objects,$(SERVICE_SRC))))
+$(foreach p,$(PROCESSES),$(eval $(call archive_rule,$(call archive_of,$(p)),$(call objects,$(filter-out $(p)/main.c,$(wildcard $(p)/*.c))))))
+
+define program_rule
+$(BUILD)/bin/$(program_$(1)): $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $(filter %.a,$(libs_$(1)))
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) -o $$@
+endef
+$(foreach p,$(PROCESSES),$(eval $(call program_rule,$(p))))
+
+# ---- tests: tests/unit mirrors the tree; test_x.c links its folder's archive -----------------------
+
+UNIT_SRC := $(shell find tests/unit -name 'test_*.c' 2>/dev/null | sort)
+UNIT_BIN := $(patsubst tests/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
+TEST_LIB := $(BUILD)/libdavit-test.a
+$(eval $(call archive_rule,$(TEST_LIB),$(call objects,$(wildcard tests/lib/*.c))))
+ALL_LIBS = $(SERVICE_LIBS) -lcrypto -larchive
+
+# The archive of a unit test's folder: tests/unit/<folder>/test_x.c -> lib of <folder>, if it is a process.
+unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1)),$(call archive_of,$(p))))
+define unit_rule
+$(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
+endef
+$(foreach t,$(UNIT_SRC),$(eval $(call unit_rule,$(t))))
+
+.PHONY: unit
+unit: $(UNIT_BIN)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
