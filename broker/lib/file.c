@@ -55,6 +55,8 @@ static int read_all(int fd, size_t expected, size_t limit, char **ret_data, size
 	ssize_t n;
 	int r;
 
+	if (limit > SIZE_MAX / 4)
+		limit = SIZE_MAX / 4;
 	r = grow(&data, &room, limit);
 	if (r)
 		return error_trace(r);
@@ -99,8 +101,7 @@ int file_read(int dirfd, const char *path, size_t limit, char **ret_data, size_t
 		return error_origin(-EINVAL);
 	if ((uint64_t)status.st_size > limit)
 		return error_origin(-EFBIG);
-	return error_trace(
-		read_all(fd, (size_t)status.st_size + 2, limit, ret_data, ret_size));
+	return error_trace(read_all(fd, (size_t)status.st_size + 2, limit, ret_data, ret_size));
 }
 
 int file_read_proc(const char *path, size_t limit, char **ret_data, size_t *ret_size)

@@ -136,17 +136,144 @@ static int remove_entries(struct removal *removal, int fd)
 	}
 }
 
-/* Moves a directory that lies too deep to the top, under a name that nobody has. */
+/* Moves a directory that lies too deep to the top, where the next pass finds it. */
 static int hoist(struct removal *removal, int dirfd, const char *name)
 {
 	char hoisted[64];
 
-	do
+	for (;;) {
 		snprintf(hoisted, sizeof(hoisted), ".davit-hoisted-%u", removal->n_hoisted++);
-	while (renameat2(dirfd, name, removal->top, hoisted, RENAME_NOREPLACE) < 0 &&
-	       errno == EEXIST);
-	/* errno is that of the last attempt, and 0 after success is nobody's promise. */
-	return faccessat(removal->top, hoisted, F_OK, AT_SYMLINK_NOFOLLOW) < 0
-		       ? error_origin(-errno)
-		       : 0;
+		if (renameat(dirfd, name, removal->top, hoisted) == 0)
+			return 0;
+		/* The name may be taken by the tree's own contents, or by a removal that was cut. */
+		if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR)
+			return error_origin(-errno);
+	}
+}
+
+static int remove_name(struct removal *removal, int dirfd, const char *name, int flags)
+{
+	int r;
+
+	if (unlinkat(dirfd, name, flags) == 0 || errno == ENOENT)
+		return 0;
+	r = error_origin(-errno);
+	return why_errno(removal->why, r, "cannot remove %s", name);
+}
+
+static int remove_dir(struct removal *removal, int dirfd, const char *name)
+{
+	int fd, r;
+
+	fd = open_beneath(dirfd, name);
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	if (fd < 0 && errno == EXDEV)
+		return why_set(removal->why, error_origin(-EBUSY), "%s is a mount point", name);
+	if (fd < 0)
+		return why_errno(removal->why, error_origin(-errno), "cannot open %s", name);
+	if (removal->depth == TREE_DEPTH_MAX) {
+		close_fd(fd);
+		return hoist(removal, dirfd, name);
+	}
+	removal->depth++;
+	r = remove_entries(removal, fd);
+	removal->depth--;
+	return r ? r : remove_name(removal, dirfd, name, AT_REMOVEDIR);
+}
+
+static int remove_entry(struct removal *removal, int dirfd, const char *name, unsigned char type)
+{
+	struct stat status;
+
+	if (type == DT_UNKNOWN) {
+		if (fstatat(dirfd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+			return errno == ENOENT ? 0 : error_origin(-errno);
+		type = IFTODT(status.st_mode);
+	}
+	if (type == DT_DIR)
+		return remove_dir(removal, dirfd, name);
+	return remove_name(removal, dirfd, name, 0);
+}
+
+/* Empties the tree's own directory, pass by pass until nothing was hoisted into it any more. */
+static int remove_contents(struct removal *removal, int parent, const char *name)
+{
+	unsigned n_hoisted;
+	int fd, r;
+
+	do {
+		n_hoisted = removal->n_hoisted;
+		fd = open_beneath(parent, name);
+		if (fd < 0)
+			return error_origin(-errno);
+		r = remove_entries(removal, fd);
+		if (r)
+			return r;
+	} while (removal->n_hoisted != n_hoisted);
+	return 0;
+}
+
+static int remove_top(struct removal *removal, int parent, const char *name)
+{
+	_cleanup_(cleanup_fd) int top = -1;
+	struct stat status;
+	int r;
+
+	if (fstatat(parent, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : error_origin(-errno);
+	if (!S_ISDIR(status.st_mode))
+		return remove_name(removal, parent, name, 0);
+	top = open_beneath(parent, name);
+	if (top < 0 && errno == EXDEV)
+		return why_set(removal->why, error_origin(-EBUSY), "it is a mount point");
+	if (top < 0)
+		return error_origin(-errno);
+	removal->top = top;
+	r = remove_contents(removal, parent, name);
+	return r ? r : remove_name(removal, parent, name, AT_REMOVEDIR);
+}
+
+/* Opens the directory above the last component of @path, which is left in @path's place. */
+static int open_parent(int dirfd, char **path)
+{
+	size_t size = strlen(*path);
+	char *slash;
+
+	while (size > 1 && (*path)[size - 1] == '/')
+		(*path)[--size] = '\0';
+	slash = strrchr(*path, '/');
+	if (!slash)
+		return openat(dirfd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	*slash = '\0';
+	dirfd = openat(dirfd, slash == *path ? "/" : *path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	*path = slash + 1;
+	return dirfd;
+}
+
+int file_remove_tree(int dirfd, const char *name, struct why *why)
+{
+	_cleanup_(cleanup_free) char *copy = strdup(name);
+	_cleanup_(cleanup_fd) int parent = -1;
+	struct why inner = {};
+	struct removal removal = {.top = -1, .why = &inner};
+	char *last = copy;
+	int r;
+
+	if (!copy)
+		return error_origin(-ENOMEM);
+	parent = open_parent(dirfd, &last);
+	if (parent < 0 && errno == ENOENT)
+		return 0;
+	if (parent < 0)
+		r = error_origin(-errno);
+	else if (!last[0] || is_dots(last))
+		r = error_origin(-EINVAL);
+	else
+		r = remove_top(&removal, parent, last);
+	if (!r)
+		return 0;
+	if (inner.text[0])
+		return why_set(why, r, "cannot remove the directory %s: %s", name, inner.text);
+	return why_errno(why, r, "cannot remove the directory %s", name);
 }
