@@ -1,0 +1,442 @@
+/*
+ * The operation task.create: the container's record, its root's mounts, the
+ * bundle, the shim, the OCI runtime's create (or run, with start).
+ *
+ * The row is written (CREATING) before the shim is spawned. A crash in the shim
+ * step is found by the bundle's lock: held means that a shim lives and may be
+ * asked again with the same request id; free means that none does, and the step
+ * starts over or, when a container may be half made, fails and is undone by a
+ * shim that cleans up.
+ */
+
+#include <string.h>
+
+#include "broker/lib/log.h"
+#include "services/task/task.h"
+
+static struct task_create_context *context_of(struct operation *operation)
+{
+	return operation_context(operation);
+}
+
+static const struct task_create_request *request_of(struct operation *operation)
+{
+	return operation_request(operation);
+}
+
+/* ---- the container and its mounts ---------------------------------------- */
+
+static int take_container(struct operation *operation, void *reply)
+{
+	struct task_create_context *context = context_of(operation);
+	struct container_reply *got = reply;
+
+	if (context->container)
+		container_record_clear(context->container);
+	free(context->container);
+	context->container = TAKE(got->container);
+	return 0;
+}
+
+static int run_container(struct operation *operation)
+{
+	struct container_get_request get = {.id = request_of(operation)->container_id};
+	char id[ID_TEXT_SIZE];
+	uint8_t task_id[ID_SIZE];
+	int r;
+
+	id_derive(operation_id(operation), "task", 0, task_id);
+	id_format(task_id, id);
+	r = schema_set(&context_of(operation)->task_id, id);
+	if (r)
+		return error_trace(r);
+	return operation_call(operation, schema_find_method("container", "get"), NULL, &get,
+			      take_container);
+}
+
+static int take_mounts(struct operation *operation, void *reply)
+{
+	struct task_create_context *context = context_of(operation);
+	struct image_mounts_reply *got = reply;
+
+	context->mounts.items = TAKE(got->mounts.items);
+	context->mounts.count = got->mounts.count;
+	got->mounts.count = 0;
+	return 0;
+}
+
+static void clear_mounts(struct task_create_context *context)
+{
+	for (size_t i = 0; i < context->mounts.count; i++)
+		mount_clear(&context->mounts.items[i]);
+	free(context->mounts.items);
+	context->mounts.items = NULL;
+	context->mounts.count = 0;
+}
+
+static int copy_mounts(struct task_create_context *context,
+		       const struct task_create_request *request)
+{
+	for (size_t i = 0; i < request->rootfs.count; i++) {
+		struct mount *mount = schema_list_add(&context->mounts);
+		int r = mount ? mount_copy(&request->rootfs.items[i], mount) : -ENOMEM;
+
+		if (r)
+			return error_trace(r);
+	}
+	return 0;
+}
+
+static int run_mounts(struct operation *operation)
+{
+	const struct task_create_request *request = request_of(operation);
+	struct task_create_context *context = context_of(operation);
+	struct snapshot_key_request key = {.key = context->container->snapshot_key,
+					   .snapshotter = context->container->snapshotter};
+
+	clear_mounts(context);
+	if (request->rootfs.count)
+		return copy_mounts(context, request);
+	if (!key.key || !*key.key)
+		return 0;
+	return operation_call(operation, schema_find_method("image", "mounts"), NULL, &key,
+			      take_mounts);
+}
+
+/* ---- the bundle ---------------------------------------------------------- */
+
+static int take_bundle(struct operation *operation, void *reply)
+{
+	struct task_create_context *context = context_of(operation);
+	struct runtime_prepare_reply *got = reply, *kept = malloc(sizeof(*kept));
+
+	if (!kept)
+		return error_origin(-ENOMEM);
+	*kept = *got;
+	*got = (struct runtime_prepare_reply){};
+	if (context->prepared)
+		runtime_prepare_reply_clear(context->prepared);
+	free(context->prepared);
+	context->prepared = kept;
+	return 0;
+}
+
+static int run_bundle(struct operation *operation)
+{
+	const struct task_create_request *request = request_of(operation);
+	struct task_create_context *context = context_of(operation);
+	struct runtime_prepare_request prepare = {
+		.task_id = context->task_id,
+		.container_id = request->container_id,
+		.spec = context->container->spec,
+		.runtime = request->runtime && *request->runtime ? request->runtime
+								 : context->container->runtime,
+	};
+
+	if (!prepare.spec || !*prepare.spec)
+		return operation_fail(operation, BUS_FAILED_PRECONDITION,
+				      "container '%s' has no OCI spec", request->container_id);
+	return operation_call(operation, schema_find_method("runtime", "prepare"), NULL, &prepare,
+			      take_bundle);
+}
+
+static int undo_bundle(struct operation *operation)
+{
+	struct runtime_release_request release = {.task_id = context_of(operation)->task_id};
+
+	return operation_call(operation, schema_find_method("runtime", "release"), NULL, &release,
+			      NULL);
+}
+
+/* ---- the record ---------------------------------------------------------- */
+
+static int fill_record(struct operation *operation, struct task_record *record)
+{
+	struct task_service *service = operation_object(operation);
+	const struct task_create_request *request = request_of(operation);
+	struct task_create_context *context = context_of(operation);
+	const struct runtime_prepare_reply *prepared = context->prepared;
+	char *socket = text_format("%s/s/%.16s", service_paths(service->service)->state,
+				   context->task_id);
+	int r;
+
+	if (!socket)
+		return error_origin(-ENOMEM);
+	record->socket = socket;
+	record->status = TASK_CREATING;
+	record->auto_remove = context->container->auto_remove;
+	record->created_at_ns = time_real_ns();
+	r = schema_set(&record->task_id, context->task_id)
+	    ?: schema_set(&record->namespace, operation_namespace(operation))
+	    ?: schema_set(&record->container_id, request->container_id)
+	    ?: schema_set(&record->container_uid, context->container->uid)
+	    ?: schema_set(&record->bundle, prepared->bundle)
+	    ?: schema_set(&record->runtime, prepared->runtime)
+	    ?: schema_set(&record->runtime_path, prepared->runtime_path)
+	    ?: schema_set(&record->oci_root, prepared->oci_root)
+	    ?: schema_set(&record->cgroup, prepared->cgroup)
+	    ?: schema_set(&record->stop_signal, context->container->stop_signal);
+	if (r || !request->io)
+		return r;
+	record->io = calloc(1, sizeof(*record->io));
+	return record->io ? task_io_copy(request->io, record->io) : error_origin(-ENOMEM);
+}
+
+static int run_record(struct operation *operation)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct task_service *service = operation_object(operation);
+	struct task_shim *shim;
+	int r;
+
+	r = fill_record(operation, &record);
+	if (!r)
+		r = task_put(service, &record);
+	if (!r && !task_shim_find(service, record.task_id))
+		r = task_shim_add(service, record.task_id, &shim);
+	if (!r)
+		live_add(service->live, &record);
+	return r;
+}
+
+static int undo_record(struct operation *operation)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct task_service *service = operation_object(operation);
+	const char *task_id = context_of(operation)->task_id;
+	struct store_key key;
+	int r;
+
+	if (!task_id)
+		return 0;
+	live_remove(service->live, task_id);
+	r = task_row(service, operation_namespace(operation), request_of(operation)->container_id,
+		     &record);
+	if (r == TASK_E_NOT_FOUND)
+		return 0;
+	if (r)
+		return error_trace(r);
+	if (strcmp(record.task_id, task_id))
+		return 0;
+	r = store_key(&key, record.namespace, record.container_id, NULL)
+		    ?: store_delete(service->store, TASK_TABLE, &key);
+	if (!r)
+		r = store_key(&key, task_id, NULL)
+			    ?: store_delete(service->store, SHIM_TABLE, &key);
+	if (!r || r == STORE_E_NOT_FOUND)
+		task_shim_free(task_shim_find(service, task_id));
+	return r == STORE_E_NOT_FOUND ? 0 : r;
+}
+
+/* ---- the shim ------------------------------------------------------------ */
+
+/* Everything in @config is borrowed from the context. */
+static void fill_config(struct operation *operation, const struct task_record *record,
+			uint8_t publisher[ID_SIZE], struct shim_config *config)
+{
+	struct task_service *service = operation_object(operation);
+	struct task_create_context *context = context_of(operation);
+	const struct runtime_prepare_reply *prepared = context->prepared;
+
+	id_derive(operation_id(operation), "publisher", 0, publisher);
+	*config = (struct shim_config){
+		.task_id = record->task_id,
+		.namespace = record->namespace,
+		.container_id = record->container_id,
+		.bundle = record->bundle,
+		.socket = record->socket,
+		.bus = service_paths(service->service)->bus,
+		.runtime_path = prepared->runtime_path,
+		.oci_root = prepared->oci_root,
+		.cgroup = prepared->cgroup,
+		.systemd_cgroup = prepared->systemd_cgroup,
+		.detach_unified = prepared->detach_unified,
+		.own_pid_ns = prepared->own_pid_ns,
+		.no_pivot = prepared->no_pivot,
+		.io = record->io,
+		.publisher = {.data = publisher, .size = ID_SIZE},
+	};
+	config->rootfs.items = context->mounts.items;
+	config->rootfs.count = context->mounts.count;
+}
+
+struct created {
+	struct operation *operation;
+	struct shim_pid_reply *reply;
+};
+
+/* The answer may be older than an exit that an event packet has brought already: the move says so. */
+static int note_created(void *userdata)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct created *created = userdata;
+	struct operation *operation = created->operation;
+	struct task_service *service = operation_object(operation);
+	bool start = request_of(operation)->start;
+	int r;
+
+	context_of(operation)->pid = created->reply->pid;
+	r = task_shim_row(service, context_of(operation)->task_id, &record);
+	if (r)
+		return error_fold(r);
+	if (record.status == TASK_DELETED)
+		return 0;
+	record.pid = created->reply->pid;
+	record.pid_start_time = created->reply->start_time;
+	if (start && !record.started_at_ns)
+		record.started_at_ns = time_real_ns();
+	r = task_move(service, &record, start ? TASK_RUNNING : TASK_CREATED);
+	return r == TASK_E_STATE ? task_put(service, &record) : r;
+}
+
+static void on_created(void *userdata, enum bus_status status, const char *text, void *reply)
+{
+	struct operation *operation = userdata;
+	struct created created = {.operation = operation, .reply = reply};
+	struct task_service *service = operation_object(operation);
+
+	if (status != BUS_OK)
+		operation_step_failed(operation, status, "%s", text);
+	else if (service_transact(service->service, note_created, &created))
+		operation_step_failed(operation, BUS_INTERNAL,
+				      "the new task could not be recorded");
+	else
+		operation_step_done(operation);
+}
+
+static void on_ready(void *userdata, struct task_shim *shim, enum bus_status status,
+		     const char *text)
+{
+	struct operation *operation = userdata;
+	struct shim_create_request create = {.start = request_of(operation)->start};
+	const struct bus_options *options = operation_call_options(operation, "create");
+	int r;
+
+	if (status != BUS_OK) {
+		operation_step_failed(operation, status, "the shim of container '%s': %s",
+				      request_of(operation)->container_id, text);
+		return;
+	}
+	r = shim_link_call(shim->link, "shim.create", options->id, options->deadline_ms, &create,
+			   on_created, operation);
+	if (r)
+		operation_step_failed(operation, BUS_INTERNAL, "out of memory");
+}
+
+static void start_shim(struct operation *operation)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct task_service *service = operation_object(operation);
+	struct task_shim *shim = task_shim_find(service, context_of(operation)->task_id);
+	_cleanup_(cleanup_fd) int lock_fd = -1;
+	uint8_t publisher[ID_SIZE];
+	struct shim_config config;
+	struct why why = {};
+	int r;
+
+	r = fill_record(operation, &record);
+	if (!r && !shim)
+		r = task_shim_add(service, record.task_id, &shim);
+	if (!r && !shim->link) {
+		r = task_shim_lock(record.bundle, &lock_fd);
+		if (!r) {
+			fill_config(operation, &record, publisher, &config);
+			r = task_shim_spawn(service, shim, &config, lock_fd, &why);
+		} else if (r == -EWOULDBLOCK) { /* of before a crash of ours: it is asked again */
+			task_shim_take_up(shim);
+			r = 0;
+		}
+	}
+	if (!r)
+		r = task_shim_when_ready(shim, operation_deadline(operation), on_ready, operation);
+	if (r)
+		operation_step_failed(operation, BUS_INTERNAL, "no shim for container '%s': %s",
+				      request_of(operation)->container_id,
+				      why.text[0] ? why.text : strerror(-r));
+}
+
+static int run_shim(struct operation *operation)
+{
+	return operation_after_commit(operation, start_shim) ?: OPERATION_LATER;
+}
+
+static void on_undone(void *userdata, enum bus_status status, const char *text, void *reply)
+{
+	struct operation *operation = userdata;
+
+	(void)reply;
+	if (status != BUS_OK && status != BUS_NOT_FOUND && status != BUS_UNAVAILABLE)
+		log_warning("task=%s: undoing its create: %s", context_of(operation)->task_id,
+			    text);
+	operation_step_done(operation);
+}
+
+static void delete_shim(struct operation *operation);
+
+static void undo_ready(void *userdata, struct task_shim *shim, enum bus_status status,
+		       const char *text)
+{
+	struct operation *operation = userdata;
+	struct shim_delete_request delete = {.force = true};
+	const struct bus_options *options = operation_call_options(operation, "delete");
+
+	if (status == BUS_UNAVAILABLE && shim && !shim->is_cleanup)
+		delete_shim(operation); /* it died: another one cleans up */
+	else if (status != BUS_OK ||
+		 shim_link_call(shim->link, "shim.delete", options->id,
+				time_boot_ms() + SHIM_DEADLINE_MS, &delete, on_undone, operation))
+		on_undone(operation, status ?: BUS_INTERNAL, text, NULL);
+}
+
+/* A live shim, or one started for the clean-up, deletes what there is. Neither: nothing was spawned. */
+static void delete_shim(struct operation *operation)
+{
+	struct task_service *service = operation_object(operation);
+	struct task_shim *shim = task_shim_find(service, context_of(operation)->task_id);
+	struct why why = {};
+	int r = shim ? 0 : -ENOENT;
+
+	if (!r && !shim->link)
+		r = task_shim_clean_up(shim, &why);
+	if (r == -EWOULDBLOCK) {
+		task_shim_take_up(shim);
+		r = 0;
+	}
+	if (!r)
+		r = task_shim_when_ready(shim, time_boot_ms() + SHIM_DEADLINE_MS, undo_ready,
+					 operation);
+	if (r)
+		operation_step_done(operation);
+}
+
+static int undo_shim(struct operation *operation)
+{
+	return operation_after_commit(operation, delete_shim) ?: OPERATION_LATER;
+}
+
+static int finish(struct operation *operation, void *reply)
+{
+	struct task_create_context *context = context_of(operation);
+	struct task_create_reply *created = reply;
+
+	created->pid = context->pid;
+	return schema_set(&created->container_id, request_of(operation)->container_id)
+		       ?: schema_set(&created->task_id, context->task_id);
+}
+
+static const struct operation_step steps[] = {
+	{.name = "container", .run = run_container},
+	{.name = "mounts", .run = run_mounts},
+	{.name = "bundle", .run = run_bundle, .undo = undo_bundle},
+	{.name = "record", .run = run_record, .undo = undo_record, .persist = true},
+	{.name = "shim", .run = run_shim, .undo = undo_shim},
+	{}};
+
+const struct operation_type task_create_operation = {
+	.method = "task.create",
+	.steps = steps,
+	.request = schema_task_create_request,
+	.reply = schema_task_create_reply,
+	.context = schema_task_create_context,
+	.finish = finish,
+};

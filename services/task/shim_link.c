@@ -1,0 +1,290 @@
+/* See shim_link.h. One packet is one envelope, at most 64 KiB. */
+
+#include "services/task/shim_link.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "broker/lib/error.h"
+#include "broker/lib/log.h"
+
+#define PACKET_MAX      65536
+#define PACKETS_A_ROUND 64 /* then the loop's other sources get their turn */
+
+struct link_call {
+	struct link_call *next;
+	struct shim_link *link;
+	struct loop_timer timer;
+	uint8_t id[ENVELOPE_ID_SIZE];
+	const struct schema_method *method;
+	shim_link_reply_fn fn;
+	void *userdata;
+};
+
+struct shim_link {
+	struct loop *loop;
+	struct loop_file file;
+	struct loop_timer closing;
+	int fd;
+	struct link_call *calls;
+	shim_link_event_fn event;
+	shim_link_closed_fn closed;
+	void *userdata;
+	bool is_busy;  /* in a callback of ours */
+	bool is_freed; /* freed by that callback: the frame below does it */
+};
+
+static struct link_call *call_take(struct shim_link *link, struct link_call *call)
+{
+	for (struct link_call **at = &link->calls; *at; at = &(*at)->next) {
+		if (*at == call) {
+			*at = call->next;
+			loop_timer_cancel(&call->timer);
+			return call;
+		}
+	}
+	return NULL;
+}
+
+/* Ends a call that is still in the list; frees it. */
+static void call_end(struct shim_link *link, struct link_call *call, enum bus_status status,
+		     const char *text, void *reply)
+{
+	call_take(link, call);
+	call->fn(call->userdata, status, text, reply);
+	free(call);
+}
+
+static void calls_end_all(struct shim_link *link, enum bus_status status, const char *text)
+{
+	while (link->calls)
+		call_end(link, link->calls, status, text, NULL);
+}
+
+/* Callbacks run between these two: one that frees the link leaves the memory to us. */
+static void callback_begin(struct shim_link *link)
+{
+	link->is_busy = true;
+}
+
+/* False: the link is gone. */
+static bool callback_end(struct shim_link *link)
+{
+	link->is_busy = false;
+	if (!link->is_freed)
+		return true;
+	free(link);
+	return false;
+}
+
+static void on_deadline(struct loop_timer *timer)
+{
+	struct link_call *call = container_of(timer, struct link_call, timer);
+	struct shim_link *link = call->link;
+
+	callback_begin(link);
+	call_end(link, call, BUS_DEADLINE_EXCEEDED, "the shim did not answer in time", NULL);
+	(void)callback_end(link);
+}
+
+static void take_reply(struct shim_link *link, const struct envelope_reply *reply)
+{
+	const struct schema_message *schema;
+	struct schema_fault fault = {};
+	struct link_call *call;
+	void *message = NULL;
+	int r;
+
+	for (call = link->calls; call; call = call->next) {
+		if (!memcmp(call->id, reply->id, sizeof(call->id)))
+			break;
+	}
+	if (!call)
+		return; /* late: its deadline has passed */
+	if (reply->status != BUS_OK) {
+		call_end(link, call, reply->status, reply->text, NULL);
+		return;
+	}
+	schema = call->method->reply();
+	message = calloc(1, schema->size ?: 1);
+	r = message ? schema_unpack(schema, reply->body.data, reply->body.size, message, &fault)
+		    : -ENOMEM;
+	if (r)
+		call_end(link, call, BUS_INTERNAL, r > 0 ? fault.text : "out of memory", NULL);
+	else
+		call_end(link, call, BUS_OK, "", message);
+	if (!r)
+		schema_clear(schema, message);
+	free(message);
+}
+
+/* An event's first element is the log's id, a bin; a reply's is the version, an integer. */
+static bool is_event(const uint8_t *data, size_t size)
+{
+	struct schema_span first;
+	size_t count;
+
+	return !schema_scan_array(data, size, SCHEMA_NODES_MAX, &first, 1, &count) && count &&
+	       first.data[0] == 0xc4;
+}
+
+static void take_packet(struct shim_link *link, const uint8_t *data, size_t size)
+{
+	struct envelope_event event;
+	struct envelope_reply reply;
+
+	if (is_event(data, size)) {
+		if (!envelope_read_event(data, size, &event, NULL) && link->event)
+			link->event(link->userdata, &event);
+	} else if (!envelope_read_reply(data, size, &reply, NULL)) {
+		take_reply(link, &reply);
+	} else {
+		log_warning("a shim sent a malformed packet of %zu bytes", size);
+	}
+}
+
+static void link_lost(struct shim_link *link)
+{
+	loop_file_remove(&link->file);
+	loop_timer_cancel(&link->closing);
+	link->fd = close_fd(link->fd);
+	callback_begin(link);
+	calls_end_all(link, BUS_UNAVAILABLE, "the shim went away");
+	if (!link->is_freed)
+		link->closed(link->userdata);
+	(void)callback_end(link);
+}
+
+static void on_closing(struct loop_timer *timer)
+{
+	link_lost(container_of(timer, struct shim_link, closing));
+}
+
+static void on_readable(struct loop_file *file, uint32_t events)
+{
+	struct shim_link *link = container_of(file, struct shim_link, file);
+	static uint8_t packet[PACKET_MAX];
+	ssize_t n;
+
+	(void)events;
+	for (int i = 0; i < PACKETS_A_ROUND; i++) {
+		n = recv(link->fd, packet, sizeof(packet), MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n <= 0) {
+			link_lost(link);
+			return;
+		}
+		callback_begin(link);
+		take_packet(link, packet, (size_t)n);
+		if (!callback_end(link))
+			return;
+	}
+}
+
+int shim_link_new(struct loop *loop, int fd, shim_link_event_fn event, shim_link_closed_fn closed,
+		  void *userdata, struct shim_link **ret_link)
+{
+	struct shim_link *link = calloc(1, sizeof(*link));
+	int r;
+
+	if (!link) {
+		close_fd(fd);
+		return error_origin(-ENOMEM);
+	}
+	*link = (struct shim_link){
+		.loop = loop, .fd = fd, .event = event, .closed = closed, .userdata = userdata};
+	r = loop_file_add(loop, &link->file, fd, EPOLLIN, on_readable);
+	if (r) {
+		close_fd(fd);
+		free(link);
+		return error_trace(r);
+	}
+	*ret_link = link;
+	return 0;
+}
+
+struct shim_link *shim_link_free(struct shim_link *link)
+{
+	if (!link)
+		return NULL;
+	loop_file_remove(&link->file);
+	loop_timer_cancel(&link->closing);
+	close_fd(link->fd);
+	link->fd = -1;
+	calls_end_all(link, BUS_CANCELED, "cancelled");
+	if (link->is_busy)
+		link->is_freed = true;
+	else
+		free(link);
+	return NULL;
+}
+
+static int send_request(struct shim_link *link, const struct link_call *call, const char *method,
+			uint64_t deadline_ms, const void *request)
+{
+	struct schema_buffer body = {}, packet = {};
+	struct envelope_request envelope = {.deadline_ms = deadline_ms};
+	int r;
+
+	memcpy(envelope.id, call->id, sizeof(envelope.id));
+	strncpy(envelope.method, method, sizeof(envelope.method) - 1);
+	strncpy(envelope.namespace, ENVELOPE_DEFAULT_NS, sizeof(envelope.namespace) - 1);
+	r = schema_pack(call->method->request(), request, &body, NULL);
+	envelope.body = (struct schema_span){body.data, body.size};
+	if (!r)
+		r = envelope_write_request(&envelope, &packet);
+	if (!r && send(link->fd, packet.data, packet.size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		r = -errno;
+	schema_buffer_clear(&body);
+	schema_buffer_clear(&packet);
+	return r;
+}
+
+int shim_link_call(struct shim_link *link, const char *method, const uint8_t id[ENVELOPE_ID_SIZE],
+		   uint64_t deadline_ms, const void *request, shim_link_reply_fn fn, void *userdata)
+{
+	char service[ENVELOPE_NAME_MAX + 1];
+	const char *name = envelope_split_method(method, service);
+	struct link_call *call = calloc(1, sizeof(*call));
+	int r;
+
+	if (!call)
+		return error_origin(-ENOMEM);
+	*call = (struct link_call){.link = link, .fn = fn, .userdata = userdata};
+	call->method = schema_find_method(service, name);
+	memcpy(call->id, id, sizeof(call->id));
+	r = loop_timer_set(link->loop, &call->timer, deadline_ms, on_deadline);
+	if (r) {
+		free(call);
+		return error_trace(r);
+	}
+	call->next = link->calls;
+	link->calls = call;
+	/* Cannot be sent: the peer is gone or wedged. The connection ends in the next round, and the call with it. */
+	r = link->fd < 0 ? -ENOTCONN : send_request(link, call, method, deadline_ms, request);
+	if (r) {
+		log_debug("call to a shim not sent: %s", strerror(r < 0 ? -r : EINVAL));
+		(void)loop_timer_set(link->loop, &link->closing, time_boot_ms(), on_closing);
+	}
+	return 0;
+}
+
+int shim_link_connect(const char *path, int *ret_fd)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	_cleanup_(cleanup_fd) int fd = -1;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return error_origin(-ENAMETOOLONG);
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return error_origin(-errno);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
+		return error_trace(-errno);
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}

@@ -1,0 +1,125 @@
+#pragma once
+/*
+ * The task service's own parts. A task is a row of table `tasks` (namespace, container id); what the
+ * service holds in memory for it, the connection to its shim, is a struct task_shim. The row is the
+ * truth: everything in memory can be built again from rows, bundles and shims.
+ *
+ * Tables of the store (volatile: under the state directory):
+ *	tasks	namespace, container id -> task_record	the live ones
+ *	shims	task id -> task_record			each shim that may still run or have something to
+ *							publish; outlives its row in `tasks` by the time that
+ *							the shim needs to publish the rest
+ *	ended	namespace, container id -> task_record	the last task of a container, status DELETED
+ */
+
+#include "broker/lib/calls.h"
+#include "broker/lib/file.h"
+#include "broker/lib/loop.h"
+#include "services/lib/operation.h"
+#include "services/lib/service.h"
+#include "services/task/shim_link.h"
+
+#define TASK_TABLE  "tasks"
+#define SHIM_TABLE  "shims"
+#define ENDED_TABLE "ended"
+
+#define SHIM_PROTOCOL	   1
+#define SHIM_DEADLINE_MS   60000 /* of a call that nobody gave a deadline */
+#define SHIM_HELLO_MS	   5000	 /* a shim that says nothing for so long is left as it is and tried again */
+#define SHIM_RETRY_MS	   1000
+#define ENDED_MAX	   1000	 /* rows of `ended` */
+
+struct task_service {
+	struct service *service;
+	struct loop *loop;
+	struct store *store;
+	struct live *live;	    /* rows under the root: live.c */
+	void *shims;		    /* tsearch(3) tree of struct task_shim by task id */
+	char *shim_program;
+	bool is_fresh_boot;
+};
+
+/* What is known of a shim in memory. Exists as long as its row in `shims`. */
+struct task_shim {
+	struct task_service *service;
+	char task_id[ID_TEXT_SIZE];
+	struct shim_link *link;	   /* NULL: not connected */
+	bool is_ready;		   /* it has answered hello and state */
+	bool is_cleanup;	   /* started after another's death */
+	struct loop_child child;   /* when it is our child; pidfd -1 otherwise */
+	struct loop_timer retry;   /* connect again, or look again whether it is gone */
+	struct loop_file init;	   /* pidfd of init, while no shim watches it */
+	int init_fd;
+	struct task_waiter *waiters; /* calls that wait until it is ready */
+};
+
+/* ---- records (record.c) ---- */
+enum {
+	_TASK_E_SUCCESS,
+	TASK_E_NOT_FOUND,
+	TASK_E_STATE, /* the move is not allowed */
+};
+
+int task_row(struct task_service *service, const char *namespace, const char *id, struct task_record *ret_record);
+int task_put(struct task_service *service, const struct task_record *record);
+int task_shim_row(struct task_service *service, const char *task_id, struct task_record *ret_record);
+/*
+ * The only place that changes a task's status: checks the table of moves and stores the record in
+ * `tasks` and `shims`. Inside a transaction. TASK_E_STATE leaves @record as it was.
+ */
+int task_move(struct task_service *service, struct task_record *record, enum task_status next);
+/* Takes the row out of `tasks` and keeps it in `ended`. */
+int task_end(struct task_service *service, struct task_record *record);
+/* What callers see of a record. */
+int task_describe(const struct task_record *record, struct task_process *ret_process);
+int task_signal_number(const char *name); /* "SIGTERM", "TERM", "15"; 0: unknown */
+
+/* ---- shims (shims.c, recover.c) ---- */
+struct task_shim *task_shim_find(struct task_service *service, const char *task_id);
+int task_shim_add(struct task_service *service, const char *task_id, struct task_shim **ret_shim);
+struct task_shim *task_shim_free(struct task_shim *shim);
+
+/* Writes shim.msgpack and spawns a shim. @lock_fd is the held lock of the bundle (borrowed). */
+int task_shim_spawn(struct task_service *service, struct task_shim *shim, const struct shim_config *config,
+		    int lock_fd, struct why *why);
+/* bundle/lock, held: no shim lives. -EWOULDBLOCK: one does. */
+int task_shim_lock(const char *bundle, int *ret_fd);
+/* Takes up what there is of the shim of @record: connects, or starts one for the clean-up. */
+void task_shim_take_up(struct task_shim *shim);
+/* Calls @fn once the shim is connected and ready (at once if it is), or with a status why not. */
+typedef void (*task_shim_ready_fn)(void *userdata, struct task_shim *shim, enum bus_status status, const char *text);
+int task_shim_when_ready(struct task_shim *shim, uint64_t deadline_ms, task_shim_ready_fn fn, void *userdata);
+/* The shim's death was noticed, by its connection or its end as a child. */
+void task_shim_lost(struct task_shim *shim);
+/* A shim is started for what a dead one left; kills what is left of the container. */
+int task_shim_clean_up(struct task_shim *shim, struct why *why);
+/* Sends to init by pidfd, without a shim; verifies the start time. -ESRCH: it is gone. */
+int task_kill_directly(const struct task_record *record, int signal);
+/* Of a journal entry that a shim reports as an event packet. */
+void task_shim_on_event(void *userdata, const struct envelope_event *event);
+/* At start: all rows of `shims`. */
+int task_recover(struct task_service *service);
+
+/* ---- task.c ---- */
+extern const struct service_definition task_service_definition;
+
+/* ---- service.c ---- */
+int task_service_open(struct service *parent, void **ret_object);
+void task_service_ready(void *object);
+void task_service_close(void *object);
+
+/* ---- create.c ---- */
+extern const struct operation_type task_create_operation;
+
+/* ---- auto_remove.c ---- */
+/* Asks container.remove until it has succeeded; the request id is derived from the task's id. */
+void task_auto_remove(struct task_service *service, const struct task_record *record);
+
+/* ---- live.c: one durable row for each live task ---- */
+int live_open(struct task_service *service, struct live **ret_live, struct why *why);
+struct live *live_close(struct live *live);
+/* Lazily: with a commit that comes at most a second later. */
+void live_add(struct live *live, const struct task_record *record);
+void live_remove(struct live *live, const char *task_id);
+/* At the first start of a boot: tasks of earlier boots become exits with source unknown, cause reboot. */
+int live_reap_earlier_boots(struct live *live);
