@@ -1,0 +1,77 @@
+#pragma once
+/*
+ * nng as davit uses it: the only way in which its sockets are opened, with the
+ * options that hold everywhere, and what mends the faults of nng 1.5.2.
+ *
+ * Whoever opens a socket here links the sendmsg() of this file: without it, one
+ * peer that connects and closes at once ends a listener or a dialer for ever
+ * (nng issue 1518). Opening is refused (-ELIBBAD) in a program in which another
+ * sendmsg() would be called.
+ *
+ * Rules that the callers keep:
+ *  - one request in flight on one REQ socket; no contexts on REQ sockets;
+ *  - nng_recv_aio() only after the send's aio has completed;
+ *  - no timeout on a receive: a deadline is a timer of the loop;
+ *  - a REQ socket whose answer is outstanding is never closed nor used again
+ *    before that answer, or the peer's end, has come;
+ *  - bodies are built by append only (nng_compat_message());
+ *  - aio and pipe callbacks run on nng's threads: they post to a loop_mail (see
+ *    bus_port.h) or forward, and never block;
+ *  - at the process' end: _exit(), never nng_close().
+ */
+
+#include <nng/nng.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "broker/lib/error.h"
+
+#define NNG_COMPAT_MESSAGE_MAX (1u << 20) /* bytes of a body, checked on both sides */
+#define NNG_COMPAT_BUFFER      8192       /* messages that PUB and SUB keep for a slow peer */
+#define NNG_COMPAT_PATH_MAX    107        /* bytes of a socket's path (unix(7)) */
+
+struct nng_compat_peer {
+	uid_t uid;
+	gid_t gid;
+	pid_t pid;
+};
+
+/* 0 or -errno. REQ never sends again by itself; SUB is subscribed to everything and keeps the newest. */
+int nng_compat_open_req(nng_socket *ret_socket);
+int nng_compat_open_rep(nng_socket *ret_socket);
+int nng_compat_open_pub(nng_socket *ret_socket);
+int nng_compat_open_sub(nng_socket *ret_socket);
+
+/* Binds @path under umask 077, then gives it @mode. A stale file is the caller's to unlink, under its
+ * lock (-EADDRINUSE). -ENAMETOOLONG over NNG_COMPAT_PATH_MAX. From the loop's thread only. */
+int nng_compat_listen(nng_socket socket, const char *path, mode_t mode, struct why *why);
+/* Dials @path. @in_background: returns at once, the first attempt too is repeated (20 ms … 500 ms);
+ * else fails when the peer is not there. A lost connection is made again for ever. */
+int nng_compat_dial(nng_socket socket, const char *path, bool in_background);
+
+/* Connections of peers with another uid than ours are closed before they count. Before listening. */
+int nng_compat_require_own_uid(nng_socket socket);
+/* @fn on nng's threads at each connection's begin and end. Before listening or dialling; once a socket. */
+typedef void (*nng_compat_pipe_fn)(void *userdata, bool is_added);
+int nng_compat_on_pipe(nng_socket socket, nng_compat_pipe_fn fn, void *userdata);
+/* Connections of this process that are open now, and those that this process made to itself and that
+ * ended (the watchdog's): from the same callbacks. */
+size_t nng_compat_n_pipes(void);
+size_t nng_compat_n_own_ended(void);
+
+int nng_compat_pipe_peer(nng_pipe pipe, struct nng_compat_peer *ret_peer);
+/* Of a received message: who sent it. */
+int nng_compat_message_peer(nng_msg *message, struct nng_compat_peer *ret_peer);
+
+/* A new message with a copy of @data. -EMSGSIZE over NNG_COMPAT_MESSAGE_MAX. */
+int nng_compat_message(const void *data, size_t size, nng_msg **ret_message);
+static inline void nng_compat_message_freep(nng_msg **message)
+{
+	if (*message)
+		nng_msg_free(*message);
+	*message = NULL;
+}
+
+/* nng's error number as -errno (0 stays 0). */
+int nng_compat_errno(int error);
