@@ -393,7 +393,7 @@ static size_t utf8_sequence(const uint8_t *p, size_t left)
 	return 0;
 }
 
-static bool is_text(const char *text, size_t size)
+bool schema_is_text(const char *text, size_t size)
 {
 	size_t n;
 
@@ -411,7 +411,7 @@ static int check_text(const struct schema_field *field, const char *text, size_t
 	if (size > max)
 		return fail(fault, SCHEMA_E_LIMIT, field, "is longer than %llu bytes",
 			    (unsigned long long)max);
-	if (!is_text(text, size))
+	if (!schema_is_text(text, size))
 		return fail(fault, SCHEMA_E_VALUE, field, "is not UTF-8 text without NUL");
 	return 0;
 }

@@ -163,6 +163,11 @@ struct schema_span {
 /* As schema_scan() for an array; gives the bytes of its first @max elements and how many it has. */
 int schema_scan_array(const void *data, size_t size, size_t max_nodes, struct schema_span *elements,
 		      size_t max, size_t *ret_count);
+/* As schema_scan_array() for a map: @elements are keys and values in turn, @ret_count is in pairs. */
+int schema_scan_map(const void *data, size_t size, size_t max_nodes, struct schema_span *elements,
+		    size_t max, size_t *ret_count);
+/* UTF-8 as RFC 3629 has it, without NUL. */
+bool schema_is_text(const char *text, size_t size);
 
 /* Frees all that @message owns and zeroes it; NULL-safe, copes with half-built ones. */
 void schema_clear(const struct schema_message *schema, void *message);
