@@ -124,7 +124,8 @@ static int recipe_add_attributes(struct recipe *recipe, const struct spawn *spaw
 	if (r)
 		return error_origin(-r);
 	recipe->has_attributes = true;
-	sigfillset(&all);
+	/* sigfillset() leaves out 32 and 33, which glibc would then hand on as ignored. */
+	memset(&all, 0xff, sizeof(all));
 	sigemptyset(&none);
 	if (spawn->new_session)
 		flags |= POSIX_SPAWN_SETSID;
