@@ -1,0 +1,128 @@
+/*
+ * davit run: one call to the container service does everything; here are only the
+ * streams, the signals and the exit code. The wait is by the event log, so that it
+ * survives a restart of anything.
+ */
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/loop.h"
+#include "tools/command.h"
+#include "tools/container_options.h"
+#include "tools/foreground.h"
+
+static int write_pid_file(struct context *context, const char *path, uint64_t pid)
+{
+	char text[32];
+	struct why why = {};
+	int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)pid);
+
+	if (file_write(path, text, (size_t)n, 0644, false, &why))
+		return fail(context, "--pid-file: %s", why.text);
+	return 0;
+}
+
+static int check_options(struct context *context, const struct container_options *options)
+{
+	if (options->detach && options->rm)
+		return fail_usage(context, "--rm and --detach exclude each other");
+	if (options->tty && options->null_io)
+		return fail_usage(context, "--tty and --null-io exclude each other");
+	if (options->tty)
+		return fail(context,
+			    "terminals are not supported by this version: run without --tty");
+	return 0;
+}
+
+/* Where output goes when nobody in the foreground copies it. */
+static int set_io(struct context *context, const struct container_options *options,
+		  struct container_run_request *request)
+{
+	if (!options->log_uri)
+		return 0;
+	request->io = request->io ?: calloc(1, sizeof(*request->io));
+	if (!request->io || schema_set(&request->io->stdout, options->log_uri) ||
+	    schema_set(&request->io->stderr, options->log_uri))
+		return fail(context, "out of memory");
+	return 0;
+}
+
+static int fail_run(struct context *context, int r)
+{
+	(void)fail_ask(context, r);
+	return container_run_exit_code(context->ask.text);
+}
+
+static int run_detached(struct context *context, const struct container_options *options,
+			struct container_run_request *request)
+{
+	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
+	int r;
+
+	r = set_io(context, options, request);
+	if (r)
+		return r;
+	r = container_run_ask(&context->ask, request, &reply);
+	if (r)
+		return fail_run(context, r);
+	return options->pid_file ? write_pid_file(context, options->pid_file, reply.pid) : EXIT_OK;
+}
+
+static int run_foreground(struct context *context, const struct container_options *options,
+			  struct container_run_request *request)
+{
+	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
+	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
+	int code, r;
+
+	code = foreground_new(context, request->id, options->fifo_dir,
+			      options->null_io || options->log_uri, false, &foreground);
+	if (code)
+		return code;
+	code = foreground_io(foreground, &request->io) ?: set_io(context, options, request);
+	if (code)
+		return code;
+	r = container_run_ask(&context->ask, request, &reply);
+	if (r)
+		return fail_run(context, r);
+	if (options->pid_file) {
+		code = write_pid_file(context, options->pid_file, reply.pid);
+		if (code)
+			return code;
+	}
+	return foreground_run(foreground, reply.uid, options->rm);
+}
+
+static int run(struct context *context, void *data, char **args, int n_args)
+{
+	_cleanup_(container_run_request_clear) struct container_run_request request = {};
+	const struct container_options *options = data;
+	int code;
+
+	code = check_options(context, options)
+		       ?: container_options_request(context, options, args, n_args, &request);
+	if (code)
+		return code;
+	return options->detach ? run_detached(context, options, &request)
+			       : run_foreground(context, options, &request);
+}
+
+const struct command run_command = {
+	.name = "run",
+	.arguments = "IMAGE|ROOTFS ID [COMMAND [ARG...]]",
+	.summary = "run a container",
+	.details =
+		"   In the foreground: streams and signals are passed on and the exit code is the container's own;\n"
+		"   125 means that davit failed, 126 that the program cannot be executed, 127 that it was not found.",
+	.options = run_options,
+	.options_size = sizeof(struct container_options),
+	.min_args = 1,
+	.max_args = -1,
+	.is_run = true,
+	.stops_at_argument = true,
+	.run = run,
+};

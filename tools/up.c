@@ -1,0 +1,543 @@
+/*
+ * davit up: starts the broker, then the services, each ready before the next
+ * depends on it; starts again what dies, with back-off; stops all in order.
+ * It is a subreaper: shims whose task service died come here and are reaped.
+ * davit down: ends it. Containers go on unless they are asked to end too.
+ */
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/log.h"
+#include "broker/lib/loop.h"
+#include "broker/lib/spawn.h"
+#include "tools/command.h"
+
+#define READY_MS       20000 /* until a process must be ready */
+#define STOP_MS        10000 /* until a process that was asked to stop is killed */
+#define BACKOFF_MIN_MS 20
+#define BACKOFF_MAX_MS 10000
+#define STEADY_MS      10000 /* running so long resets the back-off */
+
+static const char *const programs[] = {"davit-broker", "davit-runtime", "davit-image", "davit-task",
+				       "davit-container"};
+
+struct member {
+	struct supervisor *supervisor;
+	const char *program;
+	char *path;
+	struct loop_child child;
+	struct loop_file ready_file;
+	struct loop_timer timer; /* restart, or the kill of one that does not stop */
+	int ready_fd;
+	uint64_t started_ms, backoff_ms;
+	bool is_ready;
+};
+
+struct supervisor {
+	struct context *context;
+	struct loop *loop;
+	struct loop_signals signals;
+	struct loop_timer ready_limit;
+	struct member members[ARRAY_SIZE(programs)];
+	int tell_fd; /* --ready-fd */
+	bool is_stopping, was_ready;
+	int result;
+};
+
+/* ---- one process --------------------------------------------------------- */
+
+static void member_start(struct member *member);
+static void stop_next(struct supervisor *supervisor);
+
+static void on_restart(struct loop_timer *timer)
+{
+	member_start(container_of(timer, struct member, timer));
+}
+
+static void member_later(struct member *member)
+{
+	uint64_t now = time_boot_ms();
+
+	if (now - member->started_ms > STEADY_MS)
+		member->backoff_ms = 0;
+	member->backoff_ms = member->backoff_ms ? member->backoff_ms * 2 : BACKOFF_MIN_MS;
+	if (member->backoff_ms > BACKOFF_MAX_MS)
+		member->backoff_ms = BACKOFF_MAX_MS;
+	(void)loop_timer_set(member->supervisor->loop, &member->timer, now + member->backoff_ms,
+			     on_restart);
+}
+
+static void forget_ready(struct member *member)
+{
+	loop_file_remove(&member->ready_file);
+	member->ready_fd = close_fd(member->ready_fd);
+}
+
+static void on_member_end(struct loop_child *child, const siginfo_t *info)
+{
+	struct member *member = container_of(child, struct member, child);
+
+	forget_ready(member);
+	loop_timer_cancel(&member->timer);
+	if (member->supervisor->is_stopping) {
+		stop_next(member->supervisor);
+		return;
+	}
+	log_warning("%s %s %d; it is started again", member->program,
+		    info->si_code == CLD_EXITED ? "ended with code" : "was killed by signal",
+		    info->si_status);
+	member->is_ready = false;
+	member_later(member);
+}
+
+static void check_all_ready(struct supervisor *supervisor)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+		if (!supervisor->members[i].is_ready)
+			return;
+	}
+	if (supervisor->was_ready)
+		return;
+	supervisor->was_ready = true;
+	loop_timer_cancel(&supervisor->ready_limit);
+	log_info("ready: %s", supervisor->context->paths.bus);
+	if (supervisor->tell_fd >= 0)
+		(void)file_write_all(supervisor->tell_fd, "READY=1\n", 8);
+	supervisor->tell_fd = close_fd(supervisor->tell_fd);
+}
+
+static void start_rest(struct supervisor *supervisor)
+{
+	for (size_t i = 1; i < ARRAY_SIZE(programs); i++) {
+		struct member *member = &supervisor->members[i];
+
+		if (!member->started_ms)
+			member_start(member);
+	}
+}
+
+static void on_member_ready(struct loop_file *file, uint32_t events)
+{
+	struct member *member = container_of(file, struct member, ready_file);
+	char text[64];
+	ssize_t n = read(member->ready_fd, text, sizeof(text));
+
+	(void)events;
+	if (n < 0 && errno == EAGAIN)
+		return;
+	forget_ready(member);
+	if (n <= 0)
+		return; /* it ended: that is told by its pidfd */
+	member->is_ready = true;
+	if (member == &member->supervisor->members[0])
+		start_rest(member->supervisor);
+	check_all_ready(member->supervisor);
+}
+
+static int member_spawn(struct member *member, int ready_fd, pid_t *ret_pid, struct why *why)
+{
+	const struct paths *paths = &member->supervisor->context->paths;
+	const char *argv[10] = {member->path, "--root",     paths->root, "--state",
+				paths->state, "--ready-fd", "3"};
+	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			      member->supervisor->context->debug ? "DAVIT_DEBUG=1" : NULL, NULL};
+	struct spawn_fd fds[] = {{STDERR_FILENO, 2}, {ready_fd, 3}};
+
+	return spawn(&(struct spawn){.path = member->path,
+				     .argv = argv,
+				     .envp = envp,
+				     .cwd = "/",
+				     .fds = fds,
+				     .n_fds = ARRAY_SIZE(fds),
+				     .new_session = true},
+		     ret_pid, why);
+}
+
+static void member_start(struct member *member)
+{
+	_cleanup_(cleanup_fd) int ours = -1, theirs = -1;
+	struct why why = {};
+	int pipe_fds[2];
+	pid_t pid = 0;
+
+	member->started_ms = time_boot_ms();
+	if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK)) {
+		log_error("%s: %s", member->program, strerror(errno));
+		member_later(member);
+		return;
+	}
+	ours = pipe_fds[0];
+	theirs = pipe_fds[1];
+	if (member_spawn(member, theirs, &pid, &why)) {
+		log_error("%s: %s", member->program, why.text);
+		member_later(member);
+		return;
+	}
+	member->ready_fd = TAKE_FD(ours);
+	if (loop_child_add(member->supervisor->loop, &member->child, pid, on_member_end) ||
+	    loop_file_add(member->supervisor->loop, &member->ready_file, member->ready_fd, EPOLLIN,
+			  on_member_ready))
+		log_error("%s: cannot be watched", member->program);
+}
+
+/* ---- stopping ------------------------------------------------------------ */
+
+static void on_stop_limit(struct loop_timer *timer)
+{
+	struct member *member = container_of(timer, struct member, timer);
+
+	log_warning("%s does not stop: killed", member->program);
+	(void)pidfd_send_signal(member->child.pidfd, SIGKILL, NULL, 0);
+}
+
+/* Services all at once, the broker when they are gone. */
+static void stop_next(struct supervisor *supervisor)
+{
+	bool is_running = false;
+
+	for (size_t i = 1; i < ARRAY_SIZE(programs); i++)
+		is_running = is_running || supervisor->members[i].child.pidfd >= 0;
+	if (is_running)
+		return;
+	if (supervisor->members[0].child.pidfd < 0) {
+		loop_stop(supervisor->loop, 0);
+		return;
+	}
+	(void)pidfd_send_signal(supervisor->members[0].child.pidfd, SIGTERM, NULL, 0);
+	(void)loop_timer_set(supervisor->loop, &supervisor->members[0].timer,
+			     time_boot_ms() + STOP_MS, on_stop_limit);
+}
+
+static void stop(struct supervisor *supervisor)
+{
+	if (supervisor->is_stopping)
+		return;
+	supervisor->is_stopping = true;
+	for (size_t i = 1; i < ARRAY_SIZE(programs); i++) {
+		struct member *member = &supervisor->members[i];
+
+		loop_timer_cancel(&member->timer);
+		if (member->child.pidfd < 0)
+			continue;
+		(void)pidfd_send_signal(member->child.pidfd, SIGTERM, NULL, 0);
+		(void)loop_timer_set(supervisor->loop, &member->timer, time_boot_ms() + STOP_MS,
+				     on_stop_limit);
+	}
+	loop_timer_cancel(&supervisor->members[0].timer);
+	stop_next(supervisor);
+}
+
+static void on_ready_limit(struct loop_timer *timer)
+{
+	struct supervisor *supervisor = container_of(timer, struct supervisor, ready_limit);
+
+	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+		if (!supervisor->members[i].is_ready)
+			log_error("%s is not ready after %d s", programs[i], READY_MS / 1000);
+	}
+	supervisor->result = EXIT_ERROR;
+	stop(supervisor);
+}
+
+static bool is_member(const struct supervisor *supervisor, pid_t pid)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+		if (supervisor->members[i].child.pidfd >= 0 &&
+		    supervisor->members[i].child.pid == pid)
+			return true;
+	}
+	return false;
+}
+
+/* Orphans that came to us. Members are reaped by their pidfds; one that waits for that ends the round. */
+static void reap_orphans(struct supervisor *supervisor)
+{
+	siginfo_t info = {};
+
+	while (!waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid) {
+		if (is_member(supervisor, info.si_pid))
+			return;
+		(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
+		info = (siginfo_t){};
+	}
+}
+
+static void on_signal(struct loop_signals *signals, int signal)
+{
+	struct supervisor *supervisor = container_of(signals, struct supervisor, signals);
+
+	if (signal == SIGCHLD)
+		reap_orphans(supervisor);
+	else
+		stop(supervisor);
+}
+
+/* ---- up ------------------------------------------------------------------ */
+
+struct up_options {
+	bool detach;
+	uint64_t ready_fd;
+	char *log;
+};
+
+static int find_programs(struct context *context, struct supervisor *supervisor)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+		struct member *member = &supervisor->members[i];
+
+		*member = (struct member){.supervisor = supervisor,
+					  .program = programs[i],
+					  .ready_fd = -1,
+					  .child = {.pidfd = -1}};
+		if (spawn_find_program(programs[i], &member->path))
+			return fail(context, "%s is not beside this program", programs[i]);
+	}
+	return 0;
+}
+
+/* <state>/up.lock, held for life, with our pid in it for `davit down`. */
+static int take_lock(struct context *context, int *ret_fd)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/up.lock", context->paths.state);
+	struct why why = {};
+	int r;
+
+	if (!path || file_make_dir(context->paths.root, 0700, &why) ||
+	    file_make_dir(context->paths.state, 0700, &why))
+		return fail(context, "%s", why.text);
+	r = file_lock(path, ret_fd);
+	if (r == -EWOULDBLOCK)
+		return fail(context, "davit is up already in %s", context->paths.state);
+	if (r)
+		return fail(context, "%s: %s", path, strerror(-r));
+	if (ftruncate(*ret_fd, 0) || dprintf(*ret_fd, "%d\n", (int)getpid()) < 0)
+		return fail(context, "%s: %s", path, strerror(errno));
+	return 0;
+}
+
+static int supervise(struct supervisor *supervisor)
+{
+	struct context *context = supervisor->context;
+	sigset_t mask;
+	int code, r;
+
+	code = find_programs(context, supervisor);
+	if (code)
+		return code;
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGTERM);
+	sigaddset(&mask, SIGINT);
+	sigaddset(&mask, SIGHUP);
+	sigaddset(&mask, SIGCHLD);
+	signal(SIGPIPE, SIG_IGN);
+	(void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+	r = loop_new(&supervisor->loop)
+		    ?: loop_signals_add(supervisor->loop, &supervisor->signals, &mask, on_signal);
+	if (r)
+		return fail(context, "%s", strerror(-r));
+	(void)loop_timer_set(supervisor->loop, &supervisor->ready_limit, time_boot_ms() + READY_MS,
+			     on_ready_limit);
+	member_start(&supervisor->members[0]);
+	r = loop_run(supervisor->loop);
+	return r ? fail(context, "%s", strerror(-r)) : supervisor->result;
+}
+
+static int up_here(struct context *context, const struct up_options *options)
+{
+	_cleanup_(cleanup_fd) int lock_fd = -1;
+	struct supervisor supervisor = {.context = context, .signals = {.fd = -1}, .tell_fd = -1};
+	int code = take_lock(context, &lock_fd);
+
+	if (code)
+		return code;
+	if (options->ready_fd)
+		supervisor.tell_fd = (int)options->ready_fd;
+	if (!context->debug)
+		log_init("davit-up", LOG_INFO);
+	code = supervise(&supervisor);
+	for (size_t i = 0; i < ARRAY_SIZE(programs); i++)
+		free(supervisor.members[i].path);
+	loop_signals_remove(&supervisor.signals);
+	loop_free(supervisor.loop);
+	return code;
+}
+
+/* ---- up --detach --------------------------------------------------------- */
+
+/* 1: ready. 0: it ended before. */
+static int wait_ready(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+	char text[16];
+	int r;
+
+	do
+		r = poll(&poll_fd, 1, READY_MS + STOP_MS);
+	while (r < 0 && errno == EINTR);
+	return r > 0 && read(fd, text, sizeof(text)) > 0;
+}
+
+static int spawn_up(struct context *context, int ready_fd, int log_fd, pid_t *ret_pid,
+		    struct why *why)
+{
+	_cleanup_(cleanup_free) char *self = NULL;
+	const char *argv[] = {"davit",
+			      "--root",
+			      context->paths.root,
+			      "--state",
+			      context->paths.state,
+			      "up",
+			      "--ready-fd",
+			      "3",
+			      NULL};
+	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			      context->debug ? "DAVIT_DEBUG=1" : NULL, NULL};
+	struct spawn_fd fds[] = {{log_fd, 1}, {log_fd, 2}, {ready_fd, 3}};
+	int r = spawn_find_program("davit", &self);
+
+	if (r)
+		return why_errno(why, r, "davit is not beside itself");
+	return spawn(&(struct spawn){.path = self,
+				     .argv = argv,
+				     .envp = envp,
+				     .cwd = "/",
+				     .fds = fds,
+				     .n_fds = ARRAY_SIZE(fds),
+				     .new_session = true},
+		     ret_pid, why);
+}
+
+static int up_detached(struct context *context, const struct up_options *options)
+{
+	_cleanup_(cleanup_free) char *log = options->log ? strdup(options->log)
+							 : text_format("%s/up.log",
+								       context->paths.state);
+	_cleanup_(cleanup_fd) int ours = -1, theirs = -1, log_fd = -1;
+	struct why why = {};
+	int pipe_fds[2];
+	pid_t pid = 0;
+
+	if (!log || file_make_dir(context->paths.state, 0700, &why))
+		return fail(context, "%s", why.text);
+	log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (log_fd < 0 || pipe2(pipe_fds, O_CLOEXEC))
+		return fail(context, "%s: %s", log, strerror(errno));
+	ours = pipe_fds[0];
+	theirs = pipe_fds[1];
+	if (spawn_up(context, theirs, log_fd, &pid, &why))
+		return fail(context, "%s", why.text);
+	theirs = close_fd(theirs);
+	return wait_ready(ours) ? EXIT_OK : fail(context, "davit did not come up; see %s", log);
+}
+
+static int up(struct context *context, void *data, char **args, int n_args)
+{
+	const struct up_options *options = data;
+
+	(void)args;
+	(void)n_args;
+	return options->detach ? up_detached(context, options) : up_here(context, options);
+}
+
+static const struct option_spec up_options[] = {
+	OPTION(struct up_options, detach, FLAG, "detach", 'd', NULL,
+	       "return when everything is ready"),
+	OPTION(struct up_options, log, TEXT, "log", 0, "FILE",
+	       "with --detach: log file (default: up.log in the state directory)"),
+	OPTION(struct up_options, ready_fd, NUMBER, "ready-fd", 0, "FD",
+	       "write READY=1 there when everything is ready"),
+	{}};
+
+const struct command up_command = {
+	.name = "up",
+	.summary = "start the broker and the services",
+	.details =
+		"   Stays in the foreground, starts again what dies, and stops all in order on SIGTERM or SIGINT.",
+	.options = up_options,
+	.options_size = sizeof(struct up_options),
+	.run = up,
+};
+
+/* ---- down ---------------------------------------------------------------- */
+
+struct down_options {
+	bool containers;
+};
+
+static int read_pid(struct context *context, pid_t *ret_pid)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/up.lock", context->paths.state),
+				     *text = NULL;
+	_cleanup_(cleanup_fd) int fd = -1;
+	size_t size;
+
+	if (!path || file_lock(path, &fd) != -EWOULDBLOCK ||
+	    file_read(AT_FDCWD, path, 64, &text, &size))
+		return fail(context, "davit is not up in %s", context->paths.state);
+	*ret_pid = atoi(text);
+	return *ret_pid > 0 ? 0 : fail(context, "%s names no process", path);
+}
+
+static int remove_containers(struct context *context)
+{
+	_cleanup_(task_list_reply_clear) struct task_list_reply reply = {};
+	struct task_list_request request = {.all_namespaces = true};
+	int r = task_list_ask(&context->ask, &request, &reply);
+
+	for (size_t i = 0; !r && i < reply.tasks.count; i++) {
+		struct task_delete_request delete = {
+			.container_id = reply.tasks.items[i].container_id, .force = true};
+
+		context->ask.namespace = reply.tasks.items[i].namespace;
+		r = task_delete_ask(&context->ask, &delete, NULL);
+		if (r > 0 && context->ask.status == BUS_NOT_FOUND)
+			r = 0;
+		context->ask.namespace = context->namespace;
+	}
+	return r ? fail_ask(context, r) : 0;
+}
+
+static int down(struct context *context, void *data, char **args, int n_args)
+{
+	const struct down_options *options = data;
+	_cleanup_(cleanup_fd) int pidfd = -1;
+	struct pollfd poll_fd;
+	pid_t pid = 0;
+	int code;
+
+	(void)args;
+	(void)n_args;
+	code = read_pid(context, &pid);
+	if (!code && options->containers)
+		code = remove_containers(context);
+	if (code)
+		return code;
+	pidfd = pidfd_open(pid, 0);
+	if (pidfd < 0 || pidfd_send_signal(pidfd, SIGTERM, NULL, 0))
+		return fail(context, "cannot stop process %d: %s", (int)pid, strerror(errno));
+	poll_fd = (struct pollfd){.fd = pidfd, .events = POLLIN};
+	if (poll(&poll_fd, 1, 2 * STOP_MS + 5000) != 1)
+		return fail(context, "process %d does not end", (int)pid);
+	return EXIT_OK;
+}
+
+static const struct option_spec down_options[] = {OPTION(struct down_options, containers, FLAG,
+							 "containers", 0, NULL,
+							 "end all running containers too"),
+						  {}};
+
+const struct command down_command = {
+	.name = "down",
+	.summary = "stop the broker and the services; containers go on",
+	.options = down_options,
+	.options_size = sizeof(struct down_options),
+	.run = down,
+};
