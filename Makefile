@@ -104,4 +104,97 @@ $(foreach t,$(UNIT_SRC),$(eval $(call unit_rule,$(t))))
 .PHONY: unit
 unit: $(UNIT_BIN)
 
+# Programs that tests start (a service, an OCI runtime that misbehaves on order): one file each.
+TEST_PROGRAM_SRC := $(wildcard tests/programs/*.c)
+TEST_PROGRAMS := $(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(TEST_PROGRAM_SRC))
+define test_program_rule
+$(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(1)): $(call objects,$(1)) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
+endef
+$(foreach t,$(TEST_PROGRAM_SRC),$(eval $(call test_program_rule,$(t))))
+
+# Integration tests drive the built programs: test_*.c are cmocka programs, test_*.py and test_*.sh are run as they are.
+INTEGRATION_SRC := $(wildcard tests/integration/test_*.c)
+INTEGRATION_BIN := $(patsubst tests/%.c,$(BUILD)/tests/%,$(INTEGRATION_SRC))
+define integration_rule
+$(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
+endef
+$(foreach t,$(INTEGRATION_SRC),$(eval $(call integration_rule,$(t))))
+
+.PHONY: tests
+tests: all unit $(TEST_PROGRAMS) $(INTEGRATION_BIN)
+
+# Builds and runs every test; prints one closing line. STRICT=1 makes a skipped test a failure.
+.PHONY: check
+check: packages-test
+	tests/check.sh
+
+.PHONY: check-unit check-integration
+check-unit: all unit
+	tests/run.sh $(BUILD) unit
+check-integration: tests
+	tests/run.sh $(BUILD) integration
+
+.PHONY: lint
+lint:
+	tests/lint.sh
+
+# ---- packages, demo, bench, install ----------------------------------------------------------------
+
+.PHONY: packages-build packages-test packages-demo packages-bench
+packages-build:
+	@tools/packages.sh build
+packages-test:
+	@tools/packages.sh build run test
+packages-demo:
+	@tools/packages.sh build run demo
+packages-bench:
+	@tools/packages.sh build run bench
+
+.PHONY: demo
+demo: packages-demo
+	+$(MAKE) --no-print-directory all
+	tools/demo.sh $(BUILD)/bin
+
+.PHONY: bench
+bench: packages-bench
+	+$(MAKE) --no-print-directory all
+	tools/bench/bench.sh $(BUILD)
+
+LIB_HEADERS := $(wildcard broker/lib/*.h) $(wildcard schemas/*.h) $(wildcard schemas/*.def)
+
+.PHONY: install
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin/
+	cd $(BUILD) && ar -M <$(CURDIR)/broker/lib/libdavit.mri
+	install -m 644 $(BUILD)/libdavit.a $(DESTDIR)$(PREFIX)/lib/
+	for h in $(LIB_HEADERS); do install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/davit/$$h; done
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' broker/lib/libdavit.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/libdavit.pc
+
+.PHONY: clean
+clean:
+	rm -rf $(BUILD) $(BUILD)-*
+
+.PHONY: format
+format:
+	find broker schemas services shim tools tests -name '*.c' | xargs clang-format -i
+
+.PHONY: help
+help:
+	@echo 'make             build everything into $(BUILD)/bin'
+	@echo 'make demo        install what is missing, build, and run a real container from nothing to nothing'
+	@echo 'make check       install what is missing, build, run every test (.ci/run calls this)'
+	@echo 'make check-unit, check-integration    only these, without sanitizers'
+	@echo 'make lint        layering, headers alone, format, function size, cppcheck, SPEC.md'
+	@echo 'make fuzz        run the fuzz targets (FUZZ_RUNS each)'
+	@echo 'make bench       figures against bare crun and containerd, with the budgets beside them'
+	@echo 'make docs        write docs/protocol.md from schemas/*.def'
+	@echo 'make install     DESTDIR= PREFIX=$(PREFIX)'
+	@echo 'make format clean help'
+	@echo 'BUILD=dir, SANITIZE=address,undefined and CC=clang select another build.'
+
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
