@@ -16,6 +16,8 @@ struct work_options {
 	const char *const *argv;	      /* after the program's name, NULL-terminated */
 	const struct spawn_fd *fds;	      /* 5 and up */
 	size_t n_fds;
+	const struct schema_message *request; /* of what it is asked */
+	const void *request_message;	      /* packed onto fd 3 before work_start() returns: borrowed */
 	const struct schema_message *reply;   /* what it answers with */
 	uint64_t deadline_ms;		      /* CLOCK_BOOTTIME: it is killed then; 0: none */
 };
