@@ -7,7 +7,11 @@
 struct sp {
 	struct sp_wire wire;
 	uint32_t id;
+	volatile const int *interrupted; /* may be NULL */
 };
+
+/* A signal that comes just before poll(2) does not wake it: so often the flag is looked at. */
+#define INTERRUPTED_MS 100
 
 static int clamp_ms(uint64_t ms)
 {
@@ -25,6 +29,8 @@ static int wait_for(const struct sp *sp, short events, uint64_t deadline_ms)
 		return SP_E_DEADLINE;
 	if (deadline_ms != UINT64_MAX)
 		timeout_ms = clamp_ms(deadline_ms - now_ms);
+	if (sp->interrupted && (timeout_ms < 0 || timeout_ms > INTERRUPTED_MS))
+		timeout_ms = INTERRUPTED_MS;
 	r = poll(&file, 1, timeout_ms);
 	if (r < 0)
 		return errno == EINTR ? -EINTR : error_origin(-errno);
@@ -42,6 +48,8 @@ static int repeat(struct sp *sp, int (*step)(struct sp_wire *wire), short events
 
 	while ((r = step(&sp->wire)) == SP_WIRE_E_WAIT) {
 		r = wait_for(sp, events, deadline_ms);
+		if (sp->interrupted && *sp->interrupted)
+			return -EINTR;
 		if (r && !(r == -EINTR && is_patient))
 			return r;
 	}
@@ -108,6 +116,11 @@ void sp_freep(struct sp **sp)
 int sp_fd(const struct sp *sp)
 {
 	return sp->wire.fd;
+}
+
+void sp_set_interrupted(struct sp *sp, volatile const int *interrupted)
+{
+	sp->interrupted = interrupted;
 }
 
 /* ---- messages ---- */

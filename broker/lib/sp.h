@@ -38,6 +38,9 @@ struct sp *sp_free(struct sp *sp);
 void sp_freep(struct sp **sp);
 /* Readable when sp_receive() may have something; for poll(2) only. */
 int sp_fd(const struct sp *sp);
+/* From here on sp_request() ends with -EINTR once *@interrupted is not zero, at the latest 100 ms after;
+ * without it signals do not end a request. Borrowed; NULL: never. */
+void sp_set_interrupted(struct sp *sp, volatile const int *interrupted);
 /* One request and its reply (REQ). After any error but SP_E_LIMIT the connection must be freed.
  * @ret_reply is malloc'd. */
 int sp_request(struct sp *sp, const void *data, size_t size, uint64_t deadline_ms, void **ret_reply,
