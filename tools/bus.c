@@ -1,7 +1,5 @@
-/* davit bus: list, describe, call, subscribe, monitor, top, bench. */
+/* davit bus: list, describe, call, subscribe, monitor, publish, stats. */
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "broker/lib/file.h"
@@ -262,91 +260,6 @@ static int publish(struct context *context, void *data, char **args, int n_args)
 	return EXIT_OK;
 }
 
-/* ---- bench --------------------------------------------------------------- */
-
-struct bench_options {
-	uint64_t callers, requests, size;
-};
-
-struct bench {
-	struct context *context;
-	const struct bench_options *options;
-	uint64_t *times_ns;
-	atomic_size_t next;
-	atomic_uint failures;
-};
-
-static void *bench_caller(void *data)
-{
-	struct bench *bench = data;
-	struct ask ask = {.bus_path = bench->context->paths.bus, .timeout_ms = 10000};
-	_cleanup_(cleanup_free) uint8_t *payload = calloc(1, bench->options->size ?: 1);
-	struct bus_echo_request request = {.data = {payload, bench->options->size}};
-	size_t i;
-
-	while ((i = atomic_fetch_add(&bench->next, 1)) < bench->options->requests) {
-		_cleanup_(bus_echo_reply_clear) struct bus_echo_reply reply = {};
-		uint64_t start = time_boot_ns();
-
-		if (bus_echo_ask(&ask, &request, &reply))
-			atomic_fetch_add(&bench->failures, 1);
-		bench->times_ns[i] = time_boot_ns() - start;
-	}
-	ask_deinit(&ask);
-	return NULL;
-}
-
-static int compare_times(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static void bench_print(const struct bench *bench, uint64_t total_ns)
-{
-	const uint64_t *times = bench->times_ns;
-	size_t n = bench->options->requests;
-
-	printf("requests %zu, callers %llu, failures %u\n", n,
-	       (unsigned long long)bench->options->callers, atomic_load(&bench->failures));
-	printf("rate     %.0f per second\n", (double)n / ((double)total_ns / 1e9));
-	printf("time     min %.0f, median %.0f, p99 %.0f, max %.0f us\n", (double)times[0] / 1e3,
-	       (double)times[n / 2] / 1e3, (double)times[n - 1 - n / 100] / 1e3,
-	       (double)times[n - 1] / 1e3);
-}
-
-static int bench(struct context *context, void *data, char **args, int n_args)
-{
-	struct bench_options *options = data;
-	struct bench bench = {.context = context, .options = options};
-	pthread_t threads[256];
-	uint64_t start;
-
-	(void)args;
-	(void)n_args;
-	options->callers = options->callers ?: 1;
-	options->requests = options->requests ?: 10000;
-	if (options->callers > ARRAY_SIZE(threads) || options->requests > 10000000 ||
-	    options->size > 65536)
-		return fail_usage(context, "at most 256 callers, 10M requests and 65536 bytes");
-	bench.times_ns = calloc(options->requests, sizeof(uint64_t));
-	if (!bench.times_ns)
-		return fail(context, "out of memory");
-	start = time_boot_ns();
-	for (size_t i = 0; i < options->callers; i++) {
-		if (pthread_create(&threads[i], NULL, bench_caller, &bench))
-			return fail(context, "cannot start a thread");
-	}
-	for (size_t i = 0; i < options->callers; i++)
-		pthread_join(threads[i], NULL);
-	start = time_boot_ns() - start;
-	qsort(bench.times_ns, options->requests, sizeof(uint64_t), compare_times);
-	bench_print(&bench, start);
-	free(bench.times_ns);
-	return atomic_load(&bench.failures) ? EXIT_ERROR : EXIT_OK;
-}
-
 /* ---- the tables ---------------------------------------------------------- */
 
 static const struct option_spec call_options[] = {
@@ -355,14 +268,6 @@ static const struct option_spec call_options[] = {
 	{}};
 static const struct option_spec publish_options[] = {
 	OPTION(struct publish_options, object, TEXT, "object", 0, "ID", "object of the event"), {}};
-static const struct option_spec bench_options[] = {
-	OPTION(struct bench_options, callers, NUMBER, "callers", 'c', "N",
-	       "callers at a time (default: 1)"),
-	OPTION(struct bench_options, requests, NUMBER, "requests", 'r', "N",
-	       "requests in all (default: 10000)"),
-	OPTION(struct bench_options, size, NUMBER, "size", 's', "BYTES", "payload (default: 0)"),
-	{}};
-
 static const struct command list_command = {
 	.name = "list",
 	.aliases = "ls",
@@ -419,19 +324,11 @@ static const struct command publish_command = {
 	.max_args = -1,
 	.run = publish,
 };
-static const struct command bench_command = {
-	.name = "bench",
-	.summary = "measure round trips through the broker",
-	.options = bench_options,
-	.options_size = sizeof(struct bench_options),
-	.run = bench,
-};
-
 const struct command bus_command = {
 	.name = "bus",
 	.summary = "look at the bus, call and watch",
 	.subcommands = (const struct command *const[]){&list_command, &describe_command,
 						       &call_command, &subscribe_command,
 						       &monitor_command, &publish_command,
-						       &stats_command, &bench_command, NULL},
+						       &stats_command, &bus_bench_command, NULL},
 };

@@ -94,4 +94,4 @@ int fail_usage(struct context *context, const char *format, ...)
 extern const struct command run_command, ps_command, rm_command, events_command, up_command,
 	down_command, doctor_command, version_command, containers_command, tasks_command,
 	images_command, namespaces_command, snapshots_command, content_command, bus_command,
-	wait_command, kill_command;
+	wait_command, kill_command, bus_bench_command;
