@@ -158,23 +158,6 @@ static int receive_own(struct sp *sp, const uint8_t id[ID_SIZE], uint64_t *ret_s
 	}
 }
 
-struct receiver {
-	struct sp *sp;
-	const uint8_t *id;
-	uint64_t until;
-	int result;
-};
-
-static void *receive_all(void *data)
-{
-	struct receiver *receiver = data;
-	uint64_t seq = 0;
-
-	while (!receiver->result && seq < receiver->until)
-		receiver->result = receive_own(receiver->sp, receiver->id, &seq);
-	return NULL;
-}
-
 /* One at a time: from before the publishing call until it is here. */
 static int bench_latency(struct publisher *publisher, struct sp *sp,
 			 const struct bench_options *options)
@@ -185,17 +168,12 @@ static int bench_latency(struct publisher *publisher, struct sp *sp,
 	int r = times ? 0 : -ENOMEM;
 
 	for (size_t i = 0; !r && i < options->requests; i++) {
-		struct receiver receiver = {
-			.sp = sp, .id = publisher->id, .until = publisher->seq + 1};
-		uint64_t start = time_boot_ns();
-		pthread_t thread;
+		uint64_t start = time_boot_ns(), seq = 0;
 
-		if (pthread_create(&thread, NULL, receive_all, &receiver))
-			return -EAGAIN;
 		r = publish(publisher, 1);
-		pthread_join(thread, NULL);
+		while (!r && seq < publisher->seq)
+			r = receive_own(sp, publisher->id, &seq);
 		times[i] = time_boot_ns() - start;
-		r = r ?: receiver.result;
 	}
 	figures.total_ns = time_boot_ns() - begin;
 	if (!r)
