@@ -27,7 +27,7 @@ program_services/task      := davit-task
 program_shim               := davit-shim
 program_tools              := davit
 
-SCHEMA_SRC := $(filter-out schemas/json%.c,$(wildcard schemas/*.c))
+SCHEMA_SRC := $(filter-out schemas/json%.c schemas/%_main.c,$(wildcard schemas/*.c))
 JSON_SRC   := $(wildcard schemas/json*.c)
 BUS_SRC    := $(wildcard broker/lib/bus*.c broker/lib/nng*.c)
 BASE_SRC   := $(filter-out $(BUS_SRC),$(wildcard broker/lib/*.c))
@@ -83,6 +83,20 @@ $(BUILD)/bin/$(program_$(1)): $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $
 	$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach p,$(PROCESSES),$(eval $(call program_rule,$(p))))
+
+# ---- the manual of the protocol, from the schemas ---------------------------------------------------
+
+MANUAL := $(BUILD)/bin-internal/davit-manual
+$(MANUAL): $(BUILD)/obj/schemas/manual_main.o $(LIB_SCHEMA)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $^ -lmsgpackc $(ALL_LDFLAGS) -o $@
+
+.PHONY: docs check-docs
+docs: $(MANUAL)
+	@mkdir -p docs
+	$(MANUAL) >docs/protocol.md
+check-docs: $(MANUAL)
+	@$(MANUAL) | diff -u docs/protocol.md - || { echo 'docs/protocol.md is stale: run make docs' >&2; exit 1; }
 
 # ---- tests: tests/unit mirrors the tree; test_x.c links its folder's archive -----------------------
 
