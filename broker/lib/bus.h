@@ -19,7 +19,8 @@ struct bus;
 
 /* @bus_path and @events_path: sockets of the broker. Connects lazily and again for ever. */
 int bus_new(struct loop *loop, const char *bus_path, const char *events_path, struct bus **ret_bus);
-/* Calls that are under way end with BUS_CANCELED, without another callback after this returns.
+/* Calls that are under way end with BUS_CANCELED, without another callback after this returns. Not from within the
+ * callback of a subscription.
  * Sockets with an answer outstanding are abandoned, not closed (nng rules): the process is about to end. */
 struct bus *bus_free(struct bus *bus);
 void bus_freep(struct bus **bus);
@@ -58,7 +59,8 @@ struct bus_filter {
 /* Each matching event once and in order of seq. @truncated: events before this one are gone from the log.
  * @event is borrowed. */
 typedef void (*bus_event_fn)(void *userdata, const struct envelope_event *event, bool truncated);
-/* Listens to PUB, fills every gap by event.read. Several subscriptions share one SUB socket. */
+/* Listens to PUB, fills every gap by event.read. Several subscriptions share one SUB socket. Calls that are made after
+ * a subscription from now wait until it knows where now is: who subscribes and then looks misses nothing. */
 int bus_subscribe(struct bus *bus, const struct bus_filter *filter, bus_event_fn fn, void *userdata,
 		  struct bus_subscription **ret_subscription);
 /* Also from within its callback. */
