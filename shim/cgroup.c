@@ -1,0 +1,210 @@
+#include "shim/cgroup.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+
+#include "broker/lib/file.h"
+
+#define MOUNT     "/sys/fs/cgroup"
+#define FILE_MAX  (64u << 10)
+#define PROCS_MAX (4u << 20)
+
+/* ---- text ---------------------------------------------------------------- */
+
+uint64_t cgroup_parse_count(const char *text, const char *key)
+{
+	size_t size = strlen(key);
+
+	for (; *text; text = strchrnul(text, '\n'), text += *text != '\0')
+		if (!strncmp(text, key, size) && text[size] == ' ')
+			return strtoull(text + size + 1, NULL, 10);
+	return 0;
+}
+
+static bool has_controller(const char *list, size_t size, const char *controller)
+{
+	size_t wanted = strlen(controller);
+
+	if (!wanted)
+		return !size;
+	while (size) {
+		const char *comma = memchr(list, ',', size);
+		size_t n = comma ? (size_t)(comma - list) : size;
+
+		if (n == wanted && !memcmp(list, controller, n))
+			return true;
+		if (!comma)
+			return false;
+		list += n + 1;
+		size -= n + 1;
+	}
+	return false;
+}
+
+char *cgroup_parse_path(const char *text, const char *controller)
+{
+	for (; *text; text = strchrnul(text, '\n'), text += *text != '\0') {
+		const char *list = strchr(text, ':'), *path, *end = strchrnul(text, '\n');
+
+		path = list ? strchr(list + 1, ':') : NULL;
+		if (!path || path > end)
+			continue;
+		if (has_controller(list + 1, (size_t)(path - list - 1), controller))
+			return strndup(path + 1, (size_t)(end - path - 1));
+	}
+	return NULL;
+}
+
+/* ---- where --------------------------------------------------------------- */
+
+/* MOUNT/<controller><path>, if @file lies there. */
+static char *directory_with(const char *controller, const char *path, const char *file)
+{
+	_cleanup_(cleanup_free) char *directory =
+		text_format(MOUNT "%s%s%s", *controller ? "/" : "", controller, path);
+	_cleanup_(cleanup_free) char *name = NULL;
+
+	if (!directory)
+		return NULL;
+	name = text_format("%s/%s", directory, file);
+	return name && !access(name, F_OK) ? TAKE(directory) : NULL;
+}
+
+/* The configured path, unless it is a systemd name (slice:prefix:name); else what the process is in. */
+static char *path_of(const char *path, const char *proc, const char *controller)
+{
+	_cleanup_(cleanup_free) char *found = NULL;
+
+	if (path && path[0] == '/')
+		return strdup(path);
+	found = proc ? cgroup_parse_path(proc, controller) : NULL;
+	/* A process that has ended is in the root of v1: that is nobody's container. */
+	return found && strcmp(found, "/") && !strstr(found, "/..") ? TAKE(found) : NULL;
+}
+
+static bool find_v2(const char *path, const char *proc, struct cgroup *cgroup)
+{
+	_cleanup_(cleanup_free) char *unified = path_of(path, proc, "");
+
+	if (access(MOUNT "/cgroup.controllers", F_OK))
+		return false;
+	cgroup->is_v2 = true;
+	if (unified) {
+		cgroup->memory = directory_with("", unified, "memory.events");
+		cgroup->procs = directory_with("", unified, "cgroup.procs");
+	}
+	return true;
+}
+
+static void find_v1(const char *path, const char *proc, struct cgroup *cgroup)
+{
+	static const char *const controllers[] = {"pids", "freezer", "memory", "devices", "cpu"};
+	_cleanup_(cleanup_free) char *memory = path_of(path, proc, "memory");
+
+	if (memory)
+		cgroup->memory = directory_with("memory", memory, "memory.oom_control");
+	for (size_t i = 0; i < ARRAY_SIZE(controllers) && !cgroup->procs; i++) {
+		_cleanup_(cleanup_free) char *found = path_of(path, proc, controllers[i]);
+
+		if (found)
+			cgroup->procs = directory_with(controllers[i], found, "cgroup.procs");
+	}
+}
+
+int cgroup_find(const char *path, pid_t pid, struct cgroup *ret_cgroup)
+{
+	_cleanup_(cleanup_free) char *proc = NULL;
+	char name[32];
+
+	*ret_cgroup = (struct cgroup){};
+	snprintf(name, sizeof(name), "/proc/%d/cgroup", (int)pid);
+	if (pid && (!path || path[0] != '/'))
+		(void)file_read_proc(name, FILE_MAX, &proc, NULL);
+	if (!find_v2(path, proc, ret_cgroup))
+		find_v1(path, proc, ret_cgroup);
+	return 0;
+}
+
+void cgroup_deinit(struct cgroup *cgroup)
+{
+	free(cgroup->memory);
+	free(cgroup->procs);
+	*cgroup = (struct cgroup){};
+}
+
+/* ---- what for ------------------------------------------------------------ */
+
+uint64_t cgroup_oom_kills(const struct cgroup *cgroup)
+{
+	_cleanup_(cleanup_free) char *text = NULL, *path = NULL;
+
+	if (!cgroup->memory)
+		return 0;
+	path = text_format("%s/%s", cgroup->memory,
+			   cgroup->is_v2 ? "memory.events" : "memory.oom_control");
+	if (!path || file_read_proc(path, FILE_MAX, &text, NULL))
+		return 0;
+	return cgroup_parse_count(text, "oom_kill");
+}
+
+static void signal_one(pid_t pid, int signal)
+{
+	_cleanup_(cleanup_fd) int fd = pidfd_open(pid, 0);
+
+	if (fd >= 0)
+		(void)pidfd_send_signal(fd, signal, NULL, 0);
+}
+
+int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count)
+{
+	_cleanup_(cleanup_free) char *text = NULL, *path = NULL;
+	size_t count = 0;
+	char *end;
+	int r;
+
+	*ret_count = 0;
+	if (!cgroup->procs)
+		return 0;
+	path = text_format("%s/cgroup.procs", cgroup->procs);
+	if (!path)
+		return error_origin(-ENOMEM);
+	r = file_read_proc(path, PROCS_MAX, &text, NULL);
+	if (r == -ENOENT || r == -ENODEV)
+		return 0;
+	if (r)
+		return error_trace(r);
+	for (char *at = text; *at; at = end) {
+		pid_t pid = (pid_t)strtol(at, &end, 10);
+
+		if (end == at)
+			break;
+		end += *end == '\n';
+		if (pid <= 0 || pid == except)
+			continue;
+		count++;
+		if (signal)
+			signal_one(pid, signal);
+	}
+	*ret_count = count;
+	return 0;
+}
+
+void cgroup_remove(const char *path)
+{
+	_cleanup_(cleanup_dir) DIR *controllers = NULL;
+	struct dirent *entry;
+
+	if (!path || path[0] != '/' || !path[1] || strstr(path, "/.."))
+		return;
+	controllers = opendir(MOUNT);
+	while (controllers && (entry = readdir(controllers))) {
+		/* "." is v2's. Fails where there is none, or where something is left in it. */
+		_cleanup_(cleanup_free) char *directory = text_format(MOUNT "/%s%s", entry->d_name,
+								      path);
+
+		if (directory && strcmp(entry->d_name, ".."))
+			(void)rmdir(directory);
+	}
+}

@@ -1,0 +1,152 @@
+/* The events of a task: made, journaled, told to who watches. Publishing follows by itself. */
+
+#include <string.h>
+
+#include "broker/lib/log.h"
+#include "shim/shim.h"
+
+#define EVENT_MAX 16384
+
+/* Watchers see an event with the publisher in the log's place: it is not in the log yet. */
+static void tell(struct shim *shim, const struct journal_record *record)
+{
+	struct envelope_event event = {
+		.seq = record->seq,
+		.publisher_seq = record->seq,
+		.time_ns = record->time_ns,
+		.event = {record->event.data, record->event.size},
+	};
+
+	memcpy(event.log_id, shim->config.publisher.data, sizeof(event.log_id));
+	memcpy(event.publisher, shim->config.publisher.data, sizeof(event.publisher));
+	strncpy(event.namespace, shim->config.namespace, sizeof(event.namespace) - 1);
+	strncpy(event.topic, record->topic, sizeof(event.topic) - 1);
+	strncpy(event.object, shim->config.container_id, sizeof(event.object) - 1);
+	control_tell(&shim->control, &event);
+}
+
+static int append(struct shim *shim, struct journal_record *record,
+		  const struct schema_event *event, const struct schema_buffer *packed)
+{
+	int r;
+
+	record->topic = (char *)event->topic;
+	record->process = shim->config.container_id;
+	record->pid = (uint64_t)shim->init.pid;
+	record->start_time = shim->init.start_time;
+	record->event = (struct schema_bytes){packed->data, packed->size};
+	r = journal_append(&shim->journal, record);
+	if (r) {
+		log_error("task=%s: %s cannot be journaled: %s", shim->config.task_id, event->topic,
+			  strerror(-r));
+		return error_trace(r);
+	}
+	tell(shim, record);
+	return 0;
+}
+
+/* Packs @message and appends it. Borrows everything. */
+static int append_event(struct shim *shim, struct journal_record *record, const char *topic,
+			const void *message)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer packed = {};
+	const struct schema_event *event = schema_find_event(topic);
+	struct schema_fault fault = {};
+	int r;
+
+	r = schema_pack(event->message(), message, &packed, &fault);
+	if (r > 0) {
+		log_error("task=%s: %s", shim->config.task_id, fault.text);
+		return error_fold(r);
+	}
+	if (!r && packed.size > EVENT_MAX)
+		r = -EMSGSIZE;
+	if (r)
+		return error_trace(r);
+	return append(shim, record, event, &packed);
+}
+
+static struct schema_bytes borrow_id(const uint8_t id[ID_SIZE])
+{
+	return (struct schema_bytes){(uint8_t *)id, id ? ID_SIZE : 0};
+}
+
+int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {.kind = JOURNAL_CREATED, .request_id = borrow_id(id)};
+	struct event_task_create event = {
+		.container_id = shim->config.container_id,
+		.bundle = shim->config.bundle,
+		.rootfs.items = shim->config.rootfs.items,
+		.rootfs.count = shim->config.rootfs.count,
+		.io = shim->config.io,
+		.pid = (uint64_t)shim->init.pid,
+		.task_id = shim->config.task_id,
+	};
+	int r;
+
+	r = append_event(shim, &record, "/tasks/create", &event);
+	if (r != -EMSGSIZE)
+		return r;
+	/* A root of very many layers: the mounts are left out. */
+	event.rootfs.count = 0;
+	return append_event(shim, &record, "/tasks/create", &event);
+}
+
+int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {.kind = JOURNAL_STARTED, .request_id = borrow_id(id)};
+	struct event_task_start event = {
+		.container_id = shim->config.container_id,
+		.pid = (uint64_t)shim->init.pid,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, &record, "/tasks/start", &event);
+}
+
+int shim_journal_oom(struct shim *shim)
+{
+	struct journal_record record = {.kind = JOURNAL_OOM};
+	struct event_task_oom event = {
+		.container_id = shim->config.container_id,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, &record, "/tasks/oom", &event);
+}
+
+int shim_journal_exit(struct shim *shim)
+{
+	struct journal_record record = {.kind = JOURNAL_EXIT, .exit = &shim->exit};
+	struct event_task_exit event = {
+		.container_id = shim->config.container_id,
+		.id = shim->config.container_id,
+		.pid = (uint64_t)shim->init.pid,
+		.exit_status = shim->exit.exit_status,
+		.exited_at_ns = shim->exit.exited_at_ns,
+		.signal = shim->exit.signal,
+		.core = shim->exit.core,
+		.oom_killed = shim->exit.oom_killed,
+		.source = shim->exit.source,
+		.cause = shim->exit.cause,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, &record, "/tasks/exit", &event);
+}
+
+int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {.kind = JOURNAL_DELETED, .request_id = borrow_id(id)};
+	struct event_task_delete event = {
+		.container_id = shim->config.container_id,
+		.pid = (uint64_t)shim->init.pid,
+		.exit_status = shim->exit.exit_status,
+		.exited_at_ns = shim->exit.exited_at_ns,
+		.id = shim->config.container_id,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, &record, "/tasks/delete", &event);
+}

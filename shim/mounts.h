@@ -1,0 +1,18 @@
+#pragma once
+/*
+ * The shim's own mount namespace and the root file system in it. Nothing that is
+ * mounted here appears on the host, and the kernel takes it away with the last
+ * process of the namespace.
+ */
+
+#include <stdbool.h>
+
+#include "broker/lib/error.h"
+#include "schemas/messages.h"
+
+/* unshare, everything a slave of the host's; detaches cgroup/unified if asked. */
+int mounts_enter(bool detach_unified, struct why *why);
+/* Mounts @mounts in order, on @root or beneath it. On failure nothing stays mounted. */
+int mounts_make(const char *root, const struct mount *mounts, size_t count, struct why *why);
+/* Takes away everything that is mounted on @root; absent is fine. Busy mounts are detached. */
+int mounts_undo(const char *root, struct why *why);

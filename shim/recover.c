@@ -1,0 +1,106 @@
+/*
+ * What an earlier shim of this task left: its journal says how far it came, the
+ * world says what is true now. The container, if it lives, is left alone.
+ */
+
+#include <string.h>
+
+#include "broker/lib/log.h"
+#include "shim/mounts.h"
+#include "shim/shim.h"
+
+static void note_answer(struct shim *shim, const char *method, const struct journal_record *record,
+			enum bus_status status)
+{
+	if (record->request_id.size == ID_SIZE)
+		answers_add(&shim->answers, schema_find_method("shim", method),
+			    record->request_id.data, 0, status, record->error);
+}
+
+static void note_exit(struct shim *shim, const struct exit_record *exit)
+{
+	static char cause[] = "shim-died";
+
+	if (!exit)
+		return;
+	shim->exit = *exit;
+	/* The record goes away; nothing else than this is ever written there. */
+	shim->exit.cause = exit->cause ? cause : NULL;
+	shim->has_exit = true;
+}
+
+/* Entries only tell; the state is decided in shim_recover(). STARTING: an intent without a result. */
+int shim_replay(void *userdata, const struct journal_record *record)
+{
+	struct shim *shim = userdata;
+
+	shim->is_cleanup = true;
+	switch (record->kind) {
+	case JOURNAL_CREATED:
+		note_answer(shim, "create", record, BUS_OK);
+		shim->init.pid = (int)record->pid;
+		shim->init.start_time = record->start_time;
+		break;
+	case JOURNAL_STARTED:
+		note_answer(shim, "start", record, BUS_OK);
+		break;
+	case JOURNAL_KILL:
+		note_answer(shim, "kill", record, BUS_OK);
+		break;
+	case JOURNAL_OOM:
+		shim->has_oom = true;
+		break;
+	case JOURNAL_EXIT:
+		note_exit(shim, record->exit);
+		break;
+	case JOURNAL_DELETED:
+		note_answer(shim, "delete", record, BUS_OK);
+		shim_move(shim, STATE_DELETED);
+		break;
+	case JOURNAL_FAILED:
+		note_answer(shim, "create", record, BUS_FAILED_PRECONDITION);
+		shim_move(shim, STATE_FAILED);
+		break;
+	case JOURNAL_INTENT:
+	case JOURNAL_ACK:
+		break;
+	}
+	return 0;
+}
+
+/* The journal, or the task service, knows a pid. */
+static int look_at_init(struct shim *shim)
+{
+	int pid = shim->init.pid ?: (int)shim->config.pid;
+	uint64_t start_time = shim->init.start_time ?: shim->config.pid_start_time;
+	int r;
+
+	shim_move(shim, STATE_LOST);
+	r = start_time ? shim_adopt(shim, pid, start_time) : -ESRCH;
+	if (!r)
+		return shim_watch_lost(shim);
+	if (r != -ESRCH && r != -EINVAL)
+		return error_trace(r);
+	shim->init.pid = pid;
+	shim->init.start_time = start_time;
+	(void)cgroup_find(shim->config.cgroup, 0, &shim->init.cgroup);
+	shim_note_unknown_exit(shim);
+	return 0;
+}
+
+int shim_recover(struct shim *shim, struct why *why)
+{
+	int r = 0;
+
+	shim->is_cleanup = shim->is_cleanup || shim->config.cleanup;
+	if (!shim->is_cleanup || shim->state == STATE_DELETED || shim->state == STATE_FAILED)
+		return 0;
+	log_info("task=%s: taking over from a shim that died", shim->config.task_id);
+	if (shim->has_exit)
+		shim_move(shim, STATE_STOPPED);
+	else if (shim->init.pid || shim->config.pid)
+		r = look_at_init(shim);
+	else
+		r = shim_undo_create(shim, "its shim died while it was being created");
+	return r ? why_errno(why, r, "cannot take over task %s", shim->config.task_id) : 0;
+}

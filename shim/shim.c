@@ -1,0 +1,137 @@
+#include "shim/shim.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "broker/lib/log.h"
+#include "shim/log_ring.h"
+
+/* ---- states -------------------------------------------------------------- */
+
+void shim_move(struct shim *shim, enum state next)
+{
+	assert(state_may_move(shim->state, next));
+	log_debug("task=%s: %s -> %s", shim->config.task_id, state_name(shim->state),
+		  state_name(next));
+	shim->state = next;
+}
+
+/* ---- the end ------------------------------------------------------------- */
+
+static void on_linger(struct loop_timer *timer)
+{
+	struct shim *shim = container_of(timer, struct shim, linger);
+
+	log_info("task=%s: nobody asks for it: ending", shim->config.task_id);
+	(void)unlink(shim->config.socket);
+	loop_stop(shim->loop, 0);
+}
+
+static void end(struct shim *shim)
+{
+	struct why why = {};
+
+	(void)unlink(shim->config.socket);
+	if (file_remove_tree(AT_FDCWD, shim->config.bundle, &why))
+		log_error("task=%s: %s", shim->config.task_id, why.text);
+	loop_stop(shim->loop, 0);
+}
+
+void shim_consider_end(struct shim *shim)
+{
+	if (shim->operation.method)
+		return;
+	if (shim->state == STATE_DELETED && !journal_is_unpublished(&shim->journal))
+		end(shim);
+	else if ((shim->state == STATE_NEW || shim->state == STATE_FAILED) &&
+		 !shim->control.n_connections && !shim->linger.loop)
+		(void)loop_timer_set(shim->loop, &shim->linger, time_boot_ms() + SHIM_LINGER_MS,
+				     on_linger);
+}
+
+/* ---- between two turns --------------------------------------------------- */
+
+/* Gives back what the heap and the stack do not need while nothing happens. */
+static void give_back_memory(void)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+	uintptr_t top = (here & ~(page - 1)) - page, size = 32 * page;
+
+	malloc_trim(0);
+	/* Below this frame nothing is in use; ENOMEM where the stack never reached. */
+	(void)madvise((void *)(top - size), size, MADV_DONTNEED);
+}
+
+static void after_turn(void *userdata)
+{
+	struct shim *shim = userdata;
+
+	publisher_kick(&shim->publisher);
+	if (shim->operation.method || shim->publisher.is_busy)
+		return;
+	log_ring_trim(STDERR_FILENO);
+	give_back_memory();
+}
+
+/* ---- making it ----------------------------------------------------------- */
+
+static int open_parts(struct shim *shim, struct why *why)
+{
+	_cleanup_(cleanup_free) char *journal = NULL;
+	int r;
+
+	shim->rootfs = text_format("%s/rootfs", shim->config.bundle);
+	journal = text_format("%s/journal", shim->config.bundle);
+	if (!shim->rootfs || !journal)
+		return error_origin(-ENOMEM);
+	r = journal_open(&shim->journal, journal, shim_replay, shim, why);
+	if (r)
+		return r;
+	r = publisher_init(&shim->publisher, shim);
+	if (!r)
+		r = shim_watch_signals(shim);
+	return r ? why_errno(why, r, "cannot start") : 0;
+}
+
+int shim_init(struct shim *shim, struct loop *loop, struct shim_config *config, struct why *why)
+{
+	int r;
+
+	*shim = (struct shim){.loop = loop,
+			      .config = *config,
+			      .journal = {.fd = -1},
+			      .control = {.fd = -1},
+			      .init = {.pidfd = -1}};
+	*config = (struct shim_config){};
+	shim->runtime = (struct runtime){.loop = loop, .config = &shim->config};
+	r = open_parts(shim, why);
+	if (r)
+		return error_trace(r);
+	loop_set_after_turn(loop, after_turn, shim);
+	return 0;
+}
+
+void shim_deinit(struct shim *shim)
+{
+	loop_timer_cancel(&shim->retry);
+	loop_timer_cancel(&shim->linger);
+	loop_timer_cancel(&shim->operation.timer);
+	loop_signals_remove(&shim->signals);
+	loop_file_remove(&shim->init.file);
+	shim->init.pidfd = close_fd(shim->init.pidfd);
+	cgroup_deinit(&shim->init.cgroup);
+	runtime_deinit(&shim->runtime);
+	publisher_deinit(&shim->publisher);
+	control_deinit(&shim->control);
+	journal_deinit(&shim->journal);
+	answers_deinit(&shim->answers);
+	shim_config_clear(&shim->config);
+	free(shim->operation.text);
+	free(shim->rootfs);
+	shim->rootfs = NULL;
+}

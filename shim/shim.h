@@ -1,0 +1,117 @@
+#pragma once
+/*
+ * One shim: its container, and everything that it owns. Single-threaded; every
+ * function here runs on the loop and returns at once, but for the mounts.
+ *
+ * What happens is journaled first, then told to watching connections, then
+ * published. Who may do what when is state.h's table, checked in shim_move().
+ */
+
+#include <signal.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/loop.h"
+#include "shim/answers.h"
+#include "shim/cgroup.h"
+#include "shim/control.h"
+#include "shim/journal.h"
+#include "shim/publisher.h"
+#include "shim/runtime.h"
+#include "shim/state.h"
+
+#define SHIM_LINGER_MS 30000 /* without task and connection, then it ends */
+#define SHIM_WAITERS   8     /* callers that wait for one request */
+
+/* The container's first process. */
+struct init {
+	int pid; /* 0: none */
+	uint64_t start_time;
+	int pidfd;             /* -1: none */
+	struct loop_file file; /* LOST: its end is seen by the pidfd */
+	struct cgroup cgroup;
+};
+
+/* The create, start or delete that is under way. */
+struct operation {
+	const char *method; /* NULL: none */
+	uint8_t id[ID_SIZE];
+	uint32_t body_crc;
+	uint64_t deadline_ms;
+	bool start;             /* of a create */
+	bool force;             /* of a delete: the OCI runtime's --force */
+	bool has_run;           /* the OCI runtime was called */
+	enum bus_status status; /* of a create that is being undone */
+	char *text;
+	struct call waiters[SHIM_WAITERS];
+	size_t n_waiters;
+	struct loop_timer timer; /* delete: init does not die */
+};
+
+struct shim {
+	struct loop *loop;
+	struct shim_config config;
+	char *rootfs;
+	enum state state;
+	bool is_cleanup; /* the container is not our child */
+	struct journal journal;
+	struct runtime runtime;
+	struct control control;
+	struct publisher publisher;
+	struct answers answers;
+	struct loop_signals signals;
+	struct loop_timer retry; /* of an exit that is not journaled yet */
+	struct loop_timer linger;
+	struct init init;
+	struct operation operation;
+	struct exit_record exit;
+	bool has_exit, has_oom;
+	unsigned kill_rounds; /* of what init left in its cgroup */
+};
+
+/* Takes @config. The mount namespace has been entered. */
+int shim_init(struct shim *shim, struct loop *loop, struct shim_config *config, struct why *why);
+void shim_deinit(struct shim *shim);
+
+/* The only place that changes the state; a move that is not allowed is a bug and ends the process. */
+void shim_move(struct shim *shim, enum state next);
+/* Ends the process when there is nothing left to do, or arms the timer after which it does. */
+void shim_consider_end(struct shim *shim);
+
+/* ---- exits.c ---- */
+/* Reaps what has ended. In the midst of create and start only the OCI runtime: init's end comes after them. */
+void shim_reap(struct shim *shim);
+int shim_watch_signals(struct shim *shim);
+/* Init's pid is known: opens its pidfd and finds its cgroup. -ESRCH: there is no such process; -ECHILD: not ours. */
+int shim_adopt(struct shim *shim, int pid, uint64_t start_time);
+/* LOST: watches init through its pidfd. */
+int shim_watch_lost(struct shim *shim);
+/* The exit of a container that another shim ran. @pid is gone. */
+void shim_note_unknown_exit(struct shim *shim);
+
+/* ---- events.c ---- */
+int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE]);
+int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE]);
+int shim_journal_oom(struct shim *shim);
+int shim_journal_exit(struct shim *shim);
+int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE]);
+
+/* ---- recover.c ---- */
+/* Journal entries of an earlier shim. */
+int shim_replay(void *userdata, const struct journal_record *record);
+/* Looks at what the replay left, and at the world. */
+int shim_recover(struct shim *shim, struct why *why);
+
+/* ---- methods.c ---- */
+/* Begins nothing that was begun: answers a repeated request, joins a running one. True: dealt with. */
+bool shim_is_repeated(struct shim *shim, const struct call *call, bool mutates);
+/* Answers all who wait for the operation; it is over. @is_final: the answer is kept for repeated requests. */
+void shim_finish(struct shim *shim, enum bus_status status, const char *text, bool is_final);
+/* Init has ended: a delete may go on. */
+void shim_delete_goes_on(struct shim *shim);
+/* Another shim died in the midst of create: undoes what it left. */
+int shim_undo_create(struct shim *shim, const char *reason);
+#define METHOD(service_, name_, request_, reply_, effect_, doc_)                                   \
+	void shim_method_##name_(struct shim *shim, const struct request_ *request,                \
+				 const struct call *call);
+#include "schemas/shim.def"
+#include "schemas/end.h"
