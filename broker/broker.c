@@ -1,0 +1,417 @@
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "broker/broker.h"
+#include "broker/callers.h"
+#include "broker/eventread.h"
+#include "broker/lib/bus_watchdog.h"
+#include "broker/lib/file.h"
+#include "broker/lib/log.h"
+#include "broker/lib/nng_compat.h"
+#include "broker/pool.h"
+#include "broker/services.h"
+
+#define ORPHANS_STEP 256 /* callers of held requests that are looked at in one go */
+
+/*
+ * What may be under way at a time. Callers and services together stay below
+ * CALLERS_MAX, so that contexts are left for what is answered at once.
+ */
+static const struct quota_limits quota_limits = {
+	.caller = {.requests = 512, .bytes = 16 << 20},
+	.service = {.requests = 1536, .bytes = 64 << 20},
+	.callers = {.requests = 2560, .bytes = 64 << 20},
+	.all = {.requests = 4096, .bytes = 128 << 20},
+};
+
+/* ---- the lock and what follows it ---- */
+
+void broker_lock(struct broker *broker)
+{
+	pthread_mutex_lock(&broker->lock);
+}
+
+static void do_chores(struct errand *errand)
+{
+	struct broker *broker = container_of(errand, struct broker, chores);
+	struct route_actions actions = {};
+	struct deadline *first;
+	uint64_t at = UINT64_MAX;
+
+	broker_lock(broker);
+	broker->is_chores_posted = false;
+	route_expire(&broker->router, time_boot_ms(), &actions);
+	first = deadlines_first(&broker->router.deadlines);
+	if (first)
+		at = first->at_ms;
+	broker->router.armed_ms = at;
+	broker_unlock(broker, &actions);
+	broker_perform(broker, &actions);
+	callers_grow(broker->callers);
+	services_grow(broker->services);
+	if (at == UINT64_MAX)
+		loop_timer_cancel(&broker->deadline_timer);
+	else
+		loop_timer_set(broker->loop, &broker->deadline_timer, at,
+			       broker->deadline_timer.fn);
+}
+
+static void on_deadline(struct loop_timer *timer)
+{
+	struct broker *broker = container_of(timer, struct broker, deadline_timer);
+
+	do_chores(&broker->chores);
+}
+
+void broker_unlock(struct broker *broker, struct route_actions *actions)
+{
+	for (struct route_connection *at = actions->sends; at; at = at->next_send)
+		pool_prepare(at);
+	if ((actions->needs_connections || actions->needs_timer) && !broker->is_chores_posted) {
+		broker->is_chores_posted = true;
+		broker_post(broker, &broker->chores, do_chores);
+	}
+	pthread_mutex_unlock(&broker->lock);
+}
+
+void broker_perform(struct broker *broker, struct route_actions *actions)
+{
+	(void)broker;
+	while (actions->sends) {
+		struct route_connection *connection = actions->sends;
+
+		/* Once it is sent, another thread may be giving it its next request. */
+		actions->sends = connection->next_send;
+		pool_send(connection);
+	}
+	while (actions->answers) {
+		struct exchange *exchange = actions->answers;
+
+		actions->answers = exchange->next;
+		caller_answer(container_of(exchange, struct caller, exchange), exchange->status,
+			      exchange->text, NULL, 0);
+	}
+}
+
+void broker_post(struct broker *broker, struct errand *errand, void (*fn)(struct errand *errand))
+{
+	errand->fn = fn;
+	loop_mail_post(&broker->mail, &errand->item);
+}
+
+static void on_mail(struct loop_mail *mail, struct loop_mail_item *item)
+{
+	struct errand *errand = container_of(item, struct errand, item);
+
+	(void)mail;
+	errand->fn(errand);
+}
+
+/* The connections of callers whose requests are held, some of them. */
+static size_t collect_pipes(struct broker *broker, uint32_t pipes[ORPHANS_STEP])
+{
+	const struct deadlines *deadlines = &broker->router.deadlines;
+	size_t n = 0;
+
+	broker_lock(broker);
+	for (size_t i = 0; broker->router.n_held > 0 && i < deadlines->count && n < ORPHANS_STEP;
+	     i++) {
+		struct exchange *exchange =
+			container_of(deadlines->entries[i], struct exchange, deadline);
+
+		if (exchange->state == EXCHANGE_HELD)
+			pipes[n++] = exchange->pipe;
+	}
+	pthread_mutex_unlock(&broker->lock);
+	return n;
+}
+
+void broker_drop_orphans(struct broker *broker)
+{
+	uint32_t pipes[ORPHANS_STEP];
+	size_t n = collect_pipes(broker, pipes);
+
+	for (size_t i = 0; i < n; i++) {
+		struct route_actions actions = {};
+		struct nng_compat_peer peer;
+
+		if (nng_compat_pipe_peer((nng_pipe){.id = pipes[i]}, &peer) == 0)
+			continue;
+		broker_lock(broker);
+		route_caller_gone(&broker->router, pipes[i], &actions);
+		broker_unlock(broker, &actions);
+		broker_perform(broker, &actions);
+	}
+}
+
+/* ---- directories and sockets ---- */
+
+static void raise_limits(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static int lock_in(const char *directory, const char *name, int *ret_fd, struct why *why)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/%s", directory, name);
+	int r;
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	r = file_lock(path, ret_fd);
+	if (r == -EWOULDBLOCK)
+		return why_set(why, r, "another davit-broker holds %s", path);
+	return r ? why_errno(why, r, "cannot lock %s", path) : 0;
+}
+
+static int prepare_state(struct broker *broker, struct why *why)
+{
+	const char *state = broker->options->paths.state;
+	_cleanup_(cleanup_free) char *services = text_format("%s/svc", state);
+	struct group *group = getgrnam("davit");
+	int r;
+
+	if (!services)
+		return error_origin(-ENOMEM);
+	broker->has_group = group != NULL;
+	broker->group = group ? group->gr_gid : 0;
+	r = file_make_dir(state, group ? 0710 : 0700, why);
+	if (r)
+		return error_trace(r);
+	if (group && (chown(state, (uid_t)-1, broker->group) < 0 || chmod(state, 0710) < 0))
+		return why_errno(why, error_origin(-errno), "cannot open %s to group davit", state);
+	r = file_make_dir(services, 0700, why);
+	if (!r)
+		r = lock_in(state, "broker.lock", &broker->state_lock, why);
+	return error_trace(r);
+}
+
+/* Under the lock: whoever listened there is gone. */
+static int unlink_stale(const char *path, struct why *why)
+{
+	if (unlink(path) < 0 && errno != ENOENT)
+		return why_errno(why, error_origin(-errno), "cannot remove the stale socket %s",
+				 path);
+	return 0;
+}
+
+static int open_to_group(const struct broker *broker, const char *path, struct why *why)
+{
+	if (!broker->has_group)
+		return 0;
+	if (chown(path, (uid_t)-1, broker->group) < 0 || chmod(path, 0660) < 0)
+		return why_errno(why, error_origin(-errno), "cannot open %s to group davit", path);
+	return 0;
+}
+
+/* ---- setting up ---- */
+
+static void on_subscriber(void *userdata, bool is_added)
+{
+	struct broker *broker = userdata;
+
+	if (is_added)
+		atomic_fetch_add(&broker->n_subscribers, 1);
+	else
+		atomic_fetch_sub(&broker->n_subscribers, 1);
+}
+
+static void on_advanced(void *userdata)
+{
+	struct broker *broker = userdata;
+
+	eventread_advanced(broker->eventread);
+}
+
+static int open_log(struct broker *broker, struct why *why)
+{
+	const struct options *options = broker->options;
+	_cleanup_(cleanup_free) char *directory = text_format("%s/events", options->paths.root);
+	struct logthread_options log = {
+		.directory = directory,
+		.limits = {options->log_max_bytes, options->log_max_age_ns},
+		.advanced = on_advanced,
+		.userdata = broker,
+	};
+	int r;
+
+	if (!directory)
+		return error_origin(-ENOMEM);
+	r = file_make_dir(directory, 0700, why);
+	if (!r)
+		r = lock_in(directory, "lock", &broker->root_lock, why);
+	if (!r)
+		r = eventread_new(broker, &broker->eventread);
+	if (!r)
+		r = nng_compat_open_pub(&broker->events_socket);
+	if (!r)
+		r = nng_compat_on_pipe(broker->events_socket, on_subscriber, broker);
+	if (r)
+		return error_trace(r);
+	log.pub = broker->events_socket;
+	return logthread_new(&log, &broker->logthread, why);
+}
+
+static int open_sockets(struct broker *broker, struct why *why)
+{
+	const struct paths *paths = &broker->options->paths;
+	int r;
+
+	r = unlink_stale(paths->bus, why);
+	if (!r)
+		r = unlink_stale(paths->events, why);
+	if (!r)
+		r = unlink_stale(paths->registry, why);
+	if (!r)
+		r = pool_new(broker, &broker->pool);
+	if (!r)
+		r = services_new(broker, paths->registry, &broker->services, why);
+	if (!r)
+		r = nng_compat_listen(broker->events_socket, paths->events, 0600, why);
+	if (!r)
+		r = open_to_group(broker, paths->events, why);
+	if (!r)
+		r = callers_new(broker, paths->bus, 0600, &broker->callers, why);
+	if (!r)
+		r = open_to_group(broker, paths->bus, why);
+	return error_trace(r);
+}
+
+static void on_signal(struct loop_signals *signals, int signal)
+{
+	(void)signal;
+	loop_stop(signals->file.loop, 0);
+}
+
+static int open_loop(struct broker *broker)
+{
+	sigset_t mask;
+	int r;
+
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGTERM);
+	sigaddset(&mask, SIGINT);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	r = loop_new(&broker->loop);
+	if (!r)
+		r = loop_signals_add(broker->loop, &broker->signals, &mask, on_signal);
+	if (!r)
+		r = loop_mail_add(broker->loop, &broker->mail, on_mail);
+	broker->deadline_timer.fn = on_deadline;
+	return error_trace(r);
+}
+
+/* ---- readiness ---- */
+
+static void notify_supervisor(void)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const char *path = getenv("NOTIFY_SOCKET");
+	socklen_t size;
+	int fd;
+
+	if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof(address.sun_path))
+		return;
+	strcpy(address.sun_path, path);
+	size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (path[0] == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, "READY=1", 7, 0, (struct sockaddr *)&address, size) < 0)
+		log_debug("the supervisor cannot be told: %m");
+	close(fd);
+}
+
+static void report_ready(const struct broker *broker)
+{
+	int fd = broker->options->ready_fd;
+
+	if (fd >= 0) {
+		if (write(fd, "READY=1\n", 8) < 0)
+			log_debug("ready-fd %d cannot be written: %m", fd);
+		close(fd);
+	}
+	notify_supervisor();
+}
+
+/* ---- its life ---- */
+
+static int set_up(struct broker *broker, struct why *why)
+{
+	const char *bus = broker->options->paths.bus;
+	struct bus_watchdog_options watchdog = {
+		.path = bus,
+		.as = SP_REQ,
+		.interval_ms = broker->options->watchdog_ms,
+		.failed = bus_watchdog_exit,
+	};
+	int r;
+
+	umask(077);
+	raise_limits();
+	pthread_mutex_init(&broker->lock, NULL);
+	r = open_loop(broker);
+	if (!r)
+		r = quota_new(&quota_limits, &broker->quota);
+	if (!r)
+		r = prepare_state(broker, why);
+	if (!r)
+		r = open_log(broker, why);
+	if (!r)
+		r = open_sockets(broker, why);
+	if (!r)
+		r = bus_watchdog_new(broker->loop, &watchdog, &broker->watchdog);
+	return error_trace(r);
+}
+
+/* What is acknowledged is on disk, and the next one finds no stale socket. */
+static void shut_down(struct broker *broker)
+{
+	const struct paths *paths = &broker->options->paths;
+
+	unlink(paths->bus);
+	unlink(paths->registry);
+	unlink(paths->events);
+	logthread_free(broker->logthread);
+}
+
+int broker_run(const struct options *options)
+{
+	/* nng's threads go on using it until the process has ended. */
+	static struct broker broker;
+	struct why why = {};
+	int r;
+
+	broker.options = options;
+	broker.state_lock = broker.root_lock = -1;
+	broker.router.armed_ms = UINT64_MAX;
+	broker.started_at_ns = time_real_ns();
+	r = set_up(&broker, &why);
+	if (r) {
+		log_error("cannot start: %s", why.text[0] ? why.text : strerror(-r));
+		return 1;
+	}
+	report_ready(&broker);
+	log_info("serving %s, event log %s/events", options->paths.bus, options->paths.root);
+	r = loop_run(broker.loop);
+	shut_down(&broker);
+	log_info("stopped");
+	return r == 0 ? 0 : 1;
+}
