@@ -7,6 +7,9 @@ AR      ?= ar
 VERSION := 0.1.0
 # Sanitizers and the like: make BUILD=build-asan SANITIZE=address,undefined
 SANITIZE ?=
+# make V=1 prints the compiler's command lines.
+V ?=
+Q := $(if $(V),,@)
 
 WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS   ?= -O2 -g
@@ -63,12 +66,12 @@ all: $(PROGRAMS)
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 define archive_rule
 $(1): $(2)
 	@rm -f $$@
-	$$(AR) rcs $$@ $$^
+	$(Q)$$(AR) rcs $$@ $$^
 endef
 $(eval $(call archive_rule,$(LIB_SCHEMA),$(call objects,$(SCHEMA_SRC))))
 $(eval $(call archive_rule,$(LIB_JSON),$(call objects,$(JSON_SRC))))
@@ -80,7 +83,7 @@ $(foreach p,$(PROCESSES),$(eval $(call archive_rule,$(call archive_of,$(p)),$(ca
 define program_rule
 $(BUILD)/bin/$(program_$(1)): $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $(filter %.a,$(libs_$(1)))
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach p,$(PROCESSES),$(eval $(call program_rule,$(p))))
 
@@ -111,7 +114,7 @@ unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1
 define unit_rule
 $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(UNIT_SRC),$(eval $(call unit_rule,$(t))))
 
@@ -124,7 +127,7 @@ TEST_PROGRAMS := $(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(TEST_PROGR
 define test_program_rule
 $(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(1)): $(call objects,$(1)) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(TEST_PROGRAM_SRC),$(eval $(call test_program_rule,$(t))))
 
@@ -134,7 +137,7 @@ INTEGRATION_BIN := $(patsubst tests/%.c,$(BUILD)/tests/%,$(INTEGRATION_SRC))
 define integration_rule
 $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(INTEGRATION_SRC),$(eval $(call integration_rule,$(t))))
 

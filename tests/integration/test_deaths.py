@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Any process of davit dies at any time: containers go on, callers get their answer, events keep their numbers."""
+
+import os
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from davit import PROCESSES, Davit, check_log, main, wait_for  # noqa: E402
+
+
+def waiting_run(d, name, code):
+    """A client in the foreground whose container ends when a file appears."""
+    os.makedirs(d.work + "/flags", exist_ok=True)
+    client = d.start("run", "--rm", "--mount", "type=bind,src=%s/flags,dst=/flags,options=rbind" % d.work, "busybox", name,
+                     "sh", "-c", "echo ready; while [ ! -e /flags/%s ]; do sleep 0.05; done; exit %d" % (name, code))
+    assert client.stdout.readline() == b"ready\n"
+    return client
+
+
+def let_go(d, name):
+    open(d.work + "/flags/" + name, "w").close()
+
+
+def kill_while_waiting(programs, name, code):
+    with Davit() as d:
+        d.import_busybox()
+        client = waiting_run(d, name, code)
+        (task,) = d.json("tasks", "ls")
+        d.kill(*programs)
+        assert Davit.is_alive(task["pid"]), "the container died with " + " ".join(programs)
+        (again,) = d.json("tasks", "ls")
+        assert (again["pid"], again["status"]) == (task["pid"], "RUNNING"), again
+        let_go(d, name)
+        out, err = client.communicate(timeout=60)
+        assert client.returncode == code, (client.returncode, err)
+        (topics,) = check_log(d.events()).values()
+        assert topics == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], topics
+
+
+def test_the_broker_is_killed_while_a_client_waits():
+    kill_while_waiting(["davit-broker"], "w1", 11)
+
+
+def test_the_container_service_is_killed_while_a_client_waits():
+    kill_while_waiting(["davit-container"], "w2", 12)
+
+
+def test_the_image_service_is_killed_while_a_client_waits():
+    kill_while_waiting(["davit-image"], "w3", 13)
+
+
+def test_the_runtime_service_is_killed_while_a_client_waits():
+    kill_while_waiting(["davit-runtime"], "w4", 14)
+
+
+def test_the_task_service_is_killed_while_a_client_waits():
+    kill_while_waiting(["davit-task"], "w5", 15)
+
+
+def test_all_are_killed_at_once_while_a_client_waits():
+    kill_while_waiting(PROCESSES, "w6", 16)
+
+
+def test_an_exit_while_everything_is_down_is_in_the_log_afterwards():
+    with Davit() as d:
+        d.import_busybox()
+        os.makedirs(d.work + "/flags")
+        d.check("run", "-d", "--mount", "type=bind,src=%s/flags,dst=/flags,options=rbind" % d.work, "busybox", "late",
+                "sh", "-c", "while [ ! -e /flags/late ]; do sleep 0.05; done; exit 42")
+        (task,) = d.json("tasks", "ls")
+        os.kill(d.supervisor(), signal.SIGKILL)
+        d.kill(*PROCESSES)
+        let_go(d, "late")
+        wait_for(lambda: not Davit.is_alive(task["pid"]), "the container has ended")
+        # The shim's back-off reaches its longest step; SLOW=1 waits the whole minute of the promise.
+        time.sleep(60 if os.environ.get("SLOW") else 6)
+        d.up()
+        assert d("wait", "late").stdout == b"42\n"
+        wait_for(lambda: [e for e in d.events() if e["topic"] == "/tasks/exit"], "the exit is published")
+        (exit,) = [e["event"] for e in d.events() if e["topic"] == "/tasks/exit"]
+        assert (exit["exit_status"], exit["source"]) == (42, "observed"), exit
+        check_log(d.events())
+        d.check("rm", "late")
+
+
+def test_a_shims_death_leaves_the_container_running():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "alone", "sleep", "1000")
+        (task,) = d.json("tasks", "ls")
+        d.kill("davit-shim")
+        wait_for(lambda: d.json("tasks", "ls")[0]["status"] == "UNKNOWN", "the task is UNKNOWN")
+        assert Davit.is_alive(task["pid"])
+        assert "shim" in d.json("tasks", "ls")[0]["reason"]
+        d.check("kill", "-s", "KILL", "alone")
+        wait_for(lambda: d.json("tasks", "ls")[0]["status"] == "STOPPED", "its end is seen")
+        (exit,) = [e["event"] for e in d.events() if e["topic"] == "/tasks/exit"]
+        assert exit["source"] == "unknown" and exit["cause"] == "shim-died", exit
+        d.check("rm", "alone")
+
+
+def test_a_task_without_shim_is_removed_by_force():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "alone", "sleep", "1000")
+        d.kill("davit-shim")
+        d.check("rm", "-f", "alone")
+        check_log(d.events())
+
+
+def test_services_killed_again_and_again_while_containers_run():
+    with Davit() as d:
+        d.import_busybox()
+        for i in range(15):
+            client = d.start("run", "--rm", "busybox", "k%d" % i, "sh", "-c", "exit %d" % (i + 1))
+            time.sleep(0.003 * i)  # a different moment of the run each time
+            d.kill(PROCESSES[i % len(PROCESSES)])
+            out, err = client.communicate(timeout=90)
+            assert client.returncode == i + 1, (i, PROCESSES[i % len(PROCESSES)], client.returncode, err)
+        tasks = check_log(d.events())
+        assert all(t == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"] for t in tasks.values()), tasks
+
+
+main(globals())
