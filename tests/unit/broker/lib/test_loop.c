@@ -237,6 +237,7 @@ static void test_after_turn_comes_only_after_something_was_dispatched(void **sta
 	assert_int_equal(write(b.writer, "x", 1), 1);
 	assert_int_equal(loop_turn(f->loop, -1), 0);
 	assert_int_equal(n_turns, 1);
+	loop_timer_cancel(&later);
 	pipe_close(&a);
 	pipe_close(&b);
 }

@@ -125,6 +125,18 @@ static void wait_for_end(int fd)
 		;
 }
 
+/* Many at once, so that there is always one more to read. */
+static void flood(int fd)
+{
+	static const uint8_t frame[13] = {1, 0, 0, 0, 0, 0, 0, 0, 4, 0x80};
+	static uint8_t many[4096 * sizeof(frame)];
+
+	for (size_t i = 0; i < sizeof(many); i++)
+		many[i] = frame[i % sizeof(frame)];
+	while (put(fd, many, sizeof(many)))
+		;
+}
+
 static void misbehave(int fd, enum behaviour behaviour)
 {
 	static const uint8_t part[19] = {1, 0, 0, 0, 0, 0, 0, 0, 100},
@@ -146,8 +158,7 @@ static void misbehave(int fd, enum behaviour behaviour)
 		put(fd, unknown, sizeof(unknown));
 		break;
 	case FLOOD:
-		while (put_frame(fd, 0x80000000, "wrong", 5))
-			;
+		flood(fd);
 		return;
 	default:
 		return;
