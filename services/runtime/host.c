@@ -1,0 +1,115 @@
+/* Limits, capabilities, cgroup hierarchies. */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+
+#include "broker/lib/file.h"
+#include "services/runtime/host.h"
+
+#define CGROUP2_MAGIC 0x63677270
+#define DEPTH_MAX     16
+
+const char *cgroup_mode_text(enum cgroup_mode mode)
+{
+	static const char *const texts[] = {"v1", "hybrid", "v2"};
+
+	return texts[mode];
+}
+
+static bool is_cgroup2(const char *path)
+{
+	struct statfs status;
+
+	return !statfs(path, &status) && status.f_type == CGROUP2_MAGIC;
+}
+
+enum cgroup_mode cgroup_mode_read(const char *path, bool *ret_detach)
+{
+	_cleanup_(cleanup_free) char *unified = text_format("%s/unified", path);
+
+	*ret_detach = false;
+	if (is_cgroup2(path))
+		return CGROUP_V2;
+	*ret_detach = unified && is_cgroup2(unified);
+	return *ret_detach ? CGROUP_HYBRID : CGROUP_V1;
+}
+
+/* rmdir fails on every cgroup that has a process or a child: that is the check. */
+static void remove_empty(int parent, const char *name, unsigned depth)
+{
+	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir) {
+		close_fd(fd);
+		return;
+	}
+	while (depth < DEPTH_MAX && (entry = readdir(dir)))
+		if (entry->d_type == DT_DIR && *entry->d_name != '.')
+			remove_empty(dirfd(dir), entry->d_name, depth + 1);
+	unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+void cgroup_remove_empty(const char *path, const char *parent)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir(path);
+	struct dirent *entry;
+
+	if (!dir)
+		return;
+	remove_empty(dirfd(dir), parent, 0);
+	while ((entry = readdir(dir))) {
+		_cleanup_(cleanup_free) char *below = NULL;
+
+		if (*entry->d_name == '.' || entry->d_type != DT_DIR)
+			continue;
+		below = text_format("%s/%s", entry->d_name, parent);
+		if (below)
+			remove_empty(dirfd(dir), below, 0);
+	}
+}
+
+void host_cgroup_parent(const char *state, char ret_name[16])
+{
+	snprintf(ret_name, 16, "davit-%08x", crc32c(0, state, strlen(state)));
+}
+
+/* Those that davit itself has and can pass on. */
+static int read_capabilities(uint64_t *ret_capabilities)
+{
+	static const char *const keys[] = {"\nCapPrm:", "\nCapBnd:"};
+	_cleanup_(cleanup_free) char *text = NULL;
+	uint64_t capabilities = UINT64_MAX;
+	int r = file_read_proc("/proc/self/status", 65536, &text, NULL);
+
+	if (r)
+		return error_fold(r);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		const char *line = strstr(text, keys[i]);
+
+		capabilities &= line ? strtoull(line + strlen(keys[i]), NULL, 16) : 0;
+	}
+	*ret_capabilities = capabilities;
+	return 0;
+}
+
+int host_read(const char *state, struct spec_host *ret_host)
+{
+	struct spec_host host = {};
+	struct rlimit limit;
+	int r = read_capabilities(&host.capabilities);
+
+	if (r)
+		return error_trace(r);
+	for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+		host.limits[i] = getrlimit((__rlimit_resource_t)i, &limit) ? 0 : limit.rlim_max;
+	host_cgroup_parent(state, host.cgroup_parent);
+	host.has_hosts = !access("/etc/hosts", R_OK);
+	host.has_resolv_conf = !access("/etc/resolv.conf", R_OK);
+	*ret_host = host;
+	return 0;
+}

@@ -1,0 +1,22 @@
+#pragma once
+/* What spec code and the probe need to know of this host: the only part that looks. */
+
+#include "services/runtime/spec.h"
+
+enum cgroup_mode { CGROUP_V1, CGROUP_HYBRID, CGROUP_V2 };
+const char *cgroup_mode_text(enum cgroup_mode mode); /* v1, hybrid, v2 */
+/* What is mounted on @path (/sys/fs/cgroup). @ret_detach: a hybrid host with a v2 hierarchy at
+ * cgroup/unified, which crun refuses to see. */
+enum cgroup_mode cgroup_mode_read(const char *path, bool *ret_detach);
+/* Removes the empty cgroups beneath /<parent> in every hierarchy under @path; busy ones stay. */
+void cgroup_remove_empty(const char *path, const char *parent);
+
+/* Limits, capabilities and the cgroup's name for this state directory. */
+int host_read(const char *state, struct spec_host *ret_host);
+/* "davit-" and 8 hex digits of the path's hash. */
+void host_cgroup_parent(const char *state, char ret_name[16]);
+/* Devices as asked for, path[:path[:rwm]]; a directory means all devices in it. */
+int host_find_devices(const struct schema_strs *asked, struct spec_devices *ret_devices,
+		      struct why *why);
+/* All devices of /dev that a privileged container gets. */
+int host_all_devices(struct spec_devices *ret_devices, struct why *why);

@@ -1,0 +1,126 @@
+#pragma once
+/*
+ * OCI runtime specs. Pure: what it needs of the host comes in struct spec_host,
+ * what it needs of the image's files (the user's numbers) in struct spec_input;
+ * nothing here opens, stats or spawns.
+ *
+ * spec_make() makes a spec of an image config and a client's options, with
+ * containerd's defaults. spec_check() goes over any spec, ours or hand-made,
+ * before a runtime gets to see it.
+ */
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/resource.h>
+
+#include "broker/lib/error.h"
+#include "schemas/messages.h"
+
+#define SPEC_SIZE_MAX   524288 /* bytes of a spec's text: the limit of container_record.spec */
+#define SPEC_CONFIG_MAX 262144 /* bytes of an image config */
+#define SPEC_USER_MAX   INT32_MAX
+
+/* Annotations of davit's own, from runtime.spec to runtime.prepare. Labels never become one of them. */
+#define SPEC_RESERVED_PREFIX "io.davit."
+#define SPEC_NO_PIVOT        SPEC_RESERVED_PREFIX "no-pivot"
+#define SPEC_SYSTEMD_CGROUP  SPEC_RESERVED_PREFIX "systemd-cgroup"
+
+enum {
+	_SPEC_E_SUCCESS,
+	SPEC_E_INVALID, /* the sentence is in @why */
+};
+
+static inline void json_cleanup(json_t **json)
+{
+	json_decref(*json);
+}
+
+/* A device node of the host, to be made in the container. */
+struct spec_device {
+	char *path; /* in the container */
+	char type;  /* c or b */
+	uint32_t major, minor;
+	uint32_t mode, uid, gid;
+	char access[4]; /* of rwm */
+};
+
+struct spec_devices {
+	struct spec_device *items;
+	size_t count;
+};
+void spec_devices_clear(struct spec_devices *devices);
+
+/* Of this host. */
+struct spec_host {
+	rlim_t limits[RLIM_NLIMITS]; /* hard limits */
+	uint64_t capabilities;       /* those that can be given, as bits */
+	char cgroup_parent[16];      /* davit-<8 hex digits> */
+	bool has_hosts, has_resolv_conf;
+};
+
+/* A user in numbers. */
+struct spec_user {
+	uint32_t uid, gid;
+	uint32_t *groups; /* additional ones; the primary one is among them */
+	size_t n_groups;
+};
+void spec_user_clear(struct spec_user *user);
+
+/* What matters of an OCI image config. */
+struct spec_image {
+	struct schema_strs entrypoint, cmd, env;
+	char *cwd, *user, *stop_signal;
+};
+void spec_image_clear(struct spec_image *image);
+/* @text may be hostile. SPEC_E_INVALID names the faulty part. */
+int spec_image_parse(const char *text, struct spec_image *ret_image, struct why *why);
+
+struct spec_input {
+	const char *namespace, *container_id;
+	const struct spec_options *options;
+	const struct schema_map *labels; /* may be NULL */
+	const struct spec_image *image;  /* may be NULL */
+	const struct spec_user *user;
+	const struct spec_devices *devices; /* asked for, or all with options.privileged */
+	json_t *seccomp; /* the caller's profile; NULL: none, or the default one */
+};
+int spec_make(const struct spec_host *host, const struct spec_input *input, json_t **ret_spec,
+	      struct why *why);
+
+/* What the shim must know of a spec. */
+struct spec_facts {
+	char *rootfs; /* root.path when absolute */
+	char *cgroup; /* linux.cgroupsPath */
+	bool own_pid_ns, no_pivot, systemd_cgroup;
+};
+void spec_facts_clear(struct spec_facts *facts);
+/*
+ * Reads, checks and corrects a spec: limits never above the host's, no inheritable or ambient
+ * capabilities, a relative root becomes @rootfs. SPEC_E_INVALID with the reason for what is refused.
+ */
+int spec_check(const struct spec_host *host, const char *text, const char *rootfs,
+	       json_t **ret_spec, struct spec_facts *ret_facts, struct why *why);
+
+/* ---- the parts (spec_*.c) ---- */
+/* containerd's default spec, and what --seccomp gives. NULL when memory is out. */
+json_t *spec_default(void);
+json_t *spec_default_seccomp(uint64_t capabilities);
+/* A seccomp profile of the caller's: looks only at its shape. */
+int spec_seccomp_parse(const char *text, json_t **ret_profile, struct why *why);
+int spec_add_process(const struct spec_host *host, const struct spec_input *input, json_t *spec,
+		     struct why *why);
+int spec_add_mounts(const struct spec_host *host, const struct spec_input *input, json_t *spec,
+		    struct why *why);
+int spec_add_linux(const struct spec_host *host, const struct spec_input *input, json_t *spec,
+		   struct why *why);
+
+/* Working directories that no container gets: those under /proc, /sys and /dev. */
+int spec_check_cwd(const char *cwd, struct why *why);
+/* Absolute, without "." and "..": @what names it in the sentence. */
+int spec_check_path(const char *what, const char *path, struct why *why);
+int spec_check_propagation(const char *what, const char *option, struct why *why);
+int spec_capability_number(const char *name); /* CAP_CHOWN: 0; -1: unknown */
+const char *spec_capability_name(unsigned number);
+json_t *spec_capability_names(uint64_t capabilities);
+bool spec_annotation_is_reserved(const char *key);
