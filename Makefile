@@ -54,6 +54,8 @@ libs_services/image/work   = $(JSON_LIBS) $(BASE_LIBS) -larchive -lcurl -lcrypto
 libs_services/runtime      = $(SERVICE_LIBS)
 libs_services/task         = $(SERVICE_LIBS)
 libs_shim                  = $(BASE_LIBS)
+# One a container: without relocations and libraries it has the fewest pages of its own (shim/README.md).
+ldflags_shim               = $(if $(SANITIZE),,-static -no-pie -Wl,--gc-sections)
 libs_tools                 = $(JSON_LIBS) $(BASE_LIBS)
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -83,7 +85,7 @@ $(foreach p,$(PROCESSES),$(eval $(call archive_rule,$(call archive_of,$(p)),$(ca
 define program_rule
 $(BUILD)/bin/$(program_$(1)): $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $(filter %.a,$(libs_$(1)))
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) $$(ldflags_$(1)) -o $$@
 endef
 $(foreach p,$(PROCESSES),$(eval $(call program_rule,$(p))))
 

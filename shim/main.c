@@ -91,9 +91,7 @@ static int setup(struct shim *shim, struct loop *loop, const char *path, struct 
 	int fd = CONTROL_FD;
 	int r;
 
-	r = settle(why);
-	if (!r)
-		r = config_read(path, &config, why);
+	r = config_read(path, &config, why);
 	if (!r)
 		r = mounts_enter(config.detach_unified, why);
 	if (!r)
@@ -124,7 +122,9 @@ int main(int argc, char **argv)
 	if (r)
 		return r - 1;
 	log_init("davit-shim", LOG_INFO);
-	r = loop_new(&loop);
+	r = settle(&why);
+	if (!r)
+		r = loop_new(&loop);
 	if (!r)
 		r = setup(&shim, loop, path, &why);
 	if (r)

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <link.h>
 #include <malloc.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -55,7 +56,26 @@ void shim_consider_end(struct shim *shim)
 
 /* ---- between two turns --------------------------------------------------- */
 
-/* Gives back what the heap and the stack do not need while nothing happens. */
+/* Pages of the program that were only needed for what is done: they come back from the page cache. */
+static int give_back_program(struct dl_phdr_info *info, size_t size, void *userdata)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+
+	(void)size;
+	(void)userdata;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+		uintptr_t start = (info->dlpi_addr + part->p_vaddr) & ~(page - 1);
+
+		if (part->p_type == PT_LOAD && !(part->p_flags & PF_W))
+			(void)madvise((void *)start,
+				      info->dlpi_addr + part->p_vaddr + part->p_memsz - start,
+				      MADV_DONTNEED);
+	}
+	return 0;
+}
+
+/* Gives back what the heap, the stack and the program do not need while nothing happens. */
 static void give_back_memory(void)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -65,6 +85,7 @@ static void give_back_memory(void)
 	malloc_trim(0);
 	/* Below this frame nothing is in use; ENOMEM where the stack never reached. */
 	(void)madvise((void *)(top - size), size, MADV_DONTNEED);
+	(void)dl_iterate_phdr(give_back_program, NULL);
 }
 
 static void after_turn(void *userdata)
