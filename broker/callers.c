@@ -161,7 +161,7 @@ static void stamp(struct caller *caller, const struct nng_compat_peer *peer)
 }
 
 /* Counts the request; false: it has been dealt with. Under the lock, which it gives back when false. */
-static bool count(struct caller *caller, bool is_own)
+static bool count(struct caller *caller, bool is_quick)
 {
 	struct broker *broker = caller->callers->broker;
 	struct exchange *exchange = &caller->exchange;
@@ -172,7 +172,7 @@ static bool count(struct caller *caller, bool is_own)
 	r = quota_take(broker->quota, caller->account, exchange->is_service, caller->size);
 	caller->is_counted = r >= 0;
 	/* What the broker answers by itself, at once, needs no room for waiting. */
-	if (r == 0 || (r == QUOTA_E_TOTAL && is_own))
+	if (r == 0 || (is_quick && (r == QUOTA_E_CALLER || r == QUOTA_E_TOTAL)))
 		return true;
 	pthread_mutex_unlock(&broker->lock);
 	if (r == QUOTA_E_DEAF) {
@@ -224,7 +224,7 @@ static void handle_own(struct caller *caller, const char *method)
 	struct broker *broker = caller->callers->broker;
 
 	broker_lock(broker);
-	if (!count(caller, true))
+	if (!count(caller, strcmp(caller->envelope.method, "event.read") != 0))
 		return;
 	pthread_mutex_unlock(&broker->lock);
 	if (strcmp(caller->envelope.method, "event.publish") == 0)
