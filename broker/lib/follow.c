@@ -33,54 +33,38 @@ void follow_deinit(struct follow *follow)
 
 /* ---- which log ---- */
 
-static bool is_past(const struct follow *follow, const uint8_t *log_id)
+static bool is_log(const struct follow *follow, const uint8_t *log_id)
 {
-	for (unsigned i = 0; i < follow->n_past; i++) {
-		if (memcmp(follow->past[i], log_id, ENVELOPE_ID_SIZE) == 0)
-			return true;
-	}
-	return false;
+	return follow->has_log && memcmp(follow->log_id, log_id, ENVELOPE_ID_SIZE) == 0;
 }
 
-static void remember_past(struct follow *follow)
-{
-	if (follow->n_past == FOLLOW_PAST_MAX) {
-		memmove(follow->past[0], follow->past[1],
-			sizeof(follow->past) - sizeof(follow->past[0]));
-		follow->n_past--;
-	}
-	memcpy(follow->past[follow->n_past++], follow->log_id, ENVELOPE_ID_SIZE);
-}
-
-/* From the first event on, saying that what was before is gone. */
-static void restart(struct follow *follow)
+/*
+ * Another log: from its first event on, saying that what was before is gone. Who has no place yet
+ * has none to lose: from now still means from now.
+ */
+static void change_log(struct follow *follow, const uint8_t *log_id)
 {
 	drop_all(follow);
-	follow->next = 1;
-	follow->is_truncated = true;
-}
-
-/* Takes @log_id for the present log. False: it is one that is gone. */
-static bool enter_log(struct follow *follow, const uint8_t *log_id)
-{
-	if (follow->has_log && memcmp(follow->log_id, log_id, ENVELOPE_ID_SIZE) == 0)
-		return true;
-	if (is_past(follow, log_id))
-		return false;
-
-	if (follow->has_log) {
-		remember_past(follow);
-		follow->last = 0;
-		follow->is_read_stale = follow->is_reading;
-		/* Who had no place yet has none to lose: from now still means from now. */
-		if (follow->is_joined)
-			restart(follow);
-		else
-			drop_all(follow);
+	follow->last = 0;
+	if (follow->has_log && follow->next > 0) {
+		follow->next = 1;
+		follow->is_truncated = true;
 	}
 	memcpy(follow->log_id, log_id, ENVELOPE_ID_SIZE);
 	follow->has_log = true;
-	return true;
+}
+
+/* Whether a live message is of the present log, as far as is known. */
+static bool hear_log(struct follow *follow, const uint8_t *log_id)
+{
+	if (is_log(follow, log_id))
+		return true;
+	if (!follow->is_joined) {
+		change_log(follow, log_id);
+		return true;
+	}
+	follow->is_suspicious = true;
+	return false;
 }
 
 static void know_last(struct follow *follow, uint64_t last)
@@ -134,7 +118,7 @@ static enum follow_verdict keep(struct follow *follow, uint64_t seq, void *data)
 enum follow_verdict follow_live(struct follow *follow, const uint8_t *log_id, uint64_t seq,
 				void *data)
 {
-	if (seq == 0 || !enter_log(follow, log_id))
+	if (seq == 0 || !hear_log(follow, log_id))
 		return FOLLOW_DROP;
 
 	know_last(follow, seq);
@@ -150,7 +134,7 @@ enum follow_verdict follow_live(struct follow *follow, const uint8_t *log_id, ui
 
 void follow_heartbeat(struct follow *follow, const uint8_t *log_id, uint64_t last_seq)
 {
-	if (enter_log(follow, log_id))
+	if (hear_log(follow, log_id))
 		know_last(follow, last_seq);
 }
 
@@ -203,7 +187,6 @@ bool follow_wants_read(const struct follow *follow, uint64_t *ret_from)
 void follow_read_begin(struct follow *follow)
 {
 	follow->is_reading = true;
-	follow->is_read_stale = false;
 	follow->is_suspicious = false;
 	follow->asked = follow->next;
 }
@@ -212,29 +195,41 @@ void follow_read_begin(struct follow *follow)
 static bool join(struct follow *follow, const struct follow_reply *reply)
 {
 	follow->is_joined = true;
-	if (follow->next == 0) {
+	if (follow->next == 0)
 		follow->next = reply->next > 0 ? reply->next : 1;
+	if (follow->next <= reply->last_seq || follow->next - reply->last_seq == 1)
 		return true;
-	}
-	if (follow->next > reply->last_seq && follow->next - reply->last_seq > 1) {
-		restart(follow);
-		return false;
-	}
-	return true;
+
+	change_log(follow, reply->log_id);
+	return false;
+}
+
+/* Whether the reply goes on where we are; if not, that is set right. */
+static bool reply_fits(struct follow *follow, const struct follow_reply *reply)
+{
+	bool is_same = is_log(follow, reply->log_id);
+	bool fits = is_same || !follow->has_log || follow->next == 0;
+
+	if (!is_same)
+		change_log(follow, reply->log_id);
+	/* Asked for before we were set back. */
+	if (follow->next < follow->asked)
+		fits = false;
+	if (!fits)
+		follow->is_joined = true;
+	else if (!follow->is_joined)
+		fits = join(follow, reply);
+	know_last(follow, reply->last_seq);
+	return fits;
 }
 
 bool follow_read_reply(struct follow *follow, const struct follow_reply *reply)
 {
-	if (!enter_log(follow, reply->log_id) || follow->is_read_stale) {
+	if (!reply_fits(follow, reply)) {
 		follow_read_failed(follow);
 		return false;
 	}
-	know_last(follow, reply->last_seq);
-	follow->read_start = follow->next;
-	if (!follow->is_joined && !join(follow, reply)) {
-		follow_read_failed(follow);
-		return false;
-	}
+	follow->read_start = follow->asked;
 	/* Not when live messages have brought us past the hole since. */
 	if (reply->is_truncated && follow->next < reply->first_seq)
 		follow->is_truncated = true;
@@ -265,5 +260,4 @@ bool follow_read_end(struct follow *follow)
 void follow_read_failed(struct follow *follow)
 {
 	follow->is_reading = false;
-	follow->is_read_stale = false;
 }

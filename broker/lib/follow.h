@@ -20,8 +20,9 @@
  *
  * Then follow_take() again. When a read brought nothing further, the owner waits
  * before the next one. Another log_id means another log: it is followed from its
- * first event, with the mark "truncated"; what still arrives of the log before is
- * passed over.
+ * first event, with the mark "truncated". Which log is the present one only a read
+ * can say, since live messages of logs that are gone may still be on their way:
+ * one of another log is passed over, and makes the log be read.
  */
 
 #include <stdbool.h>
@@ -31,7 +32,6 @@
 #include "schemas/envelope.h"
 
 #define FOLLOW_BUFFER_MAX 4096 /* live events that wait; those beyond come from the log */
-#define FOLLOW_PAST_MAX   4
 
 enum follow_verdict {
 	FOLLOW_DELIVER, /* it is due now */
@@ -51,12 +51,9 @@ struct follow {
 	uint64_t read_next;  /* the reply that is being handed out: read on from here */
 	uint64_t read_start; /* `next` before that reply */
 	uint8_t log_id[ENVELOPE_ID_SIZE];
-	uint8_t past[FOLLOW_PAST_MAX][ENVELOPE_ID_SIZE]; /* logs that are gone */
-	unsigned n_past;
-	bool has_log;
+	bool has_log;   /* before the first read: the one that was heard last */
 	bool is_joined; /* a read has said where the log is */
 	bool is_reading;
-	bool is_read_stale;        /* the log changed since that read was asked for */
 	bool is_suspicious;        /* read, although nothing is known to be missing */
 	bool is_truncated;         /* to be said with the next event */
 	struct follow_item *items; /* a ring of n_slots, in order of seq */
