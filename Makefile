@@ -50,7 +50,8 @@ SERVICE_LIBS = $(LIB_SERVICE) $(JSON_LIBS) $(BUS_LIBS) -llmdb
 libs_broker                = $(BUS_LIBS) -llmdb
 libs_services/container    = $(SERVICE_LIBS)
 libs_services/image        = $(SERVICE_LIBS) -lcrypto
-libs_services/image/work   = $(JSON_LIBS) $(BASE_LIBS) -larchive -lcurl -lcrypto
+# The child shares the parsers of its parent's folder.
+libs_services/image/work   = $(call archive_of,services/image) $(JSON_LIBS) $(BASE_LIBS) -larchive -lcrypto
 libs_services/runtime      = $(SERVICE_LIBS)
 libs_services/task         = $(SERVICE_LIBS)
 libs_shim                  = $(BASE_LIBS)
@@ -112,7 +113,7 @@ $(eval $(call archive_rule,$(TEST_LIB),$(call objects,$(wildcard tests/lib/*.c))
 ALL_LIBS = $(SERVICE_LIBS) -lcrypto -larchive
 
 # The archive of a unit test's folder: tests/unit/<folder>/test_x.c -> lib of <folder>, if it is a process.
-unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1)),$(call archive_of,$(p))))
+unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1)),$(call archive_of,$(p)) $(filter $(call archive_of,services/image),$(libs_$(p)))))
 define unit_rule
 $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)

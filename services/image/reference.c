@@ -1,0 +1,104 @@
+/* Names of images, chain ids: see reference.h. */
+
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/lib/error.h"
+#include "broker/lib/file.h"
+#include "services/image/reference.h"
+
+const char *reference_tag(const char *name)
+{
+	const char *last = strrchr(name, '/'), *colon;
+
+	if (strchr(name, '@'))
+		return NULL;
+	colon = strrchr(last ?: name, ':');
+	return colon ? colon + 1 : NULL;
+}
+
+/* Does the part before the first slash name a registry? */
+static bool has_host(const char *name)
+{
+	size_t size = strcspn(name, "/");
+
+	if (!name[size])
+		return false;
+	if (memchr(name, '.', size) || memchr(name, ':', size))
+		return true;
+	return size == 9 && !strncmp(name, "localhost", 9);
+}
+
+char *reference_normalize(const char *name)
+{
+	const char *prefix = has_host(name)      ? ""
+			     : strchr(name, '/') ? "docker.io/"
+						 : "docker.io/library/";
+	const char *suffix = strchr(name, '@') || reference_tag(name) ? "" : ":latest";
+
+	return text_format("%s%s%s", prefix, name, suffix);
+}
+
+char *reference_candidate(const char *name, unsigned index)
+{
+	errno = 0;
+	if (index == 0)
+		return text_format("%s", name);
+	if (index == 1)
+		return text_format("%s%s", name,
+				   strchr(name, '@') || reference_tag(name) ? "" : ":latest");
+	if (index == 2)
+		return reference_normalize(name);
+	return NULL;
+}
+
+static bool is_prefix(const char *name, const char *base)
+{
+	size_t size = strlen(base);
+
+	return !strncmp(name, base, size) && (!name[size] || strchr("/:@", name[size]));
+}
+
+int reference_import_name(const char *name, const char *base, bool only_base, char **ret_name)
+{
+	char *result = NULL;
+
+	*ret_name = NULL;
+	if (!name || !name[0]) {
+		if (!only_base)
+			return 0;
+		result = text_format("%s%s", base, reference_tag(base) ? "" : ":latest");
+	} else if (strpbrk(name, "/:@")) {
+		if (only_base && !is_prefix(name, base))
+			return 0;
+		result = text_format("%s", name);
+	} else {
+		result = text_format("%s:%s", base, name);
+	}
+	if (!result)
+		return error_origin(-ENOMEM);
+	*ret_name = result;
+	return 0;
+}
+
+void digest_of(const void *data, size_t size, char ret_digest[DIGEST_SIZE])
+{
+	unsigned char hash[SHA256_DIGEST_LENGTH];
+
+	SHA256(data, size, hash);
+	memcpy(ret_digest, "sha256:", 7);
+	for (size_t i = 0; i < sizeof(hash); i++)
+		sprintf(ret_digest + 7 + 2 * i, "%02x", hash[i]);
+}
+
+void chain_id(const char *parent, const char *diff_id, char ret_chain[DIGEST_SIZE])
+{
+	char both[2 * DIGEST_SIZE];
+
+	if (!parent || !parent[0])
+		snprintf(ret_chain, DIGEST_SIZE, "%s", diff_id);
+	else
+		digest_of(both, (size_t)snprintf(both, sizeof(both), "%s %s", parent, diff_id),
+			  ret_chain);
+}

@@ -1,0 +1,148 @@
+/* davit-image-work: one mode, one request on fd 3, one answer on fd 4. */
+
+#include <fcntl.h>
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/lib/log.h"
+#include "services/image/work/work.h"
+
+#define REQUEST_FD 3
+#define ANSWER_FD  4
+#define FIRST_FD   5
+#define SECOND_FD  6
+
+static int read_request(const struct schema_message *schema, void *ret_request, struct why *why)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer buffer = {};
+	struct schema_fault fault = {};
+	uint8_t block[65536];
+	ssize_t size;
+
+	while ((size = read(REQUEST_FD, block, sizeof(block))) > 0) {
+		if (buffer.size + (size_t)size > SCHEMA_MESSAGE_MAX)
+			return why_set(why, -EMSGSIZE, "the request is too long");
+		if (schema_buffer_add(&buffer, block, (size_t)size))
+			return error_origin(-ENOMEM);
+	}
+	if (size < 0)
+		return why_errno(why, error_origin(-errno), "cannot read the request");
+	if (schema_unpack(schema, buffer.data, buffer.size, ret_request, &fault))
+		return why_set(why, error_origin(-EBADMSG), "bad request: %s", fault.text);
+	return 0;
+}
+
+static int write_answer(const struct schema_message *schema, const void *answer)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer buffer = {};
+	struct schema_fault fault = {};
+	size_t done = 0;
+
+	if (schema_pack(schema, answer, &buffer, &fault)) {
+		log_error("cannot pack the answer: %s", fault.text);
+		return error_origin(-EBADMSG);
+	}
+	while (done < buffer.size) {
+		ssize_t n = write(ANSWER_FD, buffer.data + done, buffer.size - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_origin(-errno);
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+/* What every result says of a failure. */
+static int describe(int r, const struct why *why, char **error, enum bus_status *status)
+{
+	*status = work_status(r);
+	if (!r)
+		return 0;
+	return schema_set(error, why->text[0] ? why->text : strerror(r < 0 ? -r : EINVAL));
+}
+
+static int run_import(struct why *why)
+{
+	_cleanup_(work_import_request_clear) struct work_import_request request = {};
+	_cleanup_(work_import_result_clear) struct work_import_result result = {};
+	int r;
+
+	r = read_request(schema_work_import_request(), &request, why);
+	if (!r)
+		r = sandbox_unshare(why);
+	if (!r)
+		r = work_import(&request, FIRST_FD, SECOND_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_import_result(), &result));
+}
+
+static int run_apply(struct why *why)
+{
+	_cleanup_(work_apply_request_clear) struct work_apply_request request = {};
+	_cleanup_(work_apply_result_clear) struct work_apply_result result = {};
+	int r;
+
+	r = read_request(schema_work_apply_request(), &request, why);
+	if (!r)
+		r = sandbox_unshare(why);
+	if (!r)
+		r = work_apply(&request, FIRST_FD, SECOND_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_apply_result(), &result));
+}
+
+static int run_remove(struct why *why)
+{
+	_cleanup_(work_remove_request_clear) struct work_remove_request request = {};
+	_cleanup_(work_remove_result_clear) struct work_remove_result result = {};
+	int r;
+
+	r = read_request(schema_work_remove_request(), &request, why);
+	if (!r)
+		r = work_remove(&request, FIRST_FD, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_remove_result(), &result));
+}
+
+static int run(const char *mode, struct why *why)
+{
+	int r;
+
+	r = sandbox_limit(why);
+	if (r)
+		return error_trace(r);
+	if (!strcmp(mode, "import"))
+		return error_trace(run_import(why));
+	if (!strcmp(mode, "apply"))
+		return error_trace(run_apply(why));
+	if (!strcmp(mode, "remove"))
+		return error_trace(run_remove(why));
+	return why_set(why, -EINVAL, "unknown mode '%s'", mode);
+}
+
+int main(int argc, char *argv[])
+{
+	struct why why = {};
+
+	log_init("davit-image-work", LOG_INFO);
+	if (argc != 2 || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
+		fprintf(stderr, "davit-image-work is started by davit-image:\n"
+				"usage: davit-image-work import|apply|remove 3<REQUEST 4>ANSWER\n");
+		return 2;
+	}
+	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */
+	setlocale(LC_CTYPE, "C.UTF-8");
+	umask(0);
+	if (run(argv[1], &why)) {
+		log_error("%s", why.text[0] ? why.text : "failed");
+		return 1;
+	}
+	return 0;
+}

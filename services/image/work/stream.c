@@ -1,0 +1,227 @@
+/*
+ * Decompression and the tar reader: see stream.h. Two libarchive readers in a
+ * row: a raw one whose only work is to undo the compression, and a tar one that
+ * reads from it, so that the hash sees each uncompressed byte, padding included.
+ */
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "services/image/work/stream.h"
+
+#define BLOCK_SIZE (1u << 20)
+#define RATIO_FREE (64ull << 20) /* uncompressed bytes before the ratio counts */
+
+struct stream {
+	int fd;
+	void *block; /* what was read from fd */
+	struct archive *raw, *tar;
+	struct hash *hash;
+	struct work_limits limits;
+	uint64_t n_in, n_out, n_entries;
+	const char *limit; /* which one was exceeded */
+	int error;         /* of read(2) */
+	bool is_at_end;
+};
+
+static la_ssize_t read_file(struct archive *raw, void *userdata, const void **ret_buffer)
+{
+	struct stream *stream = userdata;
+	ssize_t size;
+
+	do
+		size = read(stream->fd, stream->block, BLOCK_SIZE);
+	while (size < 0 && errno == EINTR);
+	if (size < 0) {
+		stream->error = errno;
+		archive_set_error(raw, errno, "cannot read: %s", strerror(errno));
+		return -1;
+	}
+	stream->n_in += (uint64_t)size;
+	*ret_buffer = stream->block;
+	return size;
+}
+
+/* Is there more than a sane image has? */
+static bool is_over_limit(struct stream *stream)
+{
+	if (stream->n_out > stream->limits.bytes)
+		stream->limit = "bytes";
+	else if (stream->n_out > RATIO_FREE &&
+		 (stream->n_out - RATIO_FREE) / stream->limits.ratio > stream->n_in)
+		stream->limit = "compression ratio";
+	return stream->limit;
+}
+
+/* The tar reader's input: uncompressed blocks as they come, without a copy. */
+static la_ssize_t read_raw(struct archive *tar, void *userdata, const void **ret_buffer)
+{
+	struct stream *stream = userdata;
+	la_int64_t offset;
+	size_t size = 0;
+	int r;
+
+	if (stream->is_at_end)
+		return 0;
+	do
+		r = archive_read_data_block(stream->raw, ret_buffer, &size, &offset);
+	while (r == ARCHIVE_OK && !size);
+	if (r == ARCHIVE_EOF) {
+		stream->is_at_end = true;
+		return 0;
+	}
+	if (r != ARCHIVE_OK) {
+		archive_set_error(tar, EIO, "%s", archive_error_string(stream->raw) ?: "damaged");
+		return -1;
+	}
+	stream->n_out += size;
+	if (is_over_limit(stream)) {
+		archive_set_error(tar, EFBIG, "over the limit of %s", stream->limit);
+		return -1;
+	}
+	if (stream->hash)
+		hash_add(stream->hash, *ret_buffer, size);
+	return (la_ssize_t)size;
+}
+
+/* Sentence for a libarchive failure. */
+static int refuse(struct stream *stream, struct archive *archive, const char *what, struct why *why)
+{
+	if (stream->error)
+		return why_errno(why, error_origin(-stream->error), "cannot read the archive");
+	if (archive_errno(archive) == ENOMEM)
+		return why_set(why, -ENOMEM, "%s needs too much memory", what);
+	return why_set(why, WORK_E_INVALID, "%s: %s", what,
+		       work_show(archive_error_string(archive) ?: "damaged"));
+}
+
+static int open_raw(struct stream *stream, struct why *why)
+{
+	struct archive_entry *entry;
+	int r;
+
+	stream->raw = archive_read_new();
+	if (!stream->raw)
+		return error_origin(-ENOMEM);
+	/* Anything but OK would mean that an outside program does it. */
+	if (archive_read_support_filter_gzip(stream->raw) != ARCHIVE_OK ||
+	    archive_read_support_filter_zstd(stream->raw) != ARCHIVE_OK)
+		return why_set(why, error_origin(-ENOTSUP), "libarchive lacks gzip or zstd");
+	archive_read_support_format_raw(stream->raw);
+	archive_read_support_format_empty(stream->raw);
+	r = archive_read_open(stream->raw, stream, NULL, read_file, NULL);
+	if (r != ARCHIVE_OK)
+		return refuse(stream, stream->raw, "not readable", why);
+	r = archive_read_next_header(stream->raw, &entry);
+	if (r == ARCHIVE_EOF)
+		stream->is_at_end = true;
+	else if (r != ARCHIVE_OK)
+		return refuse(stream, stream->raw, "not readable", why);
+	return 0;
+}
+
+int stream_new(int fd, bool is_hashed, const struct work_limits *limits, struct stream **ret_stream,
+	       struct why *why)
+{
+	_cleanup_(stream_freep) struct stream *stream = calloc(1, sizeof(*stream));
+	int r;
+
+	if (!stream)
+		return error_origin(-ENOMEM);
+	stream->fd = fd;
+	stream->limits = work_limits_fill(limits);
+	stream->block = malloc(BLOCK_SIZE);
+	if (!stream->block)
+		return error_origin(-ENOMEM);
+	(void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	r = is_hashed ? hash_new(&stream->hash) : 0;
+	if (!r)
+		r = open_raw(stream, why);
+	if (r)
+		return error_trace(r);
+	*ret_stream = TAKE(stream);
+	return 0;
+}
+
+struct stream *stream_free(struct stream *stream)
+{
+	if (!stream)
+		return NULL;
+	archive_read_free(stream->tar);
+	archive_read_free(stream->raw);
+	hash_free(stream->hash);
+	free(stream->block);
+	free(stream);
+	return NULL;
+}
+
+void stream_freep(struct stream **stream)
+{
+	*stream = stream_free(*stream);
+}
+
+int stream_open_tar(struct stream *stream, struct archive **ret_tar, struct why *why)
+{
+	stream->tar = archive_read_new();
+	if (!stream->tar)
+		return error_origin(-ENOMEM);
+	archive_read_support_format_tar(stream->tar);
+	archive_read_support_format_empty(stream->tar);
+	if (archive_read_open(stream->tar, stream, NULL, read_raw, NULL) != ARCHIVE_OK)
+		return refuse(stream, stream->tar, "not a tar archive", why);
+	*ret_tar = stream->tar;
+	return 0;
+}
+
+int stream_next(struct stream *stream, struct archive_entry **ret_entry, struct why *why)
+{
+	int r = archive_read_next_header(stream->tar, ret_entry);
+
+	if (r == ARCHIVE_EOF) {
+		*ret_entry = NULL;
+		return 0;
+	}
+	if (r != ARCHIVE_OK)
+		return refuse(stream, stream->tar, "damaged tar header", why);
+	if (++stream->n_entries > stream->limits.entries)
+		return why_set(why, WORK_E_INVALID, "more than %llu entries",
+			       (unsigned long long)stream->limits.entries);
+	return 0;
+}
+
+int stream_data(struct stream *stream, const void **ret_data, size_t *ret_size, int64_t *ret_offset,
+		struct why *why)
+{
+	la_int64_t offset = 0;
+	int r;
+
+	*ret_size = 0;
+	do
+		r = archive_read_data_block(stream->tar, ret_data, ret_size, &offset);
+	while (r == ARCHIVE_OK && !*ret_size);
+	*ret_offset = offset;
+	if (r == ARCHIVE_EOF) {
+		*ret_size = 0;
+		return 0;
+	}
+	if (r != ARCHIVE_OK)
+		return refuse(stream, stream->tar, "damaged content", why);
+	return 0;
+}
+
+int stream_finish(struct stream *stream, char ret_digest[DIGEST_SIZE], struct why *why)
+{
+	const void *block;
+	la_ssize_t size;
+
+	/* The tar reader has taken every block that it asked for; the rest is behind the end. */
+	do
+		size = read_raw(stream->tar, stream, &block);
+	while (size > 0);
+	if (size < 0)
+		return refuse(stream, stream->tar, "damaged", why);
+	if (stream->hash)
+		hash_finish(stream->hash, ret_digest);
+	return 0;
+}

@@ -1,0 +1,81 @@
+/* Small things that all modes need: see work.h. */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/lib/file.h"
+#include "services/image/work/work.h"
+
+#define SHOWN_MAX 200
+
+enum bus_status work_status(int r)
+{
+	switch (r) {
+	case 0:
+		return BUS_OK;
+	case WORK_E_INVALID:
+		return BUS_INVALID_ARGUMENT;
+	case WORK_E_DAMAGED:
+		return BUS_DATA_LOSS;
+	case -ENOSPC:
+	case -EDQUOT:
+	case -EFBIG:
+	case -ENOMEM:
+		return BUS_RESOURCE_EXHAUSTED;
+	case -ENOENT:
+		return BUS_NOT_FOUND;
+	case -EACCES:
+	case -EPERM:
+		return BUS_PERMISSION_DENIED;
+	case -EIO:
+		return BUS_DATA_LOSS;
+	default:
+		return BUS_INTERNAL;
+	}
+}
+
+struct work_limits work_limits_fill(const struct work_limits *limits)
+{
+	struct work_limits all = limits ? *limits : (struct work_limits){};
+
+	all.entries = all.entries ?: 1000000;
+	all.bytes = all.bytes ?: 64ull << 30;
+	all.ratio = all.ratio ?: 1000;
+	all.path_depth = all.path_depth ?: 255;
+	all.path_size = all.path_size ?: 4096;
+	all.xattr_bytes = all.xattr_bytes ?: 262144;
+	return all;
+}
+
+const char *work_show(const char *text)
+{
+	static char buffers[4][SHOWN_MAX + 4];
+	static unsigned turn;
+	char *shown = buffers[turn++ % ARRAY_SIZE(buffers)];
+	size_t size = strnlen(text, SHOWN_MAX + 1);
+	size_t kept = size > SHOWN_MAX ? SHOWN_MAX : size;
+
+	for (size_t i = 0; i < kept; i++) {
+		unsigned char c = (unsigned char)text[i];
+
+		shown[i] = c >= ' ' && c < 0x7f ? (char)c : '?';
+	}
+	strcpy(shown + kept, size > SHOWN_MAX ? "..." : "");
+	return shown;
+}
+
+int work_remove(const struct work_remove_request *request, int directory, struct why *why)
+{
+	int r;
+
+	for (size_t i = 0; i < request->names.count; i++) {
+		const char *name = request->names.items[i];
+
+		if (!name[0] || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+			return why_set(why, WORK_E_INVALID, "'%s' is not a name", work_show(name));
+		r = file_remove_tree(directory, name, why);
+		if (r)
+			return error_trace(r);
+	}
+	return 0;
+}

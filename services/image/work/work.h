@@ -1,0 +1,39 @@
+#pragma once
+/*
+ * What the modes of davit-image-work share. The process is a child of
+ * davit-image: it reads one request from fd 3, does one blocking thing with
+ * input that nobody vouches for, and answers on fd 4. It has limits, no network,
+ * and for applying a layer no path that leads out of the snapshot.
+ */
+
+#include "broker/lib/error.h"
+#include "schemas/messages.h"
+
+enum {
+	_WORK_E_SUCCESS,
+	WORK_E_INVALID, /* the archive is malformed, hostile or over a limit */
+	WORK_E_DAMAGED, /* content that does not have the digest that it should have */
+};
+
+/* The class of a failure for the caller: WORK_E_* or a negative errno. */
+enum bus_status work_status(int r);
+
+/* Zeroes become the defaults of schemas/image.def. */
+struct work_limits work_limits_fill(const struct work_limits *limits);
+
+/* @text for a sentence: at most 200 bytes, control characters and broken UTF-8 as '?'. Static buffers, used in turn. */
+const char *work_show(const char *text);
+
+int work_import(const struct work_import_request *request, int ingest, int archive,
+		struct work_import_result *ret_result, struct why *why);
+int work_apply(const struct work_apply_request *request, int blob, int snapshots,
+	       struct work_apply_result *ret_result, struct why *why);
+int work_remove(const struct work_remove_request *request, int directory, struct why *why);
+
+/* ---- sandbox.c ---- */
+/* Memory, core and descriptors; what no mode needs is given up. */
+int sandbox_limit(struct why *why);
+/* Own network and mount namespace; mounts made later do not reach the host. -EPERM without the right to. */
+int sandbox_unshare(struct why *why);
+/* @fd becomes the root: no path leads out of it any more. */
+int sandbox_enter(int fd, struct why *why);
