@@ -13,6 +13,7 @@
 
 #define XATTRS_MAX 65536
 #define DEPTH_MAX  300
+#define COPY_SIZE  65536
 #define OPAQUE     "trusted.overlay.opaque"
 
 /* ---- extended attributes ---- */
@@ -99,6 +100,30 @@ int copy_metadata(int from, int to, const struct stat *status)
 
 /* ---- content ---- */
 
+/* One stretch of data by hand: between file systems of different kinds the kernel does not copy. */
+static int copy_bytes(int from, int to, off_t start, off_t end)
+{
+	_cleanup_(cleanup_free) char *block = malloc(COPY_SIZE);
+
+	if (!block)
+		return error_origin(-ENOMEM);
+	if (lseek(to, start, SEEK_SET) < 0)
+		return error_origin(-errno);
+	while (start < end) {
+		size_t size = end - start < COPY_SIZE ? (size_t)(end - start) : COPY_SIZE;
+		ssize_t n = pread(from, block, size, start);
+		int r;
+
+		if (n <= 0)
+			return error_origin(n < 0 ? -errno : -EIO);
+		r = file_write_all(to, block, (size_t)n);
+		if (r)
+			return error_trace(r);
+		start += n;
+	}
+	return 0;
+}
+
 /* One stretch of data; offsets are the same on both sides. */
 static int copy_range(int from, int to, off_t start, off_t end)
 {
@@ -107,10 +132,10 @@ static int copy_range(int from, int to, off_t start, off_t end)
 	while (in < end) {
 		ssize_t n = copy_file_range(from, &in, to, &out, (size_t)(end - in), 0);
 
-		if (n < 0)
-			return error_origin(-errno);
-		if (n == 0)
-			return error_origin(-EIO);
+		if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == EINVAL))
+			return error_trace(copy_bytes(from, to, in, end));
+		if (n <= 0)
+			return error_origin(n < 0 ? -errno : -EIO);
 	}
 	return 0;
 }

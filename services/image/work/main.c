@@ -73,7 +73,7 @@ static int run_import(struct why *why)
 
 	r = read_request(schema_work_import_request(), &request, why);
 	if (!r)
-		r = sandbox_unshare(why);
+		r = sandbox_unshare(FIRST_FD, why);
 	if (!r)
 		r = work_import(&request, FIRST_FD, SECOND_FD, &result, why);
 	if (describe(r, why, &result.error, &result.status))
@@ -89,7 +89,7 @@ static int run_apply(struct why *why)
 
 	r = read_request(schema_work_apply_request(), &request, why);
 	if (!r)
-		r = sandbox_unshare(why);
+		r = sandbox_unshare(SECOND_FD, why);
 	if (!r)
 		r = work_apply(&request, FIRST_FD, SECOND_FD, &result, why);
 	if (describe(r, why, &result.error, &result.status))

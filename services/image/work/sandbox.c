@@ -1,5 +1,6 @@
 /* What davit-image-work gives up before it looks at its input. */
 
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -44,14 +45,21 @@ int sandbox_limit(struct why *why)
 	return 0;
 }
 
-int sandbox_unshare(struct why *why)
+int sandbox_unshare(int directory, struct why *why)
 {
+	_cleanup_(cleanup_fd) int again = -1;
+
+	if (fchdir(directory) < 0)
+		return why_errno(why, error_origin(-errno), "cannot enter the given directory");
 	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC) < 0)
 		return why_errno(why, error_origin(-errno),
 				 "cannot give davit-image-work namespaces of its own");
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
 		return why_errno(why, error_origin(-errno),
 				 "cannot keep davit-image-work's mounts to itself");
+	again = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (again < 0 || dup3(again, directory, O_CLOEXEC) < 0)
+		return why_errno(why, error_origin(-errno), "cannot open the given directory");
 	return 0;
 }
 

@@ -33,7 +33,10 @@ int work_remove(const struct work_remove_request *request, int directory, struct
 /* ---- sandbox.c ---- */
 /* Memory, core and descriptors; what no mode needs is given up. */
 int sandbox_limit(struct why *why);
-/* Own network and mount namespace; mounts made later do not reach the host. -EPERM without the right to. */
-int sandbox_unshare(struct why *why);
+/*
+ * Own network and mount namespace; mounts made later do not reach the host. @directory is opened again within
+ * (a descriptor from outside belongs to mounts that an overlay of this namespace may not use).
+ */
+int sandbox_unshare(int directory, struct why *why);
 /* @fd becomes the root: no path leads out of it any more. */
 int sandbox_enter(int fd, struct why *why);
