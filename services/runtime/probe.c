@@ -181,10 +181,13 @@ static void on_answer(void *userdata, void *reply, const struct why *why)
 
 static void ask(struct probe_entry *entry)
 {
+	static const struct empty nothing;
 	const char *const argv[] = {"--probe", entry->record.name, entry->record.path, NULL};
 	struct work_options options = {
 		.program = "davit-runtime",
 		.argv = argv,
+		.request = schema_empty(),
+		.request_message = &nothing,
 		.reply = schema_runtime_record(),
 		.deadline_ms = time_boot_ms() + 2 * PROBE_TIMEOUT_MS,
 	};
