@@ -67,6 +67,8 @@ int operation_after_commit(struct operation *operation, void (*fn)(struct operat
  * success. Returns OPERATION_LATER, so that a step can `return operation_call(…)`. */
 typedef int (*operation_reply_fn)(struct operation *operation, void *reply);
 int operation_call(struct operation *operation, const struct schema_method *method, const char *what, const void *request, operation_reply_fn done);
+/* The same for what may be gone already: NOT_FOUND counts as success, @done (may be NULL) is then not called. */
+int operation_call_if_any(struct operation *operation, const struct schema_method *method, const char *what, const void *request, operation_reply_fn done);
 
 /* From later callbacks. */
 void operation_step_done(struct operation *operation);
