@@ -362,11 +362,14 @@ static int set_up(struct broker *broker, struct why *why)
 		.interval_ms = broker->options->watchdog_ms,
 		.failed = bus_watchdog_exit,
 	};
+	pthread_mutexattr_t attributes; /* it is held for microseconds: spinning beats sleeping */
 	int r;
 
 	umask(077);
 	raise_limits();
-	pthread_mutex_init(&broker->lock, NULL);
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(&broker->lock, &attributes);
 	r = open_loop(broker);
 	if (!r)
 		r = quota_new(&quota_limits, &broker->quota);

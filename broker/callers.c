@@ -20,8 +20,7 @@ struct callers {
 	nng_socket socket;
 	struct loop_mail mail; /* requests for the broker itself */
 	struct caller *contexts[CALLERS_MAX];
-	size_t n_contexts; /* under the broker's lock, like n_free */
-	size_t n_free;
+	atomic_size_t n_contexts, n_free;
 	atomic_uint n_connections;
 	atomic_uint_least64_t n_requests, n_replies, n_refused;
 };
@@ -51,8 +50,8 @@ static void finish(struct caller *caller)
 		quota_give(broker->quota, caller->account, caller->exchange.is_service,
 			   caller->size);
 	caller->is_counted = false;
-	caller->callers->n_free++;
 	pthread_mutex_unlock(&broker->lock);
+	atomic_fetch_add(&caller->callers->n_free, 1);
 	start_receive(caller);
 }
 
@@ -282,15 +281,15 @@ static void handle_request(struct caller *caller)
 
 static void on_received(struct caller *caller)
 {
-	struct broker *broker = caller->callers->broker;
-	bool is_low;
+	struct callers *callers = caller->callers;
 
 	caller->message = nng_aio_get_msg(caller->aio);
-	broker_lock(broker);
-	caller->callers->n_free--;
-	is_low = caller->callers->n_free < CONTEXTS_LOW &&
-		 caller->callers->n_contexts < CALLERS_MAX;
-	broker_unlock(broker, &(struct route_actions){.needs_connections = is_low});
+	if (atomic_fetch_sub(&callers->n_free, 1) <= CONTEXTS_LOW &&
+	    atomic_load(&callers->n_contexts) < CALLERS_MAX) {
+		broker_lock(callers->broker);
+		broker_unlock(callers->broker,
+			      &(struct route_actions){.needs_connections = true});
+	}
 	handle_request(caller);
 }
 
@@ -355,10 +354,6 @@ static int add_context(struct callers *callers)
 	}
 	broker_lock(broker);
 	r = deadlines_reserve(&broker->router.deadlines, callers->n_contexts + 1);
-	if (!r) {
-		callers->contexts[callers->n_contexts++] = caller;
-		callers->n_free++;
-	}
 	pthread_mutex_unlock(&broker->lock);
 	if (r) {
 		nng_ctx_close(caller->context);
@@ -366,19 +361,17 @@ static int add_context(struct callers *callers)
 		free(caller);
 		return error_trace(r);
 	}
+	callers->contexts[callers->n_contexts++] = caller;
+	callers->n_free++;
 	start_receive(caller);
 	return 0;
 }
 
 void callers_grow(struct callers *callers)
 {
-	struct broker *broker = callers->broker;
-	bool is_low;
+	bool is_low = callers->n_free <= CONTEXTS_LOW;
 	int r = 0;
 
-	broker_lock(broker);
-	is_low = callers->n_free < CONTEXTS_LOW;
-	pthread_mutex_unlock(&broker->lock);
 	for (int i = 0; is_low && i < CONTEXTS_FIRST && callers->n_contexts < CALLERS_MAX && !r;
 	     i++)
 		r = add_context(callers);
@@ -388,18 +381,14 @@ void callers_grow(struct callers *callers)
 
 struct callers_figures callers_figures(struct callers *callers)
 {
-	struct callers_figures figures = {
+	return (struct callers_figures){
 		.n_requests = atomic_load(&callers->n_requests),
 		.n_replies = atomic_load(&callers->n_replies),
 		.n_refused = atomic_load(&callers->n_refused),
 		.n_connections = atomic_load(&callers->n_connections),
+		.n_contexts = atomic_load(&callers->n_contexts),
+		.n_free = atomic_load(&callers->n_free),
 	};
-
-	broker_lock(callers->broker);
-	figures.n_contexts = callers->n_contexts;
-	figures.n_free = callers->n_free;
-	pthread_mutex_unlock(&callers->broker->lock);
-	return figures;
 }
 
 int callers_new(struct broker *broker, const char *path, mode_t mode, struct callers **ret_callers,

@@ -15,8 +15,10 @@ struct pool_connection {
 	nng_aio *aio;
 	nng_msg *message; /* prepared, not yet sent */
 
+	atomic_bool is_sending; /* the request is nng's, and not yet gone */
+
 	/* Under the lock. */
-	bool is_working, is_sending; /* the aio is nng's */
+	bool is_working; /* the aio is nng's */
 	bool is_retired, is_mailed, is_closing;
 	unsigned n_added, n_removed; /* pipes that came and went */
 	unsigned n_used;	     /* n_added when the last request was sent */
@@ -214,14 +216,9 @@ static void on_answer(struct pool_connection *connection, nng_msg *message)
 static void on_aio(void *userdata)
 {
 	struct pool_connection *connection = userdata;
-	struct broker *broker = connection->pool->broker;
+	bool was_sending = atomic_exchange(&connection->is_sending, false);
 	int r = nng_aio_result(connection->aio);
-	bool was_sending;
 
-	broker_lock(broker);
-	was_sending = connection->is_sending;
-	connection->is_sending = false;
-	pthread_mutex_unlock(&broker->lock);
 	if (r) {
 		if (was_sending && nng_aio_get_msg(connection->aio)) {
 			nng_msg_free(nng_aio_get_msg(connection->aio));
