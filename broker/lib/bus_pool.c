@@ -178,11 +178,18 @@ int bus_pool_new(struct loop *loop, const char *path, unsigned n_max, bus_pool_r
 	return 0;
 }
 
+/* Those that nng still works for belong to it from here on, and all sockets do. */
 struct bus_pool *bus_pool_free(struct bus_pool *pool)
 {
+	struct bus_connection *connection;
+
 	if (!pool)
 		return NULL;
 
+	while ((connection = TAILQ_FIRST(&pool->idle))) {
+		TAILQ_REMOVE(&pool->idle, connection, idle);
+		connection_free(connection);
+	}
 	bus_port_close(pool->port);
 	free(pool->path);
 	free(pool);
