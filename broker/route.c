@@ -219,7 +219,7 @@ static void deliver(struct router *router, struct exchange *exchange,
 }
 
 /* The next exchange for @instance, its services in turn. */
-static struct exchange *next_of_instance(struct route_instance *instance)
+static struct exchange *next_of_instance(const struct route_instance *instance, size_t *ret_turn)
 {
 	for (size_t i = 0; i < instance->n_services; i++) {
 		size_t at = (instance->turn + i) % instance->n_services;
@@ -227,7 +227,7 @@ static struct exchange *next_of_instance(struct route_instance *instance)
 			instance->services[at] ? next_held(instance->services[at]) : NULL;
 
 		if (exchange) {
-			instance->turn = at + 1;
+			*ret_turn = at + 1;
 			return exchange;
 		}
 	}
@@ -238,12 +238,14 @@ static void hand_out(struct router *router, struct route_instance *instance,
 		     struct route_actions *actions)
 {
 	struct exchange *exchange;
+	size_t turn;
 
-	while (may_get(instance) && (exchange = next_of_instance(instance))) {
+	while (may_get(instance) && (exchange = next_of_instance(instance, &turn))) {
 		if (!instance->free) {
 			actions->needs_connections |= route_wanted_connections(instance) > 0;
 			return;
 		}
+		instance->turn = turn;
 		deliver(router, exchange, instance->free, actions);
 	}
 }

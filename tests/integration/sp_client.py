@@ -27,8 +27,9 @@ class Connection:
 
     def __init__(self, path, protocol, timeout=10):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.socket.settimeout(timeout)
+        # Blocking: a full backlog is waited for.
         self.socket.connect(path)
+        self.socket.settimeout(timeout)
         self.socket.sendall(b"\0SP\0" + struct.pack(">HH", protocol, 0))
         greeting = self.read(8)
         if greeting[:4] != b"\0SP\0":
