@@ -1,0 +1,147 @@
+#include <string.h>
+
+#include "services/runtime/spec.h"
+#include "tests/lib/main.h"
+
+static struct spec_host host;
+
+static const char good[] =
+	"{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sh\"],\"cwd\":\"/\",\"user\":{\"uid\":1,\"gid\":2},"
+	"\"capabilities\":{\"bounding\":[\"CAP_KILL\"],\"inheritable\":[\"CAP_KILL\"],\"ambient\":[\"CAP_KILL\"]},"
+	"\"rlimits\":[{\"type\":\"RLIMIT_NOFILE\",\"hard\":1048576,\"soft\":1024}]},"
+	"\"root\":{\"path\":\"rootfs\"},\"mounts\":[{\"destination\":\"/proc\",\"type\":\"proc\"}],"
+	"\"linux\":{\"cgroupsPath\":\"/a/b\",\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"pid\"}]},"
+	"\"annotations\":{\"io.davit.no-pivot\":\"true\"}}";
+
+static int setup(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < RLIM_NLIMITS; i++)
+		host.limits[i] = 20000;
+	return 0;
+}
+
+/* @good with the first @from replaced by @to. */
+static char *changed(const char *from, const char *to)
+{
+	const char *at = strstr(good, from);
+	char *text = malloc(sizeof(good) + strlen(to));
+
+	assert_non_null(at);
+	assert_non_null(text);
+	sprintf(text, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
+	return text;
+}
+
+static void test_a_good_spec_is_put_right(void **state)
+{
+	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
+	_cleanup_(json_cleanup) json_t *spec = NULL;
+	json_t *process, *limit;
+
+	(void)state;
+	assert_int_equal(spec_check(&host, good, "/state/bundles/x/rootfs", &spec, &facts, NULL),
+			 0);
+	process = json_object_get(spec, "process");
+	assert_null(json_object_get(json_object_get(process, "capabilities"), "inheritable"));
+	assert_null(json_object_get(json_object_get(process, "capabilities"), "ambient"));
+	limit = json_array_get(json_object_get(process, "rlimits"), 0);
+	assert_int_equal(json_integer_value(json_object_get(limit, "hard")), 20000);
+	assert_int_equal(json_integer_value(json_object_get(limit, "soft")), 1024);
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(spec, "root"), "path")),
+		"/state/bundles/x/rootfs");
+	assert_null(facts.rootfs);
+	assert_string_equal(facts.cgroup, "/a/b");
+	assert_true(facts.own_pid_ns);
+	assert_true(facts.no_pivot);
+	assert_false(facts.systemd_cgroup);
+}
+
+static void test_a_root_of_the_host_is_named(void **state)
+{
+	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
+	_cleanup_(json_cleanup) json_t *spec = NULL;
+	_cleanup_(cleanup_free) char *text = changed("\"path\":\"rootfs\"",
+						     "\"path\":\"/srv/tree\"");
+
+	(void)state;
+	assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, NULL), 0);
+	assert_string_equal(facts.rootfs, "/srv/tree");
+}
+
+static void test_a_shared_pid_namespace_is_seen(void **state)
+{
+	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
+	_cleanup_(json_cleanup) json_t *spec = NULL;
+	_cleanup_(cleanup_free) char *text =
+		changed("{\"type\":\"pid\"}", "{\"type\":\"pid\",\"path\":\"/proc/1/ns/pid\"}");
+
+	(void)state;
+	assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, NULL), 0);
+	assert_false(facts.own_pid_ns);
+}
+
+static void test_hostile_specs_are_refused_by_name(void **state)
+{
+	static const char *const cases[][3] = {
+		{"\"ociVersion\":\"1.0.2\"", "\"ociVersion\":\"2.0\"", "ociVersion"},
+		{"\"process\":{", "\"no\":{", "'process' is missing"},
+		{"[\"sh\"]", "[]", "no command"},
+		{"[\"sh\"]", "[\"\"]", "no command"},
+		{"[\"sh\"]", "[7]", "process.args[0]"},
+		{"[\"sh\"]", "[\"a\\u0000b\"]", ""},
+		{"\"cwd\":\"/\"", "\"cwd\":\"/proc/self/fd/3\"", "/proc"},
+		{"\"cwd\":\"/\"", "\"cwd\":\"/x/../dev\"", "'..'"},
+		{"\"uid\":1", "\"uid\":-1", "process.user.uid"},
+		{"\"uid\":1", "\"uid\":2147483648", "process.user.uid"},
+		{"\"uid\":1", "\"uid\":1.5", "process.user.uid"},
+		{"\"gid\":2", "\"gid\":2,\"additionalGids\":[4294967296]", "additionalGids[0]"},
+		{"RLIMIT_NOFILE", "RLIMIT_ODD", "RLIMIT_ODD"},
+		{"\"soft\":1024", "\"soft\":-1", "RLIMIT_NOFILE"},
+		{"\"path\":\"rootfs\"", "\"path\":\"/\"", "the host's own"},
+		{"\"path\":\"rootfs\"", "\"path\":\"/a/..\"", "'..'"},
+		{"\"type\":\"proc\"", "\"type\":\"proc\",\"options\":[\"shared\"]", "propagation"},
+		{"\"destination\":\"/proc\"", "\"destination\":\"proc\"", "destination"},
+		{"{\"type\":\"mount\"},", "", "mount namespace"},
+		{"{\"type\":\"mount\"}", "{\"type\":\"mount\",\"path\":\"/proc/1/ns/mnt\"}",
+		 "mount namespace"},
+		{"\"cgroupsPath\":", "\"rootfsPropagation\":\"shared\",\"cgroupsPath\":",
+		 "propagation"},
+		{"/a/b", "/a/../..", "'..'"},
+		{"}}", "}", "OCI spec"},
+		{"\"cwd\":\"/\"", "\"cwd\":\"/\",\"cwd\":\"/proc\"", "OCI spec"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_(cleanup_free) char *text = changed(cases[i][0], cases[i][1]);
+		struct spec_facts facts = {};
+		struct why why = {};
+		json_t *spec = NULL;
+
+		assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, &why),
+				 SPEC_E_INVALID);
+		if (!why.text[0] || !strstr(why.text, cases[i][2]))
+			fail_msg("case %zu: '%s' does not have '%s'", i, why.text, cases[i][2]);
+	}
+}
+
+static void test_every_truncation_is_refused(void **state)
+{
+	(void)state;
+	for (size_t size = 0; size + 1 < sizeof(good); size++) {
+		_cleanup_(cleanup_free) char *text = strndup(good, size);
+		struct spec_facts facts = {};
+		json_t *spec = NULL;
+
+		assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, NULL),
+				 SPEC_E_INVALID);
+	}
+}
+
+TEST_MAIN(cmocka_unit_test_setup(test_a_good_spec_is_put_right, setup),
+	  cmocka_unit_test_setup(test_a_root_of_the_host_is_named, setup),
+	  cmocka_unit_test_setup(test_a_shared_pid_namespace_is_seen, setup),
+	  cmocka_unit_test_setup(test_hostile_specs_are_refused_by_name, setup),
+	  cmocka_unit_test_setup(test_every_truncation_is_refused, setup))
