@@ -1,5 +1,6 @@
 #include "shim/cgroup.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -72,16 +73,32 @@ static char *directory_with(const char *controller, const char *path, const char
 	return name && !access(name, F_OK) ? TAKE(directory) : NULL;
 }
 
-/* The configured path, unless it is a systemd name (slice:prefix:name); else what the process is in. */
+bool cgroup_is_unit(const char *name, const char *path)
+{
+	const char *prefix = strchr(name, ':'), *unit = prefix ? strchr(prefix + 1, ':') : NULL;
+	const char *last = strrchr(path, '/');
+	size_t prefix_size, unit_size;
+
+	if (!unit || !unit[1] || !last)
+		return false;
+	prefix_size = (size_t)(unit - prefix - 1);
+	unit_size = strlen(unit + 1);
+	last++;
+	return !strncmp(last, prefix + 1, prefix_size) && last[prefix_size] == '-' &&
+	       !strncmp(last + prefix_size + 1, unit + 1, unit_size) &&
+	       !strcmp(last + prefix_size + 1 + unit_size, ".scope");
+}
+
+/* The configured path; for a systemd name (slice:prefix:name) what init is in, if that is what was asked for: a
+ * process without a cgroup of its own is in somebody else's, whose processes are none of ours. */
 static char *path_of(const char *path, const char *proc, const char *controller)
 {
 	_cleanup_(cleanup_free) char *found = NULL;
 
 	if (path && path[0] == '/')
-		return strdup(path);
-	found = proc ? cgroup_parse_path(proc, controller) : NULL;
-	/* A process that has ended is in the root of v1: that is nobody's container. */
-	return found && strcmp(found, "/") && !strstr(found, "/..") ? TAKE(found) : NULL;
+		return path[1] && !strstr(path, "/..") ? strdup(path) : NULL;
+	found = path && proc ? cgroup_parse_path(proc, controller) : NULL;
+	return found && !strstr(found, "/..") && cgroup_is_unit(path, found) ? TAKE(found) : NULL;
 }
 
 static bool find_v2(const char *path, const char *proc, struct cgroup *cgroup)
@@ -120,7 +137,7 @@ int cgroup_find(const char *path, pid_t pid, struct cgroup *ret_cgroup)
 
 	*ret_cgroup = (struct cgroup){};
 	snprintf(name, sizeof(name), "/proc/%d/cgroup", (int)pid);
-	if (pid && (!path || path[0] != '/'))
+	if (pid && path && path[0] != '/')
 		(void)file_read_proc(name, FILE_MAX, &proc, NULL);
 	if (!find_v2(path, proc, ret_cgroup))
 		find_v1(path, proc, ret_cgroup);
@@ -157,11 +174,32 @@ static void signal_one(pid_t pid, int signal)
 		(void)pidfd_send_signal(fd, signal, NULL, 0);
 }
 
+/* The next pid of a cgroup.procs; 0 at the end. */
+static pid_t next_pid(const char **text)
+{
+	char *end;
+	long pid = strtol(*text, &end, 10);
+
+	*text = end + (*end == '\n');
+	return pid > 0 && pid <= INT_MAX ? (pid_t)pid : 0;
+}
+
+/* The shim is never in its container's cgroup: one with the shim in it is not the container's. */
+static bool is_ours(const char *text)
+{
+	pid_t pid;
+
+	while ((pid = next_pid(&text)))
+		if (pid == getpid() || pid == 1)
+			return true;
+	return false;
+}
+
 int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count)
 {
 	_cleanup_(cleanup_free) char *text = NULL, *path = NULL;
 	size_t count = 0;
-	char *end;
+	pid_t pid;
 	int r;
 
 	*ret_count = 0;
@@ -175,13 +213,10 @@ int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t 
 		return 0;
 	if (r)
 		return error_trace(r);
-	for (char *at = text; *at; at = end) {
-		pid_t pid = (pid_t)strtol(at, &end, 10);
-
-		if (end == at)
-			break;
-		end += *end == '\n';
-		if (pid <= 0 || pid == except)
+	if (is_ours(text))
+		return error_origin(-EPERM);
+	for (const char *at = text; (pid = next_pid(&at));) {
+		if (pid == except)
 			continue;
 		count++;
 		if (signal)

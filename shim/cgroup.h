@@ -2,7 +2,9 @@
 /*
  * The container's cgroup, as far as the shim needs it: how many of its processes
  * were killed for memory, and a signal to all of them. v1 and v2; the path is
- * that of the configuration, or what /proc/<init>/cgroup says (systemd's names).
+ * that of the configuration, or, for one of systemd's names, what
+ * /proc/<init>/cgroup says. A container without a cgroup of its own has none
+ * here: the one that it lies in is somebody else's.
  */
 
 #include <stdbool.h>
@@ -23,12 +25,15 @@ void cgroup_deinit(struct cgroup *cgroup);
 
 /* Processes killed for memory so far; 0 if that cannot be told. */
 uint64_t cgroup_oom_kills(const struct cgroup *cgroup);
-/* Sends @signal (0: only counts) to each process but @except; @ret_count: how many there were. */
+/* Sends @signal (0: only counts) to each process but @except; @ret_count: how many there were. -EPERM: the shim
+ * itself is in it. */
 int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count);
 /* Removes the configured cgroup where an OCI runtime left it empty. Never fails. */
 void cgroup_remove(const char *path);
 
 /* Pure: the value of "<key> <number>" in @text, 0 if there is none. */
 uint64_t cgroup_parse_count(const char *text, const char *key);
+/* Pure: whether @path ends in the scope that systemd makes of @name, "slice:prefix:name". */
+bool cgroup_is_unit(const char *name, const char *path);
 /* Pure: the path of @controller ("memory"; "" is v2's) in the text of /proc/<pid>/cgroup, malloc'd; NULL if none. */
 char *cgroup_parse_path(const char *text, const char *controller);

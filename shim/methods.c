@@ -419,8 +419,8 @@ static int send_signal(struct shim *shim, int signal, bool all)
 
 	if (all && shim->init.cgroup.procs) {
 		r = cgroup_signal(&shim->init.cgroup, signal, 0, &count);
-		if (r || count)
-			return error_trace(r);
+		if (!r && count)
+			return 0;
 	}
 	return pidfd_send_signal(shim->init.pidfd, signal, NULL, 0) ? -errno : 0;
 }

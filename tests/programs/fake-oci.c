@@ -1,0 +1,306 @@
+/*
+ * A stand-in for an OCI runtime, which misbehaves on order. It takes crun's
+ * command line; its "container" is a child process that runs <bundle>/init.sh,
+ * without namespaces, so that a shim is tested without any kernel set-up.
+ *
+ * Since a shim gives no environment, orders stand in <root>/orders, one a line:
+ *
+ *	<verb> <order> [argument]
+ *
+ *	fail TEXT	log TEXT and exit with 1		before the verb's effect;
+ *	hang		sleep for ever				with "after-" in front
+ *	die		SIGKILL itself				(after-fail …) behind it
+ *	delay MS	wait
+ *	after-kill-init	kill init and wait until it is dead
+ *	after-wait-init	wait until init has ended by itself
+ *
+ * Each call appends what it was given to <root>/dump.<verb>: arguments,
+ * environment, directory, umask, descriptors, inheritable capabilities.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "broker/lib/cleanup.h"
+#include "broker/lib/file.h"
+
+struct call {
+	const char *root, *log, *verb, *bundle, *pid_file, *id;
+	bool force;
+	char *dir; /* of the container */
+};
+
+extern char **environ;
+
+__attribute__((noreturn, format(printf, 2, 3))) static void die(const struct call *call,
+								const char *format, ...)
+{
+	_cleanup_(cleanup_file) FILE *log = call->log ? fopen(call->log, "ae") : NULL;
+	va_list arguments;
+
+	if (!log)
+		log = stderr;
+	fputs("{\"msg\":\"", log);
+	va_start(arguments, format);
+	vfprintf(log, format, arguments);
+	va_end(arguments);
+	fputs("\",\"level\":\"error\"}\n", log);
+	fflush(log);
+	_exit(1);
+}
+
+/* ---- the command line ---------------------------------------------------- */
+
+static void parse(int argc, char **argv, struct call *call)
+{
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--root"))
+			call->root = argv[++i];
+		else if (!strcmp(argv[i], "--log"))
+			call->log = argv[++i];
+		else if (!strcmp(argv[i], "--log-format"))
+			i++;
+		else if (!strcmp(argv[i], "--bundle"))
+			call->bundle = argv[++i];
+		else if (!strcmp(argv[i], "--pid-file"))
+			call->pid_file = argv[++i];
+		else if (!strcmp(argv[i], "--force"))
+			call->force = true;
+		else if (argv[i][0] == '-')
+			continue; /* --detach, --no-pivot, --systemd-cgroup */
+		else if (!call->verb)
+			call->verb = argv[i];
+		else
+			call->id = argv[i];
+	}
+	if (!call->root || !call->verb || !call->id)
+		die(call, "usage: fake-oci --root DIR VERB ID");
+	call->dir = text_format("%s/%s", call->root, call->id);
+}
+
+static void dump_fds(FILE *to)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char target[4096] = "";
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] == '.' || fd == dirfd(dir) || fd == fileno(to))
+			continue;
+		(void)!readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+		fprintf(to, "fd %d %s\n", fd, target);
+	}
+}
+
+static void dump_file(FILE *to, const char *path)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+
+	if (!file_read_proc(path, 65536, &text, NULL))
+		fputs(text, to);
+}
+
+static void dump(const struct call *call, char **argv)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/dump.%s", call->root, call->verb);
+	_cleanup_(cleanup_free) char *cwd = getcwd(NULL, 0);
+	_cleanup_(cleanup_file) FILE *to = fopen(path, "ae");
+	mode_t mask = umask(0);
+
+	umask(mask);
+	if (!to)
+		return;
+	for (char **at = argv; *at; at++)
+		fprintf(to, "argument %s\n", *at);
+	for (char **at = environ; *at; at++)
+		fprintf(to, "environment %s\n", *at);
+	fprintf(to, "cwd %s\numask %03o\nsession %d\n", cwd, mask, getsid(0) == getpid());
+	dump_fds(to);
+	dump_file(to, "/proc/self/status");
+	dump_file(to, "/proc/self/cgroup");
+}
+
+/* ---- init ---------------------------------------------------------------- */
+
+static pid_t read_pid(const struct call *call)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/pid", call->dir), *text = NULL;
+
+	return file_read(AT_FDCWD, path, 64, &text, NULL) ? 0 : (pid_t)atoi(text);
+}
+
+/* Gone, or a zombie that its parent has not reaped. */
+static bool is_dead(pid_t pid)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+	const char *behind_name;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (file_read_proc(path, 4096, &text, NULL))
+		return true;
+	behind_name = strrchr(text, ')');
+	return !behind_name || behind_name[2] == 'Z' || behind_name[2] == 'X';
+}
+
+static void wait_for_death(pid_t pid)
+{
+	while (pid > 0 && !is_dead(pid))
+		usleep(1000);
+}
+
+static void kill_init(const struct call *call)
+{
+	pid_t pid = read_pid(call);
+
+	if (pid > 0)
+		kill(pid, SIGKILL);
+	wait_for_death(pid);
+}
+
+/* ---- orders -------------------------------------------------------------- */
+
+static void obey(const struct call *call, const char *order, const char *argument)
+{
+	if (!strcmp(order, "fail"))
+		die(call, "%s", argument);
+	if (!strcmp(order, "die"))
+		raise(SIGKILL);
+	while (!strcmp(order, "hang"))
+		pause();
+	if (!strcmp(order, "delay"))
+		usleep((useconds_t)atoi(argument) * 1000);
+	if (!strcmp(order, "kill-init"))
+		kill_init(call);
+	if (!strcmp(order, "wait-init"))
+		wait_for_death(read_pid(call));
+}
+
+static void take_orders(const struct call *call, bool is_after)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/orders", call->root), *text = NULL;
+	char *line, *rest;
+
+	if (file_read(AT_FDCWD, path, 65536, &text, NULL))
+		return;
+	for (rest = text; (line = strsep(&rest, "\n"));) {
+		const char *verb = strsep(&line, " "), *order = line ? strsep(&line, " ") : NULL;
+		bool after = order && !strncmp(order, "after-", 6);
+
+		if (order && !strcmp(verb, call->verb) && after == is_after)
+			obey(call, order + (after ? 6 : 0), line ?: "");
+	}
+}
+
+/* ---- verbs --------------------------------------------------------------- */
+
+static void run_init(const struct call *call, bool waits)
+{
+	_cleanup_(cleanup_free) char *script = text_format("%s/init.sh", call->bundle);
+	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
+	char byte;
+	int fd;
+
+	setsid();
+	if (waits) {
+		fd = open(gate, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || read(fd, &byte, 1) != 1)
+			_exit(120);
+	}
+	execl("/bin/sh", "sh", script, NULL);
+	_exit(127);
+}
+
+static void write_text(const struct call *call, const char *path, const char *text)
+{
+	if (file_write(path, text, strlen(text), 0600, false, NULL))
+		die(call, "cannot write %s", path);
+}
+
+static void create(const struct call *call, bool waits)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/pid", call->dir);
+	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
+	char text[16];
+	pid_t pid;
+
+	if (mkdir(call->root, 0700) && errno != EEXIST)
+		die(call, "mkdir %s: %s", call->root, strerror(errno));
+	if (mkdir(call->dir, 0700) || mkfifo(gate, 0600))
+		die(call, "container %s exists already", call->id);
+	pid = fork();
+	if (pid < 0)
+		die(call, "fork: %s", strerror(errno));
+	if (!pid)
+		run_init(call, waits);
+	snprintf(text, sizeof(text), "%d", (int)pid);
+	write_text(call, path, text);
+	write_text(call, call->pid_file, text);
+}
+
+/* A gate without init behind it opens only when nobody waits for ever: not at all. */
+static void start(const struct call *call)
+{
+	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
+	int fd;
+
+	do {
+		if (is_dead(read_pid(call)))
+			die(call, "cannot start %s: init is dead", call->id);
+		fd = open(gate, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	} while (fd < 0 && errno == ENXIO && !usleep(1000));
+	if (fd < 0 || write(fd, "", 1) != 1)
+		die(call, "cannot start %s", call->id);
+}
+
+static void delete (const struct call *call)
+{
+	pid_t pid = read_pid(call);
+
+	if (!pid && !call->force && access(call->dir, F_OK))
+		die(call, "container %s does not exist", call->id);
+	if (pid && !is_dead(pid) && !call->force)
+		die(call, "container %s is not stopped", call->id);
+	kill_init(call);
+	(void)file_remove_tree(AT_FDCWD, call->dir, NULL);
+}
+
+static void run_verb(const struct call *call)
+{
+	if (!strcmp(call->verb, "create"))
+		create(call, true);
+	else if (!strcmp(call->verb, "run"))
+		create(call, false);
+	else if (!strcmp(call->verb, "start"))
+		start(call);
+	else if (!strcmp(call->verb, "delete"))
+		delete (call);
+	else if (!strcmp(call->verb, "kill"))
+		kill_init(call);
+	else if (!strcmp(call->verb, "state"))
+		printf("{\"id\":\"%s\",\"pid\":%d,\"status\":\"%s\"}\n", call->id,
+		       (int)read_pid(call), is_dead(read_pid(call)) ? "stopped" : "running");
+	else
+		die(call, "unknown command %s", call->verb);
+}
+
+int main(int argc, char **argv)
+{
+	struct call call = {};
+
+	parse(argc, argv, &call);
+	dump(&call, argv);
+	take_orders(&call, false);
+	run_verb(&call);
+	take_orders(&call, true);
+	free(call.dir);
+	return 0;
+}
