@@ -121,8 +121,46 @@ $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(call unit_ar
 endef
 $(foreach t,$(UNIT_SRC),$(eval $(call unit_rule,$(t))))
 
-.PHONY: unit
-unit: $(UNIT_BIN)
+# ---- fuzz targets: tests/fuzz/fuzz_x.c, or tests/fuzz/<folder>/fuzz_x.c with that folder's archive --------
+
+FUZZ_RUNS ?= 50000
+FUZZ_SRC := $(shell find tests/fuzz -name 'fuzz_*.c' 2>/dev/null | sort)
+FUZZ_MAIN := $(BUILD)/obj/tests/fuzz/corpus_main.o
+fuzz_name = $(patsubst fuzz_%.c,%,$(notdir $(1)))
+fuzz_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/fuzz/$(p)/fuzz_%,$(1)),$(call archive_of,$(p)) $(filter $(call archive_of,services/image),$(libs_$(p)))))
+fuzz_libs = $(if $(strip $(call fuzz_archive,$(1))),$(ALL_LIBS),$(JSON_LIBS) $(BASE_LIBS))
+fuzz_needs = $(call objects,$(1)) $(call fuzz_archive,$(1)) $(TEST_LIB) $(filter %.a,$(call fuzz_libs,$(1)))
+CORPUS_BIN := $(foreach f,$(FUZZ_SRC),$(BUILD)/tests/fuzz/corpus_$(call fuzz_name,$(f)))
+FUZZ_BIN := $(foreach f,$(FUZZ_SRC),$(BUILD)/tests/fuzz/fuzz_$(call fuzz_name,$(f)))
+
+# The same file twice: with a main() that runs its corpus (a unit test), and with libFuzzer's.
+define fuzz_rule
+$(BUILD)/tests/fuzz/corpus_$(call fuzz_name,$(1)): $(FUZZ_MAIN) $(call fuzz_needs,$(1))
+	@mkdir -p $$(@D)
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(FUZZ_MAIN) $(call fuzz_archive,$(1)) $(TEST_LIB) $(call fuzz_libs,$(1)) $$(ALL_LDFLAGS) -o $$@
+$(BUILD)/tests/fuzz/fuzz_$(call fuzz_name,$(1)): $(call fuzz_needs,$(1))
+	@mkdir -p $$(@D)
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call fuzz_archive,$(1)) $(TEST_LIB) $(call fuzz_libs,$(1)) $$(ALL_LDFLAGS) -fsanitize=fuzzer -o $$@
+endef
+$(foreach f,$(FUZZ_SRC),$(eval $(call fuzz_rule,$(f))))
+
+.PHONY: unit fuzz fuzz-programs fuzz-corpus
+unit: $(UNIT_BIN) $(CORPUS_BIN)
+
+# FUZZ="name name" runs only these.
+fuzz-programs: $(if $(FUZZ),$(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%),$(FUZZ_BIN))
+fuzz:
+	+$(MAKE) --no-print-directory BUILD=$(BUILD)-fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
+	tests/fuzz/run.sh $(BUILD)-fuzz $(FUZZ_RUNS) $(FUZZ)
+
+# Writes the seeds of those targets that read davit's own formats anew.
+$(BUILD)/tests/fuzz/make_corpus: $(BUILD)/obj/tests/fuzz/make_corpus.o $(TEST_LIB) $(LIB_SCHEMA)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $^ -lmsgpackc $(ALL_LDFLAGS) -o $@
+fuzz-corpus: $(BUILD)/tests/fuzz/make_corpus
+	mkdir -p tests/fuzz/corpus/message tests/fuzz/corpus/envelope
+	rm -f tests/fuzz/corpus/*/seed-*
+	$<
 
 # Programs that tests start (a service, an OCI runtime that misbehaves on order): one file each.
 TEST_PROGRAM_SRC := $(wildcard tests/programs/*.c)
