@@ -189,12 +189,17 @@ static void print_event(struct manual *manual, const struct schema_event *event)
 
 static void print_summary(struct manual *manual, const char *service)
 {
-	print(manual, "\n| method | |\n|---|---|\n");
+	bool has_methods = false;
+
 	for (size_t i = 0; i < schema_n_methods; i++) {
 		const struct schema_method *method = &schema_methods[i];
 
-		if (!strcmp(method->service, service))
-			print(manual, "| `%s.%s` | %s |\n", service, method->name, method->doc);
+		if (strcmp(method->service, service) != 0)
+			continue;
+		if (!has_methods)
+			print(manual, "\n| method | |\n|---|---|\n");
+		has_methods = true;
+		print(manual, "| `%s.%s` | %s |\n", service, method->name, method->doc);
 	}
 }
 
