@@ -62,10 +62,24 @@ int shim_replay(void *userdata, const struct journal_record *record)
 		shim_move(shim, STATE_FAILED);
 		break;
 	case JOURNAL_INTENT:
+		shim->runtime_left = (struct process){(int)record->pid, record->start_time};
+		break;
 	case JOURNAL_ACK:
 		break;
 	}
 	return 0;
+}
+
+/* An OCI runtime that still runs would make what is about to be undone. */
+static void kill_runtime(const struct process *runtime)
+{
+	uint64_t start_time;
+
+	if (runtime->pid <= 1 || process_start_time(runtime->pid, &start_time) ||
+	    start_time != runtime->start_time)
+		return;
+	kill(-runtime->pid, SIGKILL);
+	kill(runtime->pid, SIGKILL);
 }
 
 /* The journal, or the task service, knows a pid. */
@@ -101,6 +115,8 @@ int shim_recover(struct shim *shim, struct why *why)
 	else if (shim->init.pid || shim->config.pid)
 		r = look_at_init(shim);
 	else
+		kill_runtime(&shim->runtime_left);
+	if (shim->state == STATE_NEW)
 		r = shim_undo_create(shim, "its shim died while it was being created");
 	return r ? why_errno(why, r, "cannot take over task %s", shim->config.task_id) : 0;
 }

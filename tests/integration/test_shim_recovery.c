@@ -1,0 +1,239 @@
+/* What is left when a shim is killed, and what the shim that cleans up makes of it. */
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/loop.h"
+#include "tests/lib/main.h"
+#include "tests/lib/shim_case.h"
+
+static struct shim_case test;
+
+static int teardown(void **state)
+{
+	(void)state;
+	return shim_case_deinit(&test);
+}
+
+#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
+
+static const struct shim_create_request create_only, create_and_start = {.start = true};
+static const struct shim_delete_request delete_gently, delete_by_force = {.force = true};
+
+static void must(enum bus_status expected, const char *method, const void *request)
+{
+	enum bus_status status = shim_case_call(&test, method, NULL, 0, request, NULL);
+
+	if (status != expected)
+		fail_msg("%s: status %d, not %d: %s", method, status, expected, test.text);
+}
+
+static void assert_gone(void)
+{
+	assert_int_equal(shim_case_wait_end(&test), 0);
+	assert_false(shim_case_has(&test, "bundle"));
+	assert_false(shim_case_has(&test, "control"));
+	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
+}
+
+static void expect_published(const char *expected)
+{
+	char line[64];
+
+	shim_case_bus_line(&test, line, sizeof(line));
+	assert_string_equal(line, expected);
+}
+
+static void container_outlives_its_shim_and_its_exit_is_unknown_but_told_once(void **state)
+{
+	struct shim_kill_request term = {.signal = SIGTERM};
+	struct shim_state_reply reply = {};
+	uint64_t pid;
+	size_t exit;
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	expect_published("1 /tasks/create");
+	expect_published("2 /tasks/start");
+	shim_case_replace(&test);
+	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
+	assert_int_equal(reply.status, TASK_UNKNOWN);
+	pid = reply.pid;
+	assert_int_equal(kill((pid_t)pid, 0), 0);
+	shim_state_reply_clear(&reply);
+	must(BUS_FAILED_PRECONDITION, "shim.start", NULL);
+	must(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
+	must(BUS_OK, "shim.kill", &term);
+	exit = shim_case_wait_event(&test, "/tasks/exit");
+	assert_int_equal(test.events[exit].exit.source, EXIT_UNKNOWN);
+	assert_int_equal(test.events[exit].exit.exit_status, 255);
+	assert_int_equal(test.events[exit].exit.pid, pid);
+	assert_int_equal(test.events[exit].seq, 3);
+	expect_published("3 /tasks/exit");
+	must(BUS_OK, "shim.delete", &delete_gently);
+	expect_published("4 /tasks/delete");
+	assert_gone();
+}
+
+static void exit_without_a_shim_is_found_by_the_next(void **state)
+{
+	struct shim_state_reply reply = {};
+	pid_t init;
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
+	init = (pid_t)reply.pid;
+	/* Both die before anybody looks; init's parent is the test by then. */
+	kill(test.shim, SIGSTOP);
+	kill(init, SIGKILL);
+	shim_case_replace(&test);
+	shim_state_reply_clear(&reply);
+	do {
+		shim_state_reply_clear(&reply);
+		assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply),
+				 BUS_OK);
+	} while (!reply.exit);
+	assert_int_equal(reply.status, TASK_STOPPED);
+	assert_int_equal(reply.exit->source, EXIT_UNKNOWN);
+	assert_string_equal(reply.exit->cause, "shim-died");
+	shim_state_reply_clear(&reply);
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
+static void known_exit_stays_known_and_is_published_by_the_next_shim(void **state)
+{
+	struct shim_delete_reply deleted = {};
+
+	(void)state;
+	shim_case_init(&test, "exit 42\n");
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	shim_case_wait_event(&test, "/tasks/exit");
+	shim_case_replace(&test);
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	assert_int_equal(shim_case_call(&test, "shim.delete", NULL, 0, &delete_gently, &deleted),
+			 BUS_OK);
+	assert_int_equal(deleted.exit->exit_status, 42);
+	assert_int_equal(deleted.exit->source, EXIT_OBSERVED);
+	shim_delete_reply_clear(&deleted);
+	expect_published("1 /tasks/create");
+	expect_published("2 /tasks/start");
+	expect_published("3 /tasks/exit");
+	expect_published("4 /tasks/delete");
+	assert_gone();
+}
+
+static void requests_of_before_are_answered_from_the_journal(void **state)
+{
+	struct shim_kill_request stop = {.signal = SIGKILL};
+	uint8_t create[ID_SIZE], kill_id[ID_SIZE];
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	id_make(create);
+	id_make(kill_id);
+	assert_int_equal(shim_case_call(&test, "shim.create", create, 0, &create_and_start, NULL),
+			 BUS_OK);
+	assert_int_equal(shim_case_call(&test, "shim.kill", kill_id, 0, &stop, NULL), BUS_OK);
+	shim_case_wait_event(&test, "/tasks/exit");
+	shim_case_replace(&test);
+	assert_int_equal(shim_case_call(&test, "shim.create", create, 0, &create_and_start, NULL),
+			 BUS_OK);
+	assert_int_equal(shim_case_call(&test, "shim.kill", kill_id, 0, &stop, NULL), BUS_OK);
+	must(BUS_NOT_FOUND, "shim.kill", &stop);
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
+static void shim_killed_in_the_midst_of_create_leaves_nothing(void **state)
+{
+	uint8_t id[ID_SIZE];
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_order(&test, "create after-hang\n");
+	shim_case_start(&test);
+	id_make(id);
+	shim_case_send(&test, test.fd, "shim.create", id, 0, &create_only);
+	while (!shim_case_has(&test, "oci/" SHIM_CASE_TASK "/pid"))
+		sched_yield();
+	shim_case_replace(&test);
+	/* The same request learns that it failed. */
+	while (shim_case_call(&test, "shim.create", id, 0, &create_only, NULL) == BUS_ABORTED)
+		sched_yield();
+	must(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
+	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
+	must(BUS_OK, "shim.delete", &delete_by_force);
+	assert_gone();
+	assert_int_equal(test.n_events, 0);
+}
+
+static void shim_killed_after_delete_is_followed_by_one_that_publishes_the_rest(void **state)
+{
+	(void)state;
+	shim_case_init(&test, "exit 0\n");
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	shim_case_wait_event(&test, "/tasks/exit");
+	must(BUS_OK, "shim.delete", &delete_gently);
+	shim_case_replace(&test);
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	expect_published("1 /tasks/create");
+	expect_published("2 /tasks/start");
+	expect_published("3 /tasks/exit");
+	expect_published("4 /tasks/delete");
+	assert_gone();
+}
+
+static void torn_journal_is_cut_and_continued(void **state)
+{
+	_cleanup_(cleanup_free) char *path = NULL;
+	int fd;
+
+	(void)state;
+	shim_case_init(&test, "exit 0\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	shim_case_wait_event(&test, "/tasks/exit");
+	kill(test.shim, SIGSTOP);
+	path = text_format("%s/journal", test.bundle);
+	fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_int_equal(write(fd, "\x40\0\0\0torn", 8), 8);
+	close(fd);
+	shim_case_replace(&test);
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_string_equal(test.events[test.n_events - 1].topic, "/tasks/delete");
+	assert_int_equal(test.events[test.n_events - 1].seq, 4);
+	assert_gone();
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		SHIM_TEST(container_outlives_its_shim_and_its_exit_is_unknown_but_told_once),
+		SHIM_TEST(exit_without_a_shim_is_found_by_the_next),
+		SHIM_TEST(known_exit_stays_known_and_is_published_by_the_next_shim),
+		SHIM_TEST(requests_of_before_are_answered_from_the_journal),
+		SHIM_TEST(shim_killed_in_the_midst_of_create_leaves_nothing),
+		SHIM_TEST(shim_killed_after_delete_is_followed_by_one_that_publishes_the_rest),
+		SHIM_TEST(torn_journal_is_cut_and_continued),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
