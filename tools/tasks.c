@@ -72,7 +72,7 @@ static int print_tasks(struct context *context, const struct tasks_options *opti
 	struct task_list_request request = {.filters = list_filters(args, n_args),
 					    .deleted = options->all,
 					    .all_namespaces = options->all_namespaces};
-	_cleanup_(cleanup_free) char *after = NULL;
+	_cleanup_(cleanup_free) char *after = NULL, *after_namespace = NULL;
 	json_t *all = json_array();
 	int code = 0, r;
 
@@ -93,7 +93,9 @@ static int print_tasks(struct context *context, const struct tasks_options *opti
 				row(context, table, &reply.tasks.items[i]);
 		}
 		free(after);
+		free(after_namespace);
 		request.after = after = TAKE(reply.after);
+		request.after_namespace = after_namespace = TAKE(reply.after_namespace);
 	} while (!code && after);
 	if (!code && format == OUTPUT_TABLE)
 		table_print(table);

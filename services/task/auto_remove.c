@@ -9,8 +9,10 @@
 #include "broker/lib/log.h"
 #include "services/task/task.h"
 
-#define RETRY_MIN_MS 500
-#define RETRY_MAX_MS 60000
+/* Short at first: an operation that has just started the container may be about to end. */
+#define RETRY_MIN_MS   5
+#define RETRY_MAX_MS   60000
+#define QUIET_ATTEMPTS 6
 
 struct removal {
 	struct task_service *service;
@@ -38,7 +40,7 @@ static void on_retry(struct loop_timer *timer)
 
 static uint64_t delay(const struct removal *removal)
 {
-	unsigned shift = removal->attempt < 7 ? removal->attempt : 7;
+	unsigned shift = removal->attempt < 16 ? removal->attempt : 16;
 	uint64_t ms = (uint64_t)RETRY_MIN_MS << shift;
 
 	return ms < RETRY_MAX_MS ? ms : RETRY_MAX_MS;
@@ -54,9 +56,9 @@ static void on_removed(void *userdata, enum bus_status status, const char *text,
 		removal_free(removal);
 		return;
 	}
-	log_warning("container=%s/%s: not removed yet, trying again: %s", removal->record.namespace,
-		    removal->record.container_id, text);
-	removal->attempt++;
+	if (removal->attempt++ > QUIET_ATTEMPTS)
+		log_warning("container=%s/%s: not removed yet, trying again: %s",
+			    removal->record.namespace, removal->record.container_id, text);
 	if (loop_timer_set(removal->service->loop, &removal->timer, time_boot_ms() + delay(removal),
 			   on_retry))
 		removal_free(removal);

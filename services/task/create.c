@@ -185,18 +185,32 @@ static int fill_record(struct operation *operation, struct task_record *record)
 static int run_record(struct operation *operation)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
-	struct task_service *service = operation_object(operation);
-	struct task_shim *shim;
 	int r;
 
 	r = fill_record(operation, &record);
-	if (!r)
-		r = task_put(service, &record);
-	if (!r && !task_shim_find(service, record.task_id))
-		r = task_shim_add(service, record.task_id, &shim);
-	if (!r)
-		live_add(service->live, &record);
-	return r;
+	return r ?: task_put(operation_object(operation), &record);
+}
+
+/* One whose process goes on ending is forgotten when it has ended. */
+static void forget_shim(struct operation *operation)
+{
+	struct task_service *service = operation_object(operation);
+	const char *task_id = context_of(operation)->task_id;
+	struct task_shim *shim = task_shim_find(service, task_id);
+
+	live_remove(service->live, task_id);
+	if (shim && !shim->link && shim->child.pidfd < 0)
+		task_shim_free(shim);
+}
+
+static int drop(struct task_service *service, const char *table, const char *first,
+		const char *second)
+{
+	struct store_key key;
+	int r;
+
+	r = store_key(&key, first, second, NULL) ?: store_delete(service->store, table, &key);
+	return r == STORE_E_NOT_FOUND ? 0 : r;
 }
 
 static int undo_record(struct operation *operation)
@@ -204,28 +218,19 @@ static int undo_record(struct operation *operation)
 	_cleanup_(task_record_clear) struct task_record record = {};
 	struct task_service *service = operation_object(operation);
 	const char *task_id = context_of(operation)->task_id;
-	struct store_key key;
 	int r;
 
 	if (!task_id)
 		return 0;
-	live_remove(service->live, task_id);
 	r = task_row(service, operation_namespace(operation), request_of(operation)->container_id,
 		     &record);
-	if (r == TASK_E_NOT_FOUND)
-		return 0;
-	if (r)
-		return error_trace(r);
-	if (strcmp(record.task_id, task_id))
-		return 0;
-	r = store_key(&key, record.namespace, record.container_id, NULL)
-		    ?: store_delete(service->store, TASK_TABLE, &key);
+	if (r == TASK_E_NOT_FOUND || (!r && strcmp(record.task_id, task_id)))
+		return operation_after_commit(operation, forget_shim);
 	if (!r)
-		r = store_key(&key, task_id, NULL)
-			    ?: store_delete(service->store, SHIM_TABLE, &key);
-	if (!r || r == STORE_E_NOT_FOUND)
-		task_shim_free(task_shim_find(service, task_id));
-	return r == STORE_E_NOT_FOUND ? 0 : r;
+		r = drop(service, TASK_TABLE, record.namespace, record.container_id);
+	if (!r)
+		r = drop(service, SHIM_TABLE, task_id, NULL);
+	return r ?: operation_after_commit(operation, forget_shim);
 }
 
 /* ---- the shim ------------------------------------------------------------ */
@@ -337,6 +342,8 @@ static void start_shim(struct operation *operation)
 	r = fill_record(operation, &record);
 	if (!r && !shim)
 		r = task_shim_add(service, record.task_id, &shim);
+	if (!r)
+		live_add(service->live, &record);
 	if (!r && !shim->link) {
 		r = task_shim_lock(record.bundle, &lock_fd);
 		if (!r) {
@@ -348,7 +355,9 @@ static void start_shim(struct operation *operation)
 		}
 	}
 	if (!r)
-		r = task_shim_when_ready(shim, operation_deadline(operation), on_ready, operation);
+		r = task_shim_when_ready(shim,
+					 operation_call_options(operation, "create")->deadline_ms,
+					 on_ready, operation);
 	if (r)
 		operation_step_failed(operation, BUS_INTERNAL, "no shim for container '%s': %s",
 				      request_of(operation)->container_id,
@@ -360,18 +369,18 @@ static int run_shim(struct operation *operation)
 	return operation_after_commit(operation, start_shim) ?: OPERATION_LATER;
 }
 
+/* A failure is tried again by the operation: nothing may be left without an owner. */
 static void on_undone(void *userdata, enum bus_status status, const char *text, void *reply)
 {
 	struct operation *operation = userdata;
 
 	(void)reply;
-	if (status != BUS_OK && status != BUS_NOT_FOUND && status != BUS_UNAVAILABLE)
-		log_warning("task=%s: undoing its create: %s", context_of(operation)->task_id,
-			    text);
-	operation_step_done(operation);
+	if (status == BUS_OK || status == BUS_NOT_FOUND)
+		operation_step_done(operation);
+	else
+		operation_step_failed(operation, status, "the shim of container '%s': %s",
+				      request_of(operation)->container_id, text);
 }
-
-static void delete_shim(struct operation *operation);
 
 static void undo_ready(void *userdata, struct task_shim *shim, enum bus_status status,
 		       const char *text)
@@ -380,33 +389,29 @@ static void undo_ready(void *userdata, struct task_shim *shim, enum bus_status s
 	struct shim_delete_request delete = {.force = true};
 	const struct bus_options *options = operation_call_options(operation, "delete");
 
-	if (status == BUS_UNAVAILABLE && shim && !shim->is_cleanup)
-		delete_shim(operation); /* it died: another one cleans up */
-	else if (status != BUS_OK ||
-		 shim_link_call(shim->link, "shim.delete", options->id,
+	if (status != BUS_OK)
+		on_undone(operation, status, text, NULL);
+	else if (shim_link_call(shim->link, "shim.delete", options->id,
 				time_boot_ms() + SHIM_DEADLINE_MS, &delete, on_undone, operation))
-		on_undone(operation, status ?: BUS_INTERNAL, text, NULL);
+		on_undone(operation, BUS_UNAVAILABLE, "out of memory", NULL);
 }
 
-/* A live shim, or one started for the clean-up, deletes what there is. Neither: nothing was spawned. */
+/* A live shim, or one started for the clean-up, deletes what there is. No bundle, or none that a shim was
+ * started for: nothing is left. */
 static void delete_shim(struct operation *operation)
 {
 	struct task_service *service = operation_object(operation);
 	struct task_shim *shim = task_shim_find(service, context_of(operation)->task_id);
 	struct why why = {};
-	int r = shim ? 0 : -ENOENT;
+	int r = shim ? task_shim_clean_up(shim, &why) : -ENOENT;
 
-	if (!r && !shim->link)
-		r = task_shim_clean_up(shim, &why);
-	if (r == -EWOULDBLOCK) {
-		task_shim_take_up(shim);
-		r = 0;
-	}
-	if (!r)
+	if (!r || r == -EWOULDBLOCK)
 		r = task_shim_when_ready(shim, time_boot_ms() + SHIM_DEADLINE_MS, undo_ready,
 					 operation);
-	if (r)
+	if (r == -ENOENT || r == -ENODATA)
 		operation_step_done(operation);
+	else if (r)
+		on_undone(operation, BUS_UNAVAILABLE, why.text[0] ? why.text : strerror(-r), NULL);
 }
 
 static int undo_shim(struct operation *operation)

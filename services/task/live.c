@@ -17,6 +17,7 @@
 struct change {
 	struct change *next;
 	bool is_removal;
+	bool is_new;              /* the store has no row of this task */
 	struct task_live_row row; /* a removal has only the task's id */
 };
 
@@ -134,7 +135,7 @@ static void queue(struct live *live, struct change *change)
 				     on_timer);
 }
 
-void live_add(struct live *live, const struct task_record *record)
+static void add(struct live *live, const struct task_record *record, bool is_new)
 {
 	struct change *change = calloc(1, sizeof(*change));
 	struct task_live_row *row = &change->row;
@@ -150,24 +151,53 @@ void live_add(struct live *live, const struct task_record *record)
 		return;
 	}
 	row->auto_remove = record->auto_remove;
+	change->is_new = is_new;
 	queue(live, change);
 }
 
-/* A task that came and went within one period leaves no trace. */
+static bool is_queued(const struct live *live, const char *task_id)
+{
+	for (const struct change *change = live->first; change; change = change->next) {
+		if (!change->is_removal && !strcmp(change->row.task_id, task_id))
+			return true;
+	}
+	return false;
+}
+
+static bool is_stored(struct live *live, const char *task_id)
+{
+	struct store_key key;
+	bool has = !store_key(&key, task_id, NULL) && !store_begin(live->store) &&
+		   store_has(live->store, LIVE_TABLE, &key);
+
+	store_abort(live->store);
+	return has;
+}
+
+void live_add(struct live *live, const struct task_record *record)
+{
+	if (!is_queued(live, record->task_id) && !is_stored(live, record->task_id))
+		add(live, record, true);
+}
+
+/* A task that came and went within one period leaves no trace. False: the store may have its row. */
 static bool cancel_queued(struct live *live, const char *task_id)
 {
-	for (struct change **at = &live->first; *at; at = &(*at)->next) {
-		struct change *change = *at;
+	struct change **at = &live->first, *change;
+	bool is_new = false;
 
-		if (change->is_removal || strcmp(change->row.task_id, task_id))
+	while ((change = *at)) {
+		if (change->is_removal || strcmp(change->row.task_id, task_id)) {
+			at = &change->next;
 			continue;
+		}
 		*at = change->next;
 		if (live->last == &change->next)
 			live->last = at;
+		is_new = change->is_new;
 		change_free(change);
-		return true;
 	}
-	return false;
+	return is_new;
 }
 
 void live_remove(struct live *live, const char *task_id)
@@ -195,6 +225,52 @@ struct live *live_close(struct live *live)
 	store_close(live->store);
 	free(live);
 	return NULL;
+}
+
+/* ---- after a death of this service ---------------------------------------- */
+
+static int add_missing(void *userdata, const struct store_key *key, void *data)
+{
+	struct task_record *record = data;
+	struct live *live = userdata;
+
+	if (record->status != TASK_DELETED && !store_has(live->store, LIVE_TABLE, key))
+		add(live, record, true);
+	return 0;
+}
+
+static int remove_stale(void *userdata, const struct store_key *key, void *data)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct task_live_row *row = data;
+	struct live *live = userdata;
+	int r;
+
+	(void)key;
+	if (row->boot_id.size != ID_SIZE || memcmp(row->boot_id.data, live->boot_id, ID_SIZE) != 0)
+		return 0; /* told of when all is open */
+	r = task_shim_row(live->service, row->task_id, &record);
+	if (r == TASK_E_NOT_FOUND || (!r && record.status == TASK_DELETED))
+		live_remove(live, row->task_id);
+	return r < 0 ? r : 0;
+}
+
+/* Reads both stores; what differs is queued. */
+int live_reconcile(struct live *live)
+{
+	struct store *tasks = live->service->store;
+	int r;
+
+	r = store_begin(tasks) ?: store_begin(live->store);
+	if (!r)
+		r = store_walk(tasks, SHIM_TABLE, NULL, NULL, schema_task_record(), add_missing,
+			       live);
+	if (!r)
+		r = store_walk(live->store, LIVE_TABLE, NULL, NULL, schema_task_live_row(),
+			       remove_stale, live);
+	store_abort(live->store);
+	store_abort(tasks);
+	return error_fold(r);
 }
 
 /* ---- after a reboot ------------------------------------------------------ */

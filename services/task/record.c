@@ -97,12 +97,64 @@ int task_move(struct task_service *service, struct task_record *record, enum tas
 	return 0;
 }
 
-static int drop_oldest(void *userdata, const struct store_key *key, void *record)
-{
-	struct task_service *service = userdata;
+/* ---- the last task of each container -------------------------------------- */
 
-	(void)record;
-	return store_delete(service->store, ENDED_TABLE, key) ?: 1;
+struct ages {
+	struct task_service *service;
+	uint64_t *times;
+	size_t count;
+	uint64_t limit; /* those that ended by then go */
+};
+
+static int collect_age(void *userdata, const struct store_key *key, void *data)
+{
+	struct task_record *record = data;
+	struct ages *ages = userdata;
+	uint64_t *time;
+
+	(void)key;
+	time = schema_list_grow((void **)&ages->times, &ages->count, sizeof(*time));
+	if (!time)
+		return error_origin(-ENOMEM);
+	*time = record->deleted_at_ns;
+	return 0;
+}
+
+static int drop_old(void *userdata, const struct store_key *key, void *data)
+{
+	struct task_record *record = data;
+	struct ages *ages = userdata;
+
+	return record->deleted_at_ns <= ages->limit
+		       ? store_delete(ages->service->store, ENDED_TABLE, key)
+		       : 0;
+}
+
+static int compare_times(const void *a, const void *b)
+{
+	const uint64_t *left = a, *right = b;
+
+	return *left < *right ? -1 : *left > *right;
+}
+
+/* Many at a time, so that a full table is looked through once in a while only. */
+static int drop_oldest(struct task_service *service)
+{
+	struct ages ages = {.service = service};
+	int r;
+
+	if (store_count(service->store, ENDED_TABLE) < ENDED_MAX)
+		return 0;
+	r = store_walk(service->store, ENDED_TABLE, NULL, NULL, schema_task_record(), collect_age,
+		       &ages);
+	if (!r && ages.count >= ENDED_MAX) {
+		qsort(ages.times, ages.count, sizeof(*ages.times), compare_times);
+		ages.limit = ages.times[ages.count - ENDED_MAX + ENDED_TRIM];
+		r = store_walk(service->store, ENDED_TABLE, NULL, NULL, schema_task_record(),
+			       drop_old, &ages);
+	}
+	free(ages.times);
+	return r;
 }
 
 int task_end(struct task_service *service, struct task_record *record)
@@ -114,15 +166,46 @@ int task_end(struct task_service *service, struct task_record *record)
 	r = task_key(&key, record);
 	if (r)
 		return error_trace(r);
-	if (store_count(service->store, ENDED_TABLE) >= ENDED_MAX)
-		(void)store_walk(service->store, ENDED_TABLE, NULL, NULL, schema_task_record(),
-				 drop_oldest, service);
+	r = drop_oldest(service);
+	if (r)
+		return r;
 	r = store_delete(service->store, TASK_TABLE, &key);
 	if (r && r != STORE_E_NOT_FOUND)
 		return r;
 	r = store_put(service->store, ENDED_TABLE, &key, schema_task_record(), record);
 	return r ?: shim_row_put(service, record);
 }
+
+int task_set_exit(struct task_record *record, const struct exit_record *exit)
+{
+	if (!exit || record->exit)
+		return 0;
+	record->exit = calloc(1, sizeof(*record->exit));
+	return record->exit ? exit_record_copy(exit, record->exit) : error_origin(-ENOMEM);
+}
+
+static bool is_alive(enum task_status status)
+{
+	return status == TASK_RUNNING || status == TASK_PAUSED || status == TASK_PAUSING;
+}
+
+int task_note_deleted(struct task_service *service, const char *task_id,
+		      const struct exit_record *exit)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	int r;
+
+	r = task_shim_row(service, task_id, &record);
+	if (r || record.status == TASK_DELETED)
+		return r == TASK_E_NOT_FOUND ? 0 : r;
+	live_remove(service->live, task_id);
+	r = task_set_exit(&record, exit);
+	if (!r && is_alive(record.status))
+		r = task_move(service, &record, TASK_STOPPED);
+	return r ?: task_move(service, &record, TASK_DELETED);
+}
+
+/* ---- what callers see ------------------------------------------------------ */
 
 int task_describe(const struct task_record *record, struct task_process *ret_process)
 {
@@ -155,22 +238,48 @@ int task_describe(const struct task_record *record, struct task_process *ret_pro
 	return 0;
 }
 
+/* "MIN+3", "MAX-1", "MIN", "MAX" of what follows "RT". */
+static int realtime_number(const char *text)
+{
+	bool is_min = !strncasecmp(text, "MIN", 3);
+	long number = 0;
+	char *end;
+
+	if (!is_min && strncasecmp(text, "MAX", 3))
+		return 0;
+	text += 3;
+	if (*text) {
+		if (*text != (is_min ? '+' : '-') || text[1] < '0' || text[1] > '9')
+			return 0;
+		number = strtol(text + 1, &end, 10);
+		if (*end || number > SIGRTMAX - SIGRTMIN)
+			return 0;
+	}
+	return (int)(is_min ? SIGRTMIN + number : SIGRTMAX - number);
+}
+
 int task_signal_number(const char *name)
 {
+	static const struct {
+		const char *name;
+		int number;
+	} aliases[] = {{"IOT", SIGABRT}, {"CLD", SIGCHLD}, {"IO", SIGIO}};
+	long number;
 	char *end;
-	long number = strtol(name, &end, 10);
 
-	if (*name && !*end)
-		return number > 0 && number <= SIGRTMAX ? (int)number : 0;
+	if (*name >= '0' && *name <= '9') {
+		number = strtol(name, &end, 10);
+		return !*end && number > 0 && number <= SIGRTMAX ? (int)number : 0;
+	}
 	if (!strncasecmp(name, "SIG", 3))
 		name += 3;
 	for (int i = 1; i < SIGRTMIN; i++) {
 		if (sigabbrev_np(i) && !strcasecmp(sigabbrev_np(i), name))
 			return i;
 	}
-	if (!strncasecmp(name, "RTMIN+", 6)) {
-		number = SIGRTMIN + strtol(name + 6, &end, 10);
-		return !*end && number >= SIGRTMIN && number <= SIGRTMAX ? (int)number : 0;
+	for (size_t i = 0; i < ARRAY_SIZE(aliases); i++) {
+		if (!strcasecmp(aliases[i].name, name))
+			return aliases[i].number;
 	}
-	return 0;
+	return !strncasecmp(name, "RT", 2) ? realtime_number(name + 2) : 0;
 }

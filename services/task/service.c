@@ -18,6 +18,8 @@ void task_service_close(void *object)
 {
 	struct task_service *service = object;
 
+	service->is_closing = true;
+	task_shims_free(service);
 	live_close(service->live);
 	free(service->shim_program);
 	free(service);
@@ -38,7 +40,7 @@ int task_service_open(struct service *parent, void **ret_object)
 	if (!r)
 		r = live_open(service, &service->live, &why);
 	if (!r)
-		r = task_recover(service);
+		r = task_recover(service) ?: live_reconcile(service->live);
 	if (r) {
 		log_error("cannot open the task service: %s",
 			  why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));

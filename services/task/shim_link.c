@@ -32,35 +32,36 @@ struct shim_link {
 	shim_link_event_fn event;
 	shim_link_closed_fn closed;
 	void *userdata;
-	bool is_busy;  /* in a callback of ours */
-	bool is_freed; /* freed by that callback: the frame below does it */
+	bool is_busy;   /* in a callback of ours */
+	bool is_freed;  /* freed by that callback: the frame below does it */
+	bool is_closed; /* @closed was called */
 };
-
-static struct link_call *call_take(struct shim_link *link, struct link_call *call)
-{
-	for (struct link_call **at = &link->calls; *at; at = &(*at)->next) {
-		if (*at == call) {
-			*at = call->next;
-			loop_timer_cancel(&call->timer);
-			return call;
-		}
-	}
-	return NULL;
-}
 
 /* Ends a call that is still in the list; frees it. */
 static void call_end(struct shim_link *link, struct link_call *call, enum bus_status status,
 		     const char *text, void *reply)
 {
-	call_take(link, call);
+	struct link_call **at = &link->calls;
+
+	while (*at != call)
+		at = &(*at)->next;
+	*at = call->next;
+	loop_timer_cancel(&call->timer);
 	call->fn(call->userdata, status, text, reply);
 	free(call);
 }
 
+/* Those that are under way now: what a callback begins is not among them. */
 static void calls_end_all(struct shim_link *link, enum bus_status status, const char *text)
 {
-	while (link->calls)
-		call_end(link, link->calls, status, text, NULL);
+	struct link_call *rest = TAKE(link->calls), *call;
+
+	while ((call = rest)) {
+		rest = call->next;
+		loop_timer_cancel(&call->timer);
+		call->fn(call->userdata, status, text, NULL);
+		free(call);
+	}
 }
 
 /* Callbacks run between these two: one that frees the link leaves the memory to us. */
@@ -152,8 +153,10 @@ static void link_lost(struct shim_link *link)
 	link->fd = close_fd(link->fd);
 	callback_begin(link);
 	calls_end_all(link, BUS_UNAVAILABLE, "the shim went away");
-	if (!link->is_freed)
+	if (!link->is_freed && !link->is_closed) {
+		link->is_closed = true;
 		link->closed(link->userdata);
+	}
 	(void)callback_end(link);
 }
 
@@ -208,16 +211,14 @@ int shim_link_new(struct loop *loop, int fd, shim_link_event_fn event, shim_link
 
 struct shim_link *shim_link_free(struct shim_link *link)
 {
-	if (!link)
+	if (!link || link->is_freed)
 		return NULL;
+	link->is_freed = true;
 	loop_file_remove(&link->file);
 	loop_timer_cancel(&link->closing);
-	close_fd(link->fd);
-	link->fd = -1;
+	link->fd = close_fd(link->fd);
 	calls_end_all(link, BUS_CANCELED, "cancelled");
-	if (link->is_busy)
-		link->is_freed = true;
-	else
+	if (!link->is_busy)
 		free(link);
 	return NULL;
 }
@@ -248,9 +249,12 @@ int shim_link_call(struct shim_link *link, const char *method, const uint8_t id[
 {
 	char service[ENVELOPE_NAME_MAX + 1];
 	const char *name = envelope_split_method(method, service);
-	struct link_call *call = calloc(1, sizeof(*call));
+	struct link_call *call;
 	int r;
 
+	if (link->is_freed)
+		return error_origin(-ENOTCONN);
+	call = calloc(1, sizeof(*call));
 	if (!call)
 		return error_origin(-ENOMEM);
 	*call = (struct link_call){.link = link, .fn = fn, .userdata = userdata};

@@ -62,16 +62,27 @@ static void forget_init(struct task_shim *shim)
 	shim->init_fd = close_fd(shim->init_fd);
 }
 
-static void end_waiters(struct task_shim *shim, enum bus_status status, const char *text)
+/* Those that wait now: one that a callback adds waits on. @shim is what they are told. */
+static void end_waiters(struct task_waiter *waiters, struct task_shim *shim, enum bus_status status,
+			const char *text)
 {
 	struct task_waiter *waiter;
 
-	while ((waiter = shim->waiters)) {
-		shim->waiters = waiter->next;
+	for (waiter = waiters; waiter; waiter = waiter->next)
 		loop_timer_cancel(&waiter->timer);
+	while ((waiter = waiters)) {
+		waiters = waiter->next;
 		waiter->fn(waiter->userdata, shim, status, text);
 		free(waiter);
 	}
+}
+
+static void drop_link(struct task_shim *shim)
+{
+	struct shim_link *link = TAKE(shim->link);
+
+	shim->is_ready = false;
+	shim_link_free(link);
 }
 
 struct task_shim *task_shim_free(struct task_shim *shim)
@@ -79,13 +90,19 @@ struct task_shim *task_shim_free(struct task_shim *shim)
 	if (!shim)
 		return NULL;
 	tdelete(shim, &shim->service->shims, compare);
-	end_waiters(shim, BUS_NOT_FOUND, "the task is gone");
-	shim_link_free(shim->link);
+	drop_link(shim);
+	end_waiters(TAKE(shim->waiters), NULL, BUS_NOT_FOUND, "the task is gone");
 	loop_child_remove(&shim->child);
 	loop_timer_cancel(&shim->retry);
 	forget_init(shim);
 	free(shim);
 	return NULL;
+}
+
+void task_shims_free(struct task_service *service)
+{
+	while (service->shims)
+		task_shim_free(*(struct task_shim **)service->shims);
 }
 
 /* ---- waiting until a shim is ready --------------------------------------- */
@@ -134,15 +151,16 @@ struct report {
 	enum task_status status;
 	uint64_t pid, start_time, time_ns;
 	const struct exit_record *exit;
-	bool is_exit_new;
 };
 
-static int set_exit(struct task_record *record, const struct exit_record *exit)
+static void note_process(const struct report *report, struct task_record *record)
 {
-	if (!exit || record->exit)
-		return 0;
-	record->exit = calloc(1, sizeof(*record->exit));
-	return record->exit ? exit_record_copy(exit, record->exit) : error_origin(-ENOMEM);
+	if (report->pid) {
+		record->pid = report->pid;
+		record->pid_start_time = report->start_time ?: record->pid_start_time;
+	}
+	if (report->status == TASK_RUNNING && !record->started_at_ns)
+		record->started_at_ns = report->time_ns;
 }
 
 /* A report may be older than what is known (a reply that crossed an event): then the move is refused. */
@@ -153,21 +171,17 @@ static int note_report(void *userdata)
 	struct task_service *service = report->shim->service;
 	int r;
 
+	if (report->status == TASK_DELETED)
+		return task_note_deleted(service, report->shim->task_id, report->exit);
 	r = task_shim_row(service, report->shim->task_id, &record);
 	if (r || record.status == TASK_DELETED)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
-	if (report->pid) {
-		record.pid = report->pid;
-		record.pid_start_time = report->start_time ?: record.pid_start_time;
-	}
-	if (report->status == TASK_RUNNING && !record.started_at_ns)
-		record.started_at_ns = report->time_ns;
-	report->is_exit_new = report->exit && !record.exit;
-	r = set_exit(&record, report->exit);
-	if (!r && record.status != report->status && report->status != TASK_DELETED)
-		r = task_move(service, &record, report->status);
-	else if (!r)
-		r = task_put(service, &record);
+	note_process(report, &record);
+	r = task_set_exit(&record, report->exit);
+	if (r)
+		return r;
+	r = record.status == report->status ? task_put(service, &record)
+					    : task_move(service, &record, report->status);
 	if (r == TASK_E_STATE)
 		r = 0;
 	if (!r && record.status == TASK_STOPPED && record.auto_remove)
@@ -205,16 +219,20 @@ static void take_exit(struct task_shim *shim, const struct schema_span *body)
 		.shim = shim, .status = TASK_STOPPED, .exit = &exit, .pid = event.pid});
 }
 
+/* The start time is read at once, as long as the pid is init's for certain: later it guards against another's. */
 static void take_start(struct task_shim *shim, const struct envelope_event *envelope)
 {
 	_cleanup_(event_task_start_clear) struct event_task_start event = {};
+	uint64_t start_time = 0;
 
 	if (schema_unpack(schema_event_task_start(), envelope->event.data, envelope->event.size,
 			  &event, NULL))
 		return;
+	(void)process_start_time((pid_t)event.pid, &start_time);
 	take_report(&(struct report){.shim = shim,
 				     .status = TASK_RUNNING,
 				     .pid = event.pid,
+				     .start_time = start_time,
 				     .time_ns = envelope->time_ns});
 }
 
@@ -226,6 +244,8 @@ void task_shim_on_event(void *userdata, const struct envelope_event *event)
 		take_exit(shim, &event->event);
 	else if (!strcmp(event->topic, "/tasks/start"))
 		take_start(shim, event);
+	else if (!strcmp(event->topic, "/tasks/delete"))
+		take_report(&(struct report){.shim = shim, .status = TASK_DELETED});
 }
 
 /* ---- connecting ---------------------------------------------------------- */
@@ -235,11 +255,37 @@ static void on_closed(void *userdata)
 	task_shim_lost(userdata);
 }
 
+static void on_retry(struct loop_timer *timer)
+{
+	task_shim_take_up(container_of(timer, struct task_shim, retry));
+}
+
+static void retry_after(struct task_shim *shim, uint64_t ms)
+{
+	(void)loop_timer_set(shim->service->loop, &shim->retry, time_boot_ms() + ms, on_retry);
+}
+
+/* It says nothing, or nothing that makes sense: later again, on another connection. */
+static void give_up_link(struct task_shim *shim, const char *what, const char *text)
+{
+	log_warning("task=%s: its shim does not tell %s: %s", shim->task_id, what, text);
+	drop_link(shim);
+	retry_after(shim, SHIM_RETRY_MS);
+}
+
 static void ready(struct task_shim *shim)
 {
 	shim->is_ready = true;
 	forget_init(shim);
-	end_waiters(shim, BUS_OK, "");
+	end_waiters(TAKE(shim->waiters), shim, BUS_OK, "");
+}
+
+/* What it says of a task that is being created is for the operation to say. */
+static bool is_news(const struct shim_state_reply *state, const struct report *report)
+{
+	bool has_failed = state->status == TASK_DELETED && !state->pid;
+
+	return report->status != TASK_CREATING && report->status != TASK_UNKNOWN && !has_failed;
 }
 
 static void on_state(void *userdata, enum bus_status status, const char *text, void *message)
@@ -249,16 +295,19 @@ static void on_state(void *userdata, enum bus_status status, const char *text, v
 	struct report report;
 
 	if (status != BUS_OK) {
-		log_warning("task=%s: its shim does not tell its state: %s", shim->task_id, text);
+		if (status == BUS_DEADLINE_EXCEEDED)
+			give_up_link(shim, "its state", text);
 		return;
 	}
 	report = (struct report){.shim = shim,
-				 .status = state->exit ? TASK_STOPPED : state->status,
+				 .status = state->exit && state->status != TASK_DELETED
+						   ? TASK_STOPPED
+						   : state->status,
 				 .pid = state->pid,
 				 .start_time = state->start_time,
 				 .exit = state->exit,
 				 .time_ns = time_real_ns()};
-	if (report.status != TASK_CREATING && report.status != TASK_UNKNOWN)
+	if (is_news(state, &report))
 		take_report(&report);
 	ready(shim);
 }
@@ -291,16 +340,18 @@ static void on_hello(void *userdata, enum bus_status status, const char *text, v
 	struct report report = {.shim = shim};
 	uint8_t id[ID_SIZE];
 
-	if (status != BUS_OK) {
-		log_warning("task=%s: its shim does not say hello: %s", shim->task_id, text);
+	if (status != BUS_OK || strcmp(hello->task_id, shim->task_id)) {
+		if (status != BUS_UNAVAILABLE && status != BUS_CANCELED)
+			give_up_link(shim, "who it is", status ? text : "another task's");
 		return;
 	}
 	report.pid = hello->pid;
 	(void)process_start_time((pid_t)hello->pid, &report.start_time);
 	(void)service_transact(shim->service->service, note_shim, &report);
 	id_make(id);
-	(void)shim_link_call(shim->link, "shim.state", id, time_boot_ms() + SHIM_HELLO_MS, &nothing,
-			     on_state, shim);
+	if (shim_link_call(shim->link, "shim.state", id, time_boot_ms() + SHIM_HELLO_MS, &nothing,
+			   on_state, shim))
+		give_up_link(shim, "its state", "out of memory");
 }
 
 /* Takes @fd. */
@@ -315,8 +366,11 @@ static int connect_over(struct task_shim *shim, int fd)
 	if (r)
 		return error_trace(r);
 	id_make(id);
-	return shim_link_call(shim->link, "shim.hello", id, time_boot_ms() + SHIM_HELLO_MS, &hello,
-			      on_hello, shim);
+	r = shim_link_call(shim->link, "shim.hello", id, time_boot_ms() + SHIM_HELLO_MS, &hello,
+			   on_hello, shim);
+	if (r)
+		drop_link(shim);
+	return error_trace(r);
 }
 
 /* ---- spawning ------------------------------------------------------------ */
@@ -331,14 +385,15 @@ int task_shim_lock(const char *bundle, int *ret_fd)
 	return path ? file_lock(path, ret_fd) : error_origin(-ENOMEM);
 }
 
+/* What it said last is still in the connection: that is read to its end, which tells of the loss. */
 static void on_child(struct loop_child *child, const siginfo_t *info)
 {
 	struct task_shim *shim = container_of(child, struct task_shim, child);
 
 	log_debug("task=%s: its shim ended (%d, %d)", shim->task_id, info->si_code,
 		  info->si_status);
-	shim->link = shim_link_free(shim->link);
-	task_shim_lost(shim);
+	if (!shim->link)
+		task_shim_take_up(shim);
 }
 
 static int write_config(const struct shim_config *config, struct why *why)
@@ -407,31 +462,54 @@ int task_shim_spawn(struct task_service *service, struct task_shim *shim,
 	r = loop_child_add(service->loop, &shim->child, pid, on_child);
 	if (r)
 		return why_errno(why, error_trace(r), "cannot watch the shim");
-	return connect_over(shim, TAKE_FD(ours));
+	/* It lives in any case, and can be reached by its socket. */
+	if (connect_over(shim, TAKE_FD(ours)))
+		retry_after(shim, SHIM_BIRTH_MS);
+	return 0;
 }
 
 /* ---- losing and finding -------------------------------------------------- */
 
+static int drop_row(struct task_service *service, const char *table, const char *first,
+		    const char *second)
+{
+	struct store_key key;
+	int r;
+
+	r = store_key(&key, first, second, NULL) ?: store_delete(service->store, table, &key);
+	return r == STORE_E_NOT_FOUND ? 0 : r;
+}
+
+/* The row of a task that never came to be; another task may have its name by now. */
+static int drop_created(struct task_service *service, const struct task_record *record)
+{
+	_cleanup_(task_record_clear) struct task_record named = {};
+	int r;
+
+	r = task_row(service, record->namespace, record->container_id, &named);
+	if (!r && !strcmp(named.task_id, record->task_id))
+		r = drop_row(service, TASK_TABLE, record->namespace, record->container_id);
+	return r == TASK_E_NOT_FOUND ? 0 : r;
+}
+
+/* Its end was not heard of here: those who wait shall not wait for ever. The log has the exit. */
 static int drop_rows(void *userdata)
 {
-	_cleanup_(task_record_clear) struct task_record record = {}, named = {};
+	struct exit_record missed = {.exit_status = 255,
+				     .source = EXIT_UNKNOWN,
+				     .exited_at_ns = time_real_ns(),
+				     .cause = (char *)"missed"};
+	_cleanup_(task_record_clear) struct task_record record = {};
 	struct task_shim *shim = userdata;
 	struct task_service *service = shim->service;
-	struct store_key key;
 	int r;
 
 	r = task_shim_row(service, shim->task_id, &record);
 	if (r)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
-	r = task_row(service, record.namespace, record.container_id, &named);
-	if (!r && !strcmp(named.task_id, record.task_id)) {
-		named.status = TASK_DELETED;
-		r = task_end(service, &named);
-	}
-	if (r && r != TASK_E_NOT_FOUND)
-		return r;
-	r = store_key(&key, shim->task_id, NULL) ?: store_delete(service->store, SHIM_TABLE, &key);
-	return r == STORE_E_NOT_FOUND ? 0 : r;
+	r = record.status == TASK_CREATING ? drop_created(service, &record)
+					   : task_note_deleted(service, shim->task_id, &missed);
+	return r ?: drop_row(service, SHIM_TABLE, shim->task_id, NULL);
 }
 
 /* The bundle is gone: nothing is left of the task. */
@@ -445,40 +523,34 @@ static void shim_gone(struct task_shim *shim)
 	task_shim_free(shim);
 }
 
-static void on_retry(struct loop_timer *timer)
+static void clean_up_later(struct task_shim *shim, const char *text)
 {
-	task_shim_take_up(container_of(timer, struct task_shim, retry));
-}
-
-static void retry_after(struct task_shim *shim, uint64_t ms)
-{
-	(void)loop_timer_set(shim->service->loop, &shim->retry, time_boot_ms() + ms, on_retry);
+	log_error("task=%s: no shim for its clean-up, trying again: %s", shim->task_id, text);
+	retry_after(shim, SHIM_RETRY_MS * 10);
 }
 
 static void on_init_end(struct loop_file *file, uint32_t events)
 {
 	struct task_shim *shim = container_of(file, struct task_shim, init);
-	struct why why = {};
 
 	(void)events;
 	forget_init(shim);
-	if (task_shim_clean_up(shim, &why))
-		log_error("task=%s: no shim for its clean-up: %s", shim->task_id, why.text);
+	task_shim_take_up(shim);
 }
 
-/* 0 with its pidfd; -ESRCH: that process is gone. */
+/* 0 with its pidfd; -ESRCH: that process is gone, or was never known for certain. */
 static int open_init(const struct task_record *record, int *ret_fd)
 {
 	_cleanup_(cleanup_fd) int fd = -1;
 	uint64_t start_time;
 
-	if (!record->pid)
+	if (!record->pid || !record->pid_start_time)
 		return -ESRCH;
 	fd = pidfd_open((pid_t)record->pid, 0);
 	if (fd < 0)
 		return -errno;
 	if (process_start_time((pid_t)record->pid, &start_time) ||
-	    (record->pid_start_time && start_time != record->pid_start_time))
+	    start_time != record->pid_start_time)
 		return -ESRCH;
 	*ret_fd = TAKE_FD(fd);
 	return 0;
@@ -510,32 +582,43 @@ static int note_unknown(void *userdata)
 	return r == TASK_E_STATE ? 0 : r;
 }
 
-/* No shim lives. The container may: it is left alone, and watched through its pidfd. */
+/* The container goes on without a shim: it is left alone, and watched through its pidfd. */
+static void watch_init(struct task_shim *shim, const struct task_record *record)
+{
+	int r;
+
+	log_warning("task=%s container=%s/%s: its shim died; the container goes on",
+		    record->task_id, record->namespace, record->container_id);
+	(void)service_transact(shim->service->service, note_unknown, shim);
+	r = loop_file_add(shim->service->loop, &shim->init, shim->init_fd, EPOLLIN, on_init_end);
+	if (r) {
+		forget_init(shim);
+		retry_after(shim, SHIM_RETRY_MS);
+	}
+	end_waiters(TAKE(shim->waiters), shim, BUS_UNAVAILABLE,
+		    "its shim died; the container goes on");
+}
+
+/* No shim lives. */
 static void shim_dead(struct task_shim *shim, const struct task_record *record)
 {
 	struct why why = {};
-	int r;
 
-	if (record->status == TASK_CREATING) {
-		end_waiters(shim, BUS_UNAVAILABLE, "its shim died");
-		return; /* its operation sees to it */
-	}
-	if (record->status != TASK_DELETED && record->status != TASK_STOPPED && shim->init_fd < 0 &&
-	    !open_init(record, &shim->init_fd)) {
-		log_warning("task=%s container=%s/%s: its shim died; the container goes on",
-			    record->task_id, record->namespace, record->container_id);
-		(void)service_transact(shim->service->service, note_unknown, shim);
-		r = loop_file_add(shim->service->loop, &shim->init, shim->init_fd, EPOLLIN,
-				  on_init_end);
-		if (!r)
-			return;
-	}
 	if (shim->init_fd >= 0)
 		return;
-	if (task_shim_clean_up(shim, &why)) {
-		log_error("task=%s: no shim for its clean-up: %s", shim->task_id, why.text);
-		retry_after(shim, SHIM_RETRY_MS * 10);
+	if (record->status == TASK_CREATING) { /* its operation sees to it */
+		end_waiters(TAKE(shim->waiters), shim, BUS_UNAVAILABLE, "its shim died");
+		return;
 	}
+	if (record->status != TASK_DELETED && record->status != TASK_STOPPED &&
+	    !open_init(record, &shim->init_fd)) {
+		watch_init(shim, record);
+		return;
+	}
+	if (time_boot_ms() < shim->clean_up_at_ms)
+		retry_after(shim, shim->clean_up_at_ms - time_boot_ms());
+	else if (task_shim_clean_up(shim, &why))
+		clean_up_later(shim, why.text);
 }
 
 struct row {
@@ -559,30 +642,36 @@ void task_shim_take_up(struct task_shim *shim)
 	struct row row = {.shim = shim, .record = &record};
 	int r;
 
-	if (shim->link || shim->child.pidfd >= 0)
+	if (shim->link || shim->service->is_closing)
 		return;
-	if (service_transact(shim->service->service, read_row, &row) || row.result) {
-		task_shim_free(shim);
+	r = service_transact(shim->service->service, read_row, &row) ?: row.result;
+	if (r && r != TASK_E_NOT_FOUND) {
+		retry_after(shim, SHIM_RETRY_MS);
 		return;
 	}
-	r = task_shim_lock(record.bundle, &lock_fd);
-	if (r == -ENOENT) {
+	r = r ? -ENOENT : task_shim_lock(record.bundle, &lock_fd);
+	lock_fd = close_fd(lock_fd);
+	if ((!r || r == -ENOENT) && shim->child.pidfd >= 0)
+		return; /* it ends just now: on_child() goes on */
+	if (r == -ENOENT)
 		shim_gone(shim);
-	} else if (!r) {
-		lock_fd = close_fd(lock_fd);
+	else if (!r)
 		shim_dead(shim, &record);
-	} else if (shim_link_connect(record.socket, &fd) || connect_over(shim, TAKE_FD(fd))) {
-		retry_after(shim, SHIM_RETRY_MS / 20); /* it is being born or is dying */
-	}
+	else if (r != -EWOULDBLOCK || shim_link_connect(record.socket, &fd) ||
+		 connect_over(shim, TAKE_FD(fd)))
+		retry_after(shim, SHIM_BIRTH_MS); /* it is being born or is dying */
 }
 
+/* A connection that ends before it was of any use is not made again at once. */
 void task_shim_lost(struct task_shim *shim)
 {
-	shim->is_ready = false;
-	shim->link = shim_link_free(shim->link);
-	if (shim->child.pidfd >= 0)
-		return; /* its end as a child follows at once, and then the lock is free for certain */
-	task_shim_take_up(shim);
+	bool was_ready = shim->is_ready;
+
+	drop_link(shim);
+	if (was_ready)
+		task_shim_take_up(shim);
+	else
+		retry_after(shim, SHIM_BIRTH_MS);
 }
 
 static int read_config(const char *bundle, struct shim_config *ret_config)
@@ -599,29 +688,53 @@ static int read_config(const char *bundle, struct shim_config *ret_config)
 	return schema_unpack(schema_shim_config(), data, size, ret_config, NULL) ? -EBADMSG : 0;
 }
 
+/* Each one that dies itself is followed by a longer pause. */
+static void note_clean_up(struct task_shim *shim)
+{
+	unsigned shift = shim->n_clean_ups < 11 ? shim->n_clean_ups : 11;
+	uint64_t pause_ms = (uint64_t)SHIM_BIRTH_MS << shift;
+
+	shim->n_clean_ups++;
+	shim->clean_up_at_ms = time_boot_ms() +
+			       (pause_ms < SHIM_PAUSE_MAX_MS ? pause_ms : SHIM_PAUSE_MAX_MS);
+}
+
+static int spawn_clean_up(struct task_shim *shim, const struct task_record *record, int lock_fd,
+			  struct why *why)
+{
+	_cleanup_(shim_config_clear) struct shim_config config = {};
+	int r;
+
+	r = read_config(record->bundle, &config);
+	if (r)
+		return why_errno(why, r == -ENOENT ? -ENODATA : r, "%s/shim.msgpack",
+				 record->bundle);
+	config.cleanup = true;
+	config.pid = record->pid;
+	config.pid_start_time = record->pid_start_time;
+	note_clean_up(shim);
+	forget_init(shim);
+	return task_shim_spawn(shim->service, shim, &config, lock_fd, why);
+}
+
 int task_shim_clean_up(struct task_shim *shim, struct why *why)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
-	_cleanup_(shim_config_clear) struct shim_config config = {};
 	_cleanup_(cleanup_fd) int lock_fd = -1;
 	struct row row = {.shim = shim, .record = &record};
 	int r;
 
 	if (shim->link || shim->child.pidfd >= 0)
 		return 0;
-	forget_init(shim);
-	if (service_transact(shim->service->service, read_row, &row) || row.result)
-		return why_set(why, -ENOENT, "it has no record");
+	r = service_transact(shim->service->service, read_row, &row) ?: row.result;
+	if (r)
+		return why_set(why, r == TASK_E_NOT_FOUND ? -ENOENT : -EIO, "it has no record");
 	r = task_shim_lock(record.bundle, &lock_fd);
+	if (r == -EWOULDBLOCK)
+		task_shim_take_up(shim);
 	if (r)
 		return why_errno(why, r, "the lock of %s", record.bundle);
-	r = read_config(record.bundle, &config);
-	if (r)
-		return why_errno(why, r, "%s/shim.msgpack", record.bundle);
-	config.cleanup = true;
-	config.pid = record.pid;
-	config.pid_start_time = record.pid_start_time;
-	return task_shim_spawn(shim->service, shim, &config, lock_fd, why);
+	return spawn_clean_up(shim, &record, lock_fd, why);
 }
 
 /* ---- at start ------------------------------------------------------------ */

@@ -24,6 +24,11 @@ static int refuse_missing(struct call *call, const char *id)
 	return call_fail(call, BUS_NOT_FOUND, "container '%s' has no task", id);
 }
 
+static bool is_added_process(const char *id, const char *exec_id)
+{
+	return exec_id && *exec_id && strcmp(exec_id, id);
+}
+
 /* Answers the call itself unless it returns 0 with the record. */
 static int find(struct task_service *service, struct call *call, const char *id,
 		const char *exec_id, struct task_record *ret_record, bool *ret_found)
@@ -42,7 +47,7 @@ static int find(struct task_service *service, struct call *call, const char *id,
 		return refuse_missing(call, id);
 	if (r)
 		return call_fail_store(call, r, "the task");
-	if (exec_id && *exec_id && strcmp(exec_id, id))
+	if (is_added_process(id, exec_id))
 		return call_fail(call, BUS_NOT_FOUND, "container '%s' has no process '%s'", id,
 				 exec_id);
 	*ret_found = true;
@@ -61,30 +66,62 @@ struct forward {
 		struct shim_kill_request kill;
 		struct shim_delete_request delete;
 	} request;
-	bool clean_up; /* its shim is dead: one is started for the clean-up */
+	bool clean_up; /* its shim is dead: one is started for the clean-up, and asked again */
+	struct loop_timer timer;
 	void (*done)(struct forward *forward, void *reply);
 	struct shim_delete_reply *deleted;
 	struct shim_pid_reply *started;
 	struct task_record record;
 };
 
+#define FORWARD_RETRY_MS 20
+
 static void forward_free(void *data)
 {
 	struct forward *forward = data;
 
+	loop_timer_cancel(&forward->timer);
 	task_record_clear(&forward->record);
 	free(forward);
+}
+
+static void send_forward(void *userdata);
+
+static void on_retry(struct loop_timer *timer)
+{
+	send_forward(container_of(timer, struct forward, timer));
+}
+
+/* The shim died, or its connection broke, in the midst of it: the same request id can be asked again. */
+static bool forward_again(struct forward *forward, enum bus_status status)
+{
+	uint64_t at_ms = time_boot_ms() + FORWARD_RETRY_MS;
+
+	return status == BUS_UNAVAILABLE && forward->clean_up && !forward->service->is_closing &&
+	       at_ms < call_deadline(forward->call) &&
+	       !loop_timer_set(forward->service->loop, &forward->timer, at_ms, on_retry);
+}
+
+static void fail_forward(struct forward *forward, enum bus_status status, const char *text)
+{
+	const char *id = forward->record.container_id;
+
+	if (strstr(text, id))
+		call_finish_fail(forward->call, status, "%s", text);
+	else
+		call_finish_fail(forward->call, status, "container '%s': %s", id, text);
 }
 
 static void on_forwarded(void *userdata, enum bus_status status, const char *text, void *reply)
 {
 	struct forward *forward = userdata;
 
+	if (forward_again(forward, status))
+		return;
 	if (status == BUS_OK)
 		forward->done(forward, reply);
 	else
-		call_finish_fail(forward->call, status, "container '%s': %s",
-				 forward->record.container_id, text);
+		fail_forward(forward, status, text);
 	forward_free(forward);
 }
 
@@ -93,10 +130,12 @@ static void on_ready(void *userdata, struct task_shim *shim, enum bus_status sta
 {
 	struct forward *forward = userdata;
 
-	if (status != BUS_OK ||
-	    shim_link_call(shim->link, forward->method, call_id(forward->call),
-			   call_deadline(forward->call), &forward->request, on_forwarded, forward))
-		on_forwarded(forward, status ?: BUS_INTERNAL, text, NULL);
+	if (status != BUS_OK)
+		on_forwarded(forward, status, text, NULL);
+	else if (shim_link_call(shim->link, forward->method, call_id(forward->call),
+				call_deadline(forward->call), &forward->request, on_forwarded,
+				forward))
+		on_forwarded(forward, BUS_INTERNAL, "out of memory", NULL);
 }
 
 static void send_forward(void *userdata)
@@ -107,15 +146,17 @@ static void send_forward(void *userdata)
 	int r = 0;
 
 	if (!shim) {
-		on_forwarded(forward, BUS_UNAVAILABLE, "its shim is gone", NULL);
+		on_forwarded(forward, BUS_NOT_FOUND, "the task is gone", NULL);
 		return;
 	}
-	if (!shim->link && forward->clean_up)
+	if (forward->clean_up)
 		r = task_shim_clean_up(shim, &why);
+	if (r == -ENOENT)
+		task_shim_take_up(shim);
 	if (!r || r == -EWOULDBLOCK)
 		r = task_shim_when_ready(shim, call_deadline(forward->call), on_ready, forward);
 	if (r)
-		on_forwarded(forward, BUS_UNAVAILABLE, why.text, NULL);
+		on_forwarded(forward, BUS_UNAVAILABLE, why.text[0] ? why.text : strerror(-r), NULL);
 }
 
 static int forward(struct task_service *service, struct call *call,
@@ -134,7 +175,7 @@ static int forward(struct task_service *service, struct call *call,
 	if (!r)
 		r = call_after_commit(call, send_forward, forward_free, copy);
 	if (r) {
-		free(copy);
+		forward_free(copy);
 		return error_trace(r);
 	}
 	return CALL_LATER;
@@ -309,6 +350,7 @@ static int find_or_ended(struct task_service *service, struct call *call,
 
 	*ret_found = false;
 	if (call_checked_namespace(call) && check_identifier(request->container_id) &&
+	    !is_added_process(request->container_id, request->exec_id) &&
 	    task_row(service, call_namespace(call), request->container_id, ret_record) ==
 		    TASK_E_NOT_FOUND &&
 	    !store_key(&key, call_namespace(call), request->container_id, NULL)) {
@@ -351,95 +393,31 @@ static int task_get(struct task_service *service, const struct task_name_request
 	return reply->process ? task_describe(&record, reply->process) : error_origin(-ENOMEM);
 }
 
-struct listing {
-	const struct task_list_request *request;
-	const char *namespace;
-	struct task_list_reply *reply;
-	struct filter *filter;
-	size_t limit, bytes;
-};
-
-#define LIST_DEFAULT                                                                               \
-	250 /* so many tasks, with all their fields at typical sizes, fit into a reply */
-
-static int list_one(void *userdata, const struct store_key *key, void *data)
-{
-	_cleanup_(task_process_clear) struct task_process process = {};
-	struct listing *listing = userdata;
-	struct task_record *record = data;
-	struct task_process *item;
-	int r;
-
-	(void)key;
-	if (!listing->request->all_namespaces && strcmp(record->namespace, listing->namespace))
-		return 0;
-	if (listing->request->after && strcmp(record->container_id, listing->request->after) <= 0)
-		return 0;
-	r = task_describe(record, &process);
-	if (r)
-		return error_trace(r);
-	if (!filter_match_message(listing->filter, schema_task_process(), &process))
-		return 0;
-	if (listing->reply->tasks.count == listing->limit) {
-		item = &listing->reply->tasks.items[listing->limit - 1];
-		return schema_set(&listing->reply->after, item->container_id) ?: 1;
-	}
-	item = schema_list_add(&listing->reply->tasks);
-	if (!item)
-		return error_origin(-ENOMEM);
-	*item = process;
-	process = (struct task_process){};
-	return 0;
-}
-
 static int task_list(struct task_service *service, const struct task_list_request *request,
 		     struct task_list_reply *reply, struct call *call)
 {
 	_cleanup_(filter_freep) struct filter *filter = NULL;
+	const char *namespace = call_checked_namespace(call);
 	struct schema_fault fault = {};
-	struct listing listing = {
-		.request = request, .reply = reply, .limit = request->limit ?: LIST_DEFAULT};
-	struct store_key prefix;
-	bool all = request->all_namespaces;
 	int r;
 
-	listing.namespace = call_checked_namespace(call);
-	if (!listing.namespace)
+	if (!namespace)
 		return 0;
 	r = filter_parse(&request->filters, &filter, &fault);
 	if (r > 0)
 		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
 	if (!r)
-		r = store_key(&prefix, listing.namespace, "", NULL);
-	if (r)
-		return error_fold(r);
-	listing.filter = filter;
-	r = store_walk(service->store, TASK_TABLE, all ? NULL : &prefix, NULL, schema_task_record(),
-		       list_one, &listing);
-	if (!r && request->deleted)
-		r = store_walk(service->store, ENDED_TABLE, all ? NULL : &prefix, NULL,
-			       schema_task_record(), list_one, &listing);
-	return r == 1 ? 0 : r > 0 ? call_fail_store(call, r, "tasks") : r;
+		r = task_list_page(service, request, namespace, filter, reply);
+	return r > 0 ? call_fail_store(call, r, "tasks") : r;
 }
 
 /* ---- delete -------------------------------------------------------------- */
 
 static int note_deleted(void *userdata)
 {
-	_cleanup_(task_record_clear) struct task_record record = {};
 	struct forward *forward = userdata;
-	int r;
+	int r = task_note_deleted(forward->service, forward->task_id, forward->deleted->exit);
 
-	r = task_shim_row(forward->service, forward->task_id, &record);
-	if (r || record.status == TASK_DELETED)
-		return r == TASK_E_NOT_FOUND ? 0 : r;
-	live_remove(forward->service->live, record.task_id);
-	if (!record.exit && forward->deleted->exit)
-		record.exit = TAKE(forward->deleted->exit);
-	if (record.status == TASK_RUNNING || record.status == TASK_PAUSED ||
-	    record.status == TASK_PAUSING)
-		record.status = TASK_STOPPED; /* force: its exit was part of the delete */
-	r = task_move(forward->service, &record, TASK_DELETED);
 	return r == TASK_E_STATE ? 0 : r;
 }
 
@@ -450,24 +428,13 @@ static void delete_done(struct forward *forward, void *reply)
 	forward->deleted = reply;
 	deleted.pid = forward->deleted->pid;
 	deleted.exit = forward->deleted->exit;
-	call_finish(forward->call, &deleted);
-}
-
-static void delete_noted(struct forward *forward, void *reply)
-{
-	_cleanup_(shim_delete_reply_clear) struct shim_delete_reply copy = {};
-
-	if (!shim_delete_reply_copy(reply, &copy)) {
-		forward->deleted = &copy;
-		if (service_transact(forward->service->service, note_deleted, forward)) {
-			call_finish_fail(
-				forward->call, BUS_INTERNAL,
-				"the task of container '%s' is deleted, but that could not be recorded",
-				forward->record.container_id);
-			return;
-		}
-	}
-	delete_done(forward, reply);
+	if (service_transact(forward->service->service, note_deleted, forward))
+		call_finish_fail(
+			forward->call, BUS_INTERNAL,
+			"the task of container '%s' is deleted, but that could not be recorded",
+			forward->record.container_id);
+	else
+		call_finish(forward->call, &deleted);
 }
 
 static int task_delete(struct task_service *service, const struct task_delete_request *request,
@@ -498,7 +465,7 @@ static int task_delete(struct task_service *service, const struct task_delete_re
 	return forward(
 		service, call, &record,
 		&(struct forward){.method = "shim.delete",
-				  .done = delete_noted,
+				  .done = delete_done,
 				  .clean_up = true,
 				  .request.delete = {.force = request->force ||
 							      record.status == TASK_CREATED}});

@@ -16,6 +16,7 @@
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
 #include "services/lib/operation.h"
+#include "schemas/filter.h"
 #include "services/lib/service.h"
 #include "services/task/shim_link.h"
 
@@ -23,32 +24,39 @@
 #define SHIM_TABLE  "shims"
 #define ENDED_TABLE "ended"
 
-#define SHIM_PROTOCOL	   1
-#define SHIM_DEADLINE_MS   60000 /* of a call that nobody gave a deadline */
-#define SHIM_HELLO_MS	   5000	 /* a shim that says nothing for so long is left as it is and tried again */
-#define SHIM_RETRY_MS	   1000
-#define ENDED_MAX	   1000	 /* rows of `ended` */
+#define SHIM_PROTOCOL    1
+#define SHIM_DEADLINE_MS 60000 /* of a call that nobody gave a deadline */
+#define SHIM_HELLO_MS                                                                              \
+	5000 /* a shim that says nothing for so long is left as it is and tried again */
+#define SHIM_RETRY_MS 1000
+#define SHIM_BIRTH_MS                                                                              \
+	50 /* a shim that holds its lock and does not listen yet, or does not any more */
+#define SHIM_PAUSE_MAX_MS 60000 /* between shims for the clean-up that die themselves */
+#define ENDED_MAX         1000  /* rows of `ended` */
+#define ENDED_TRIM        100   /* so many of the oldest go when it is full */
 
 struct task_service {
 	struct service *service;
 	struct loop *loop;
 	struct store *store;
-	struct live *live;	    /* rows under the root: live.c */
-	void *shims;		    /* tsearch(3) tree of struct task_shim by task id */
+	struct live *live; /* rows under the root: live.c */
+	void *shims;       /* tsearch(3) tree of struct task_shim by task id */
 	char *shim_program;
-	bool is_fresh_boot;
+	bool is_closing;
 };
 
 /* What is known of a shim in memory. Exists as long as its row in `shims`. */
 struct task_shim {
 	struct task_service *service;
 	char task_id[ID_TEXT_SIZE];
-	struct shim_link *link;	   /* NULL: not connected */
-	bool is_ready;		   /* it has answered hello and state */
-	bool is_cleanup;	   /* started after another's death */
-	struct loop_child child;   /* when it is our child; pidfd -1 otherwise */
-	struct loop_timer retry;   /* connect again, or look again whether it is gone */
-	struct loop_file init;	   /* pidfd of init, while no shim watches it */
+	struct shim_link *link;  /* NULL: not connected */
+	bool is_ready;           /* it has answered hello and state */
+	bool is_cleanup;         /* started after another's death */
+	unsigned n_clean_ups;    /* so many were started for that */
+	uint64_t clean_up_at_ms; /* not before then again */
+	struct loop_child child; /* when it is our child; pidfd -1 otherwise */
+	struct loop_timer retry; /* connect again, or look again whether it is gone */
+	struct loop_file init;   /* pidfd of init, while no shim watches it */
 	int init_fd;
 	struct task_waiter *waiters; /* calls that wait until it is ready */
 };
@@ -60,9 +68,11 @@ enum {
 	TASK_E_STATE, /* the move is not allowed */
 };
 
-int task_row(struct task_service *service, const char *namespace, const char *id, struct task_record *ret_record);
+int task_row(struct task_service *service, const char *namespace, const char *id,
+	     struct task_record *ret_record);
 int task_put(struct task_service *service, const struct task_record *record);
-int task_shim_row(struct task_service *service, const char *task_id, struct task_record *ret_record);
+int task_shim_row(struct task_service *service, const char *task_id,
+		  struct task_record *ret_record);
 /*
  * The only place that changes a task's status: checks the table of moves and stores the record in
  * `tasks` and `shims`. Inside a transaction. TASK_E_STATE leaves @record as it was.
@@ -70,28 +80,44 @@ int task_shim_row(struct task_service *service, const char *task_id, struct task
 int task_move(struct task_service *service, struct task_record *record, enum task_status next);
 /* Takes the row out of `tasks` and keeps it in `ended`. */
 int task_end(struct task_service *service, struct task_record *record);
+/* Its shim has deleted it: STOPPED if it was alive, then DELETED. @exit may be NULL. No row is no error. */
+int task_note_deleted(struct task_service *service, const char *task_id,
+		      const struct exit_record *exit);
+/* Keeps the first exit that is known. */
+int task_set_exit(struct task_record *record, const struct exit_record *exit);
 /* What callers see of a record. */
 int task_describe(const struct task_record *record, struct task_process *ret_process);
 int task_signal_number(const char *name); /* "SIGTERM", "TERM", "15"; 0: unknown */
 
-/* ---- shims (shims.c, recover.c) ---- */
+/* ---- lists (list.c) ---- */
+/* One page of a list; the namespace is checked. 0, STORE_E_*, or negative. */
+int task_list_page(struct task_service *service, const struct task_list_request *request,
+		   const char *namespace, struct filter *filter, struct task_list_reply *reply);
+
+/* ---- shims (shims.c) ---- */
 struct task_shim *task_shim_find(struct task_service *service, const char *task_id);
 int task_shim_add(struct task_service *service, const char *task_id, struct task_shim **ret_shim);
 struct task_shim *task_shim_free(struct task_shim *shim);
+/* Forgets all; the shims themselves go on. */
+void task_shims_free(struct task_service *service);
 
 /* Writes shim.msgpack and spawns a shim. @lock_fd is the held lock of the bundle (borrowed). */
-int task_shim_spawn(struct task_service *service, struct task_shim *shim, const struct shim_config *config,
-		    int lock_fd, struct why *why);
+int task_shim_spawn(struct task_service *service, struct task_shim *shim,
+		    const struct shim_config *config, int lock_fd, struct why *why);
 /* bundle/lock, held: no shim lives. -EWOULDBLOCK: one does. */
 int task_shim_lock(const char *bundle, int *ret_fd);
 /* Takes up what there is of the shim of @record: connects, or starts one for the clean-up. */
 void task_shim_take_up(struct task_shim *shim);
-/* Calls @fn once the shim is connected and ready (at once if it is), or with a status why not. */
-typedef void (*task_shim_ready_fn)(void *userdata, struct task_shim *shim, enum bus_status status, const char *text);
-int task_shim_when_ready(struct task_shim *shim, uint64_t deadline_ms, task_shim_ready_fn fn, void *userdata);
+/* Calls @fn once the shim is connected and ready (at once if it is), or with a status why not; @shim is then
+ * NULL if the task is gone. */
+typedef void (*task_shim_ready_fn)(void *userdata, struct task_shim *shim, enum bus_status status,
+				   const char *text);
+int task_shim_when_ready(struct task_shim *shim, uint64_t deadline_ms, task_shim_ready_fn fn,
+			 void *userdata);
 /* The shim's death was noticed, by its connection or its end as a child. */
 void task_shim_lost(struct task_shim *shim);
-/* A shim is started for what a dead one left; kills what is left of the container. */
+/* A shim is started for what a dead one left. 0: one is there. -ENOENT: the bundle is gone. -EWOULDBLOCK: a
+ * shim lives, and is being connected to. */
 int task_shim_clean_up(struct task_shim *shim, struct why *why);
 /* Sends to init by pidfd, without a shim; verifies the start time. -ESRCH: it is gone. */
 int task_kill_directly(const struct task_record *record, int signal);
@@ -120,6 +146,8 @@ int live_open(struct task_service *service, struct live **ret_live, struct why *
 struct live *live_close(struct live *live);
 /* Lazily: with a commit that comes at most a second later. */
 void live_add(struct live *live, const struct task_record *record);
+/* At start: rows of this boot are made to agree with the live tasks; a death may have lost the last changes. */
+int live_reconcile(struct live *live);
 void live_remove(struct live *live, const char *task_id);
 /* At the first start of a boot: tasks of earlier boots become exits with source unknown, cause reboot. */
 int live_reap_earlier_boots(struct live *live);
