@@ -166,9 +166,9 @@ fuzz-corpus: $(BUILD)/tests/fuzz/make_corpus
 TEST_PROGRAM_SRC := $(wildcard tests/programs/*.c)
 TEST_PROGRAMS := $(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(TEST_PROGRAM_SRC))
 define test_program_rule
-$(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(1)): $(call objects,$(1)) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
+$(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(1)): $(call objects,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(TEST_LIB) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(TEST_PROGRAM_SRC),$(eval $(call test_program_rule,$(t))))
 

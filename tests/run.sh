@@ -23,7 +23,7 @@ list() {
 
 run_one() {
 	case $1 in
-	*.py) timeout -k 5 "$limit" python3 "$1" ;;
+	*.py) timeout -k 5 "$limit" "${PYTHON:-/usr/bin/python3}" "$1" ;; # the one that python3-msgpack is for
 	*.sh) timeout -k 5 "$limit" sh "$1" ;;
 	*) timeout -k 5 "$limit" "$1" ;;
 	esac
