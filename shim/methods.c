@@ -14,6 +14,7 @@
 #include "shim/shim.h"
 #include "shim/stdio.h"
 
+#define ADOPT_MS 5000  /* within which init becomes our child */
 #define DEATH_MS 10000 /* within which a process that got SIGKILL should end */
 
 /* ---- answers ------------------------------------------------------------- */
@@ -229,21 +230,14 @@ static int read_pid(struct shim *shim, int *ret_pid, struct why *why)
 	return 0;
 }
 
-/* Init exists; the journal says so before anybody hears of it. */
-static int take_created(struct shim *shim, struct why *why)
+/* The journal says that init exists before anybody hears of it. */
+static int journal_created(struct shim *shim, struct why *why)
 {
-	const uint8_t *id = shim->operation.id;
-	int pid = 0, r;
+	int r;
 
-	r = read_pid(shim, &pid, why);
-	if (r)
-		return r;
-	r = shim_adopt(shim, pid, 0);
-	if (r)
-		return why_errno(why, r, "the OCI runtime left process %d, which is not ours", pid);
-	r = shim_journal_created(shim, id);
+	r = shim_journal_created(shim, shim->operation.id);
 	if (!r && shim->operation.start)
-		r = shim_journal_started(shim, id);
+		r = shim_journal_started(shim, shim->operation.id);
 	return r ? why_errno(why, r, "cannot write %s", shim->journal.path) : 0;
 }
 
@@ -255,21 +249,13 @@ static void forget_init(struct shim *shim)
 	shim->init.start_time = 0;
 }
 
-static void on_created(void *userdata, bool is_ok, const char *text)
+static void take_created(struct shim *shim)
 {
-	struct shim *shim = userdata;
 	struct why why = {};
-	int r;
 
-	if (!is_ok) {
-		undo_create(shim,
-			    shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED
-						    : BUS_FAILED_PRECONDITION,
-			    text);
-		return;
-	}
-	r = take_created(shim, &why);
-	if (r) {
+	loop_timer_cancel(&shim->operation.timer);
+	shim->operation.pid = 0;
+	if (journal_created(shim, &why)) {
 		forget_init(shim);
 		undo_create(shim, BUS_INTERNAL, why.text);
 		return;
@@ -279,6 +265,63 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 		shim_move(shim, STATE_RUNNING);
 	shim_finish(shim, BUS_OK, "", true);
 	/* Init may have ended by now; the caller of this goes on reaping. */
+}
+
+static void on_no_child(struct loop_timer *timer)
+{
+	struct shim *shim = container_of(timer, struct shim, operation.timer);
+	char text[96];
+
+	snprintf(text, sizeof(text), "the OCI runtime left process %d, which is not ours",
+		 shim->operation.pid);
+	shim->operation.pid = 0;
+	undo_create(shim, BUS_INTERNAL, text);
+}
+
+bool shim_adopt_created(struct shim *shim)
+{
+	struct operation *operation = &shim->operation;
+	char text[96];
+	int r;
+
+	if (!operation->pid)
+		return false;
+	r = shim_adopt(shim, operation->pid, 0);
+	if (r == -ECHILD && operation->timer.loop)
+		return false;
+	if (r == -ECHILD)
+		r = loop_timer_set(shim->loop, &operation->timer, time_boot_ms() + ADOPT_MS,
+				   on_no_child)
+			    ?: -ECHILD;
+	if (r == -ECHILD)
+		return false;
+	if (!r) {
+		take_created(shim);
+		return true;
+	}
+	loop_timer_cancel(&operation->timer);
+	snprintf(text, sizeof(text), "process %d, which the OCI runtime left: %s", operation->pid,
+		 strerror(-r));
+	operation->pid = 0;
+	undo_create(shim, BUS_INTERNAL, text);
+	return true;
+}
+
+static void on_created(void *userdata, bool is_ok, const char *text)
+{
+	struct shim *shim = userdata;
+	struct why why = {};
+
+	if (!is_ok) {
+		undo_create(shim,
+			    shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED
+						    : BUS_FAILED_PRECONDITION,
+			    text);
+	} else if (read_pid(shim, &shim->operation.pid, &why)) {
+		undo_create(shim, BUS_INTERNAL, why.text);
+	} else {
+		(void)shim_adopt_created(shim);
+	}
 }
 
 /* If we die, the next shim ends this process before it undoes what that has done. */

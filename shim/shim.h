@@ -44,12 +44,13 @@ struct operation {
 	uint64_t deadline_ms;
 	bool start;             /* of a create */
 	bool force;             /* of a delete: the OCI runtime's --force */
+	int pid;                /* of a create: init, which is not our child yet */
 	bool has_run;           /* the OCI runtime was called */
 	enum bus_status status; /* of a create that is being undone */
 	char *text;
 	struct call waiters[SHIM_WAITERS];
 	size_t n_waiters;
-	struct loop_timer timer; /* delete: init does not die */
+	struct loop_timer timer; /* init does not become our child, or does not die */
 };
 
 struct shim {
@@ -114,6 +115,9 @@ bool shim_is_repeated(struct shim *shim, const struct call *call, bool mutates);
 void shim_finish(struct shim *shim, enum bus_status status, const char *text, bool is_final);
 /* Init has ended: a delete may go on. */
 void shim_delete_goes_on(struct shim *shim);
+/* Some runtimes leave init to a process of theirs that ends a moment after them (crun run --detach), so init becomes
+ * our child a moment later. Tries whether it has; true: it is settled either way. */
+bool shim_adopt_created(struct shim *shim);
 /* Another shim died in the midst of create: undoes what it left. */
 int shim_undo_create(struct shim *shim, const char *reason);
 #define METHOD(service_, name_, request_, reply_, effect_, doc_)                                   \
