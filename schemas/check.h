@@ -1,5 +1,5 @@
 #pragma once
-/* Rules for names that several processes check (containerd's, reference/containerd.md 1.6). Pure. */
+/* Rules for names that several processes check (containerd's). Pure. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 #pragma once
 /*
- * containerd's filter syntax, whole (reference/containerd.md 1.8 has the grammar):
+ * containerd's filter syntax, whole, see filter.c:
  * selectors joined by "," must all match; operators == != ~= and presence;
  * quoted fields and values as Go strings, /…/ and |…| for ~=. Several filters
  * are OR-ed; none, or an empty one, matches everything. ~= is a POSIX extended

@@ -7,6 +7,8 @@
 #include "schemas/json.h"
 #include "schemas/json_internal.h"
 
+#define TWO_TO_63 9223372036854775808.0
+
 /* ---- msgpack to JSON ------------------------------------------------------- */
 
 static json_t *from_object(const msgpack_object *object);
@@ -107,7 +109,7 @@ int json_write_buffer(void *data, const char *bytes, size_t size)
 
 static int write_real(double value, msgpack_packer *packer)
 {
-	if (value > -0x1p63 && value < 0x1p63 && value == (double)(int64_t)value)
+	if (value > -TWO_TO_63 && value < TWO_TO_63 && value == (double)(int64_t)value)
 		return msgpack_pack_int64(packer, (int64_t)value);
 	return msgpack_pack_double(packer, value);
 }

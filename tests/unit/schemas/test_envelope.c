@@ -148,6 +148,9 @@ static void test_every_truncation_is_refused(void **state)
 	"\xc4\x10"                                                                                 \
 	"0123456789abcdef"
 
+static const char bus_ping[] = "\xa8"
+			       "bus.ping";
+
 static int read_parts(const char *const parts[], const size_t sizes[], size_t n,
 		      struct envelope_request *request, struct schema_fault *fault)
 {
@@ -172,14 +175,7 @@ static int read_parts(const char *const parts[], const size_t sizes[], size_t n,
 static int read_with(size_t at, const char *part, size_t size, struct envelope_request *request,
 		     struct schema_fault *fault)
 {
-	const char *parts[7] = {"\x01",
-				ID,
-				"\x00",
-				"\xa0",
-				"\xa8"
-				"bus.ping",
-				"\x80",
-				"\x80"};
+	const char *parts[7] = {"\x01", ID, "\x00", "\xa0", bus_ping, "\x80", "\x80"};
 	size_t sizes[7] = {1, 18, 1, 1, 9, 1, 1};
 
 	if (at < 7) {
@@ -258,15 +254,8 @@ static void test_what_other_encoders_write_is_understood(void **state)
 
 static void test_arrays_may_be_shorter_or_grow_at_their_end(void **state)
 {
-	const char *parts[] = {"\x01",
-			       ID,
-			       "\x00",
-			       "\xa0",
-			       "\xa8"
-			       "bus.ping",
-			       "\x80",
-			       "\xc0",
-			       "\x93\x01\x02\x03"};
+	const char *parts[] = {"\x01",   ID,     "\x00", "\xa0",
+			       bus_ping, "\x80", "\xc0", "\x93\x01\x02\x03"};
 	size_t sizes[] = {1, 18, 1, 1, 9, 1, 1, 4};
 	struct envelope_request request;
 	struct schema_fault fault = {};
