@@ -1,0 +1,95 @@
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/lib/cleanup.h"
+#include "broker/lib/file.h"
+#include "shim/cgroup.h"
+#include "tests/lib/main.h"
+
+static const char hybrid[] = "11:pids:/davit/web\n9:cpu,cpuacct:/both\n8:memory:/davit/web\n"
+			     "1:name=systemd:/named\n0::/unified/x\n";
+
+static void assert_path(const char *controller, const char *expected)
+{
+	_cleanup_(cleanup_free) char *path = cgroup_parse_path(hybrid, controller);
+
+	if (expected)
+		assert_string_equal(path, expected);
+	else
+		assert_null(path);
+}
+
+static void paths_of_v1_and_v2_are_found(void **state)
+{
+	(void)state;
+	assert_path("memory", "/davit/web");
+	assert_path("cpuacct", "/both");
+	assert_path("", "/unified/x");
+	assert_path("mem", NULL);
+	assert_path("freezer", NULL);
+}
+
+static void oom_kills_are_counted_in_both_formats(void **state)
+{
+	static const char v1[] = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+	static const char v2[] = "low 0\nhigh 0\nmax 14\noom 9\noom_kill 2\noom_group_kill 0\n";
+
+	(void)state;
+	assert_int_equal(cgroup_parse_count(v1, "oom_kill"), 3);
+	assert_int_equal(cgroup_parse_count(v2, "oom_kill"), 2);
+	assert_int_equal(cgroup_parse_count("", "oom_kill"), 0);
+	assert_int_equal(cgroup_parse_count("oom_kill_disable 1\n", "oom_kill"), 0);
+}
+
+static void counts_are_read_from_the_files_of_v1_and_v2(void **state)
+{
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_free) char *v2 = scratch_path(scratch, "memory.events");
+	_cleanup_(cleanup_free) char *v1 = scratch_path(scratch, "memory.oom_control");
+	struct cgroup cgroup = {.memory = scratch->dir};
+
+	assert_int_equal(file_write(v1, "oom_kill 5\n", 11, 0600, false, NULL), 0);
+	assert_int_equal(file_write(v2, "oom 1\noom_kill 7\n", 17, 0600, false, NULL), 0);
+	assert_int_equal(cgroup_oom_kills(&cgroup), 5);
+	cgroup.is_v2 = true;
+	assert_int_equal(cgroup_oom_kills(&cgroup), 7);
+}
+
+static void cgroup_of_somebody_else_is_never_signalled(void **state)
+{
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_free) char *procs = scratch_path(scratch, "cgroup.procs");
+	struct cgroup cgroup = {.procs = scratch->dir}, found = {};
+	char text[64];
+	size_t count;
+
+	/* This very process, which SIGKILL would end. */
+	snprintf(text, sizeof(text), "%d\n", (int)getpid());
+	assert_int_equal(file_write(procs, text, strlen(text), 0600, false, NULL), 0);
+	assert_int_equal(cgroup_signal(&cgroup, SIGKILL, 0, &count), -EPERM);
+	/* Without a path, and for a name that is not where the process is, there is none. */
+	assert_int_equal(cgroup_find(NULL, getpid(), &found), 0);
+	assert_null(found.procs);
+	assert_int_equal(cgroup_find("system.slice:davit:web", getpid(), &found), 0);
+	assert_null(found.procs);
+	assert_int_equal(cgroup_find("/", getpid(), &found), 0);
+	assert_null(found.procs);
+}
+
+static void systemd_names_are_matched_whole(void **state)
+{
+	(void)state;
+	assert_true(cgroup_is_unit("system.slice:davit:web", "/system.slice/davit-web.scope"));
+	assert_false(cgroup_is_unit("system.slice:davit:web", "/system.slice/davit-web2.scope"));
+	assert_false(cgroup_is_unit("system.slice:davit:web", "/user.slice/session-1.scope"));
+	assert_false(cgroup_is_unit("system.slice:davit:", "/system.slice/davit-.scope"));
+	assert_false(cgroup_is_unit("nonsense", "/nonsense"));
+}
+
+TEST_MAIN(cmocka_unit_test(paths_of_v1_and_v2_are_found),
+	  cmocka_unit_test(oom_kills_are_counted_in_both_formats),
+	  TEST_IN_SCRATCH(counts_are_read_from_the_files_of_v1_and_v2),
+	  TEST_IN_SCRATCH(cgroup_of_somebody_else_is_never_signalled),
+	  cmocka_unit_test(systemd_names_are_matched_whole))
