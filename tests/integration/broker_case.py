@@ -44,7 +44,7 @@ class Broker:
         self.process = subprocess.Popen(
             [BIN + "/davit-broker", "--root", self.root, "--state", self.state,
              "--ready-fd", str(ready_end), *arguments],
-            pass_fds=[ready_end], stderr=self.log)
+            pass_fds=[ready_end], stdout=subprocess.DEVNULL, stderr=self.log)
         os.close(ready_end)
         self.is_ready = os.read(ready, 100) == b"READY=1\n"
         os.close(ready)
