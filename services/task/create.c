@@ -294,12 +294,22 @@ static int note_created(void *userdata)
 	return r == TASK_E_STATE ? task_put(service, &record) : r;
 }
 
+/* The service ends: the next one takes the operation up again. */
+static bool is_closing(struct operation *operation)
+{
+	const struct task_service *service = operation_object(operation);
+
+	return service->is_closing;
+}
+
 static void on_created(void *userdata, enum bus_status status, const char *text, void *reply)
 {
 	struct operation *operation = userdata;
 	struct created created = {.operation = operation, .reply = reply};
 	struct task_service *service = operation_object(operation);
 
+	if (is_closing(operation))
+		return;
 	if (status != BUS_OK)
 		operation_step_failed(operation, status, "%s", text);
 	else if (service_transact(service->service, note_created, &created))
@@ -317,6 +327,8 @@ static void on_ready(void *userdata, struct task_shim *shim, enum bus_status sta
 	const struct bus_options *options = operation_call_options(operation, "create");
 	int r;
 
+	if (is_closing(operation))
+		return;
 	if (status != BUS_OK) {
 		operation_step_failed(operation, status, "the shim of container '%s': %s",
 				      request_of(operation)->container_id, text);
@@ -375,6 +387,8 @@ static void on_undone(void *userdata, enum bus_status status, const char *text, 
 	struct operation *operation = userdata;
 
 	(void)reply;
+	if (is_closing(operation))
+		return;
 	if (status == BUS_OK || status == BUS_NOT_FOUND)
 		operation_step_done(operation);
 	else

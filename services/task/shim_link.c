@@ -174,8 +174,11 @@ static void on_readable(struct loop_file *file, uint32_t events)
 	(void)events;
 	for (int i = 0; i < PACKETS_A_ROUND; i++) {
 		n = recv(link->fd, packet, sizeof(packet), MSG_DONTWAIT);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		if (n < 0 && errno == EAGAIN)
 			return;
+		/* A peer that ended with something of ours unread: what it had sent still follows. */
+		if (n < 0 && (errno == EINTR || errno == ECONNRESET))
+			continue;
 		if (n <= 0) {
 			link_lost(link);
 			return;

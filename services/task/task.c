@@ -118,6 +118,10 @@ static void on_forwarded(void *userdata, enum bus_status status, const char *tex
 
 	if (forward_again(forward, status))
 		return;
+	if (forward->service->is_closing) { /* the call goes with the service; it is asked again */
+		forward_free(forward);
+		return;
+	}
 	if (status == BUS_OK)
 		forward->done(forward, reply);
 	else
