@@ -187,6 +187,7 @@ class Watchdog(BrokerCase):
         # Only the loop's thread is stopped: nng's and the watchdog's go on.
         self.assertEqual(libc.ptrace(seize, self.broker.pid, 0, 0), 0)
         self.assertEqual(libc.ptrace(interrupt, self.broker.pid, 0, 0), 0)
+        self.assertTrue(os.WIFSTOPPED(os.waitpid(self.broker.pid, 0)[1]))
         self.assertEqual(self.broker.process.wait(20), 75)
         self.assertIn("ending", self.read_log())
 
