@@ -164,13 +164,14 @@ struct service *service_close(struct service *service)
 		return NULL;
 	service->registration = registration_free(service->registration);
 	work_kill_all(service);
-	if (service->is_object_open && service->definition->close)
-		service->definition->close(service->object);
 	if (service->store)
 		store_abort(service->store);
 	forget_jobs(service);
 	outbox_close(service);
+	/* What operations keep may lean on the service's own object. */
 	operations_close(service);
+	if (service->is_object_open && service->definition->close)
+		service->definition->close(service->object);
 	calls_free(service);
 	loop_timer_cancel(&service->kick);
 	loop_timer_cancel(&service->readers_timer);
