@@ -3,7 +3,7 @@
 # usage: packages.sh build|run|test|bench ...
 set -eu
 
-build="gcc make pkg-config libc6-dev libnng-dev libmsgpack-dev liblmdb-dev libjansson-dev libarchive-dev libssl-dev"
+build="gcc make libc6-dev libnng-dev libmsgpack-dev liblmdb-dev libjansson-dev libarchive-dev libssl-dev"
 run="crun runc"
 demo="busybox-static python3"
 test="libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev umoci skopeo debootstrap

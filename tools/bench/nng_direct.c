@@ -58,7 +58,8 @@ static int ask(size_t n, uint64_t *times)
 	for (size_t i = 0; i < n; i++) {
 		uint64_t start = now_ns();
 
-		if (nng_msg_alloc(&message, 0) || nng_msg_append(message, payload, sizeof(payload)) ||
+		if (nng_msg_alloc(&message, 0) ||
+		    nng_msg_append(message, payload, sizeof(payload)) ||
 		    nng_sendmsg(socket, message, 0) || nng_recvmsg(socket, &message, 0))
 			return 1;
 		nng_msg_free(message);
@@ -85,6 +86,7 @@ int main(int argc, char *argv[])
 	if (r)
 		return 1;
 	qsort(times, n, sizeof(*times), compare);
-	printf("%.1f %.1f %.1f\n", (double)times[0] / 1e3, (double)times[n / 2] / 1e3, (double)times[n - 1] / 1e3);
+	printf("%.1f %.1f %.1f\n", (double)times[0] / 1e3, (double)times[n / 2] / 1e3,
+	       (double)times[n - 1] / 1e3);
 	return 0;
 }
