@@ -1,0 +1,309 @@
+/* The content store: files by digest, and their records. */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/log.h"
+#include "schemas/check.h"
+#include "schemas/filter.h"
+#include "services/image/handlers.h"
+#include "services/image/list.h"
+
+#define READ_MAX 524288
+
+int content_key(const char *digest, struct store_key *ret_key)
+{
+	return error_trace(store_key(ret_key, digest, NULL));
+}
+
+bool content_has(struct image_service *image, const char *digest)
+{
+	struct store_key key;
+
+	return !content_key(digest, &key) && store_has(image->store, TABLE_BLOBS, &key);
+}
+
+/* ---- files ---- */
+
+static const char *hex_of(const char *digest)
+{
+	return digest + strlen("sha256:");
+}
+
+static int explain(const char *digest, int r, struct why *why)
+{
+	if (r == -ENOENT)
+		return why_set(why, refused(BUS_DATA_LOSS),
+			       "blob %s is not in the content store: import the image again",
+			       digest);
+	if (r == -EFBIG)
+		return why_set(why, refused(BUS_DATA_LOSS), "blob %s is no document: it is larger",
+			       digest);
+	return why_errno(why, error_trace(r), "cannot read blob %s", digest);
+}
+
+int content_open_blob(struct image_service *image, const char *digest, int *ret_fd, struct why *why)
+{
+	if (!check_digest(digest))
+		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
+			       digest);
+	*ret_fd = openat(image->blobs, hex_of(digest), O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	return *ret_fd < 0 ? explain(digest, -errno, why) : 0;
+}
+
+int content_load(struct image_service *image, const char *digest, char **ret_text, size_t *ret_size,
+		 struct why *why)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+	char actual[DIGEST_SIZE];
+	size_t size;
+	int r;
+
+	if (!check_digest(digest))
+		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
+			       digest);
+	r = file_read(image->blobs, hex_of(digest), DOCUMENT_SIZE_MAX, &text, &size);
+	if (r)
+		return explain(digest, r, why);
+	digest_of(text, size, actual);
+	if (strcmp(actual, digest))
+		return why_set(why, refused(BUS_DATA_LOSS),
+			       "blob %s is damaged: its content is %s; import the image again",
+			       digest, actual);
+	*ret_text = TAKE(text);
+	*ret_size = size;
+	return 0;
+}
+
+/* Same content under the same name: replacing a file mends it if it was damaged. */
+int content_take_blobs(struct image_service *image, int ingest,
+		       const struct work_import_result *result, struct why *why)
+{
+	for (size_t i = 0; i < result->blobs.count; i++) {
+		const struct work_blob *blob = &result->blobs.items[i];
+
+		if (!check_digest(blob->digest) || strchr(blob->path, '/'))
+			return why_set(why, error_origin(-EPROTO),
+				       "davit-image-work named a blob '%.100s'", blob->digest);
+		if (renameat(ingest, blob->path, image->blobs, hex_of(blob->digest)) < 0)
+			return why_errno(why, error_origin(-errno),
+					 "cannot move blob %s into place", blob->digest);
+	}
+	if (fsync(image->blobs) < 0)
+		return why_errno(why, error_origin(-errno), "cannot sync the content store");
+	return 0;
+}
+
+struct clean {
+	struct image_service *image;
+	size_t n_removed;
+};
+
+static int clean_all(void *userdata)
+{
+	struct clean *clean = userdata;
+	struct image_service *image = clean->image;
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	char digest[DIGEST_SIZE];
+	struct dirent *entry;
+	int fd;
+
+	fd = openat(image->blobs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return error_origin(-EIO);
+	}
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		if (snprintf(digest, sizeof(digest), "sha256:%.64s", entry->d_name) == 71 &&
+		    strlen(entry->d_name) == 64 && content_has(image, digest))
+			continue;
+		trash_take(image, image->blobs, entry->d_name);
+		clean->n_removed++;
+	}
+	return 0;
+}
+
+int content_clean(struct image_service *image)
+{
+	struct clean clean = {.image = image};
+	int r;
+
+	r = store_begin(image->store);
+	if (r)
+		return error_fold(r);
+	r = clean_all(&clean);
+	store_end(image->store, false);
+	if (clean.n_removed)
+		log_info("content=orphans removed=%zu", clean.n_removed);
+	return error_fold(r);
+}
+
+/* ---- records ---- */
+
+static int emit_create(struct image_service *image, const struct content_record *record)
+{
+	struct event_content_create event = {
+		.digest = record->digest, .size = record->size, .media_type = record->media_type};
+
+	return error_trace(service_emit(image->service, "", schema_find_event("/content/create"),
+					record->digest, &event));
+}
+
+static int record_blob(struct image_service *image, const struct work_blob *blob)
+{
+	struct content_record record = {.digest = blob->digest,
+					.size = blob->size,
+					.media_type = blob->media_type,
+					.created_at_ns = time_real_ns()};
+	struct store_key key;
+	int r;
+
+	r = content_key(blob->digest, &key);
+	if (r)
+		return error_trace(r);
+	if (store_has(image->store, TABLE_BLOBS, &key))
+		return 0;
+	record.updated_at_ns = record.created_at_ns;
+	r = store_put(image->store, TABLE_BLOBS, &key, schema_content_record(), &record);
+	if (!r)
+		r = emit_create(image, &record);
+	return error_trace(r);
+}
+
+int content_record_blobs(struct image_service *image, const struct work_import_result *result)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < result->blobs.count && !r; i++)
+		r = record_blob(image, &result->blobs.items[i]);
+	return error_trace(r);
+}
+
+int content_remove(struct image_service *image, const char *digest)
+{
+	struct event_content_delete event = {.digest = (char *)digest};
+	struct store_key key;
+	int r;
+
+	r = content_key(digest, &key);
+	if (!r)
+		r = store_delete(image->store, TABLE_BLOBS, &key);
+	if (!r)
+		r = service_emit(image->service, "", schema_find_event("/content/delete"), digest,
+				 &event);
+	if (!r)
+		r = trash_after_commit(image, image->blobs, hex_of(digest), digest);
+	return error_trace(r);
+}
+
+/* ---- methods ---- */
+
+static int get_record(struct image_service *image, const char *digest,
+		      struct content_record *ret_record, struct why *why)
+{
+	struct store_key key;
+	int r;
+
+	if (!check_digest(digest))
+		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
+			       digest);
+	r = content_key(digest, &key);
+	if (!r)
+		r = store_get(image->store, TABLE_BLOBS, &key, schema_content_record(), ret_record);
+	if (r == STORE_E_NOT_FOUND)
+		return why_set(why, refused(BUS_NOT_FOUND), "no blob %s", digest);
+	return error_trace(r);
+}
+
+int content_info(struct image_service *image, const struct content_info_request *request,
+		 struct content_reply *reply, struct call *call)
+{
+	struct why why = {};
+	int r;
+
+	reply->content = calloc(1, sizeof(*reply->content));
+	if (!reply->content)
+		return error_origin(-ENOMEM);
+	r = get_record(image, request->digest, reply->content, &why);
+	return image_answer(call, r, &why, "the blob");
+}
+
+struct listing {
+	struct list list;
+	struct content_list_reply *reply;
+	struct references references;
+	struct filter *filter;
+};
+
+static int list_one(void *userdata, const struct store_key *key, void *data)
+{
+	struct listing *listing = userdata;
+	struct content_record *record = data, *item;
+
+	(void)key;
+	if (list_is_before(&listing->list, record->digest) ||
+	    !set_has(&listing->references.digests, record->digest) ||
+	    !filter_match_message(listing->filter, schema_content_record(), record))
+		return 0;
+	if (!list_has_room(&listing->list, schema_content_record(), record))
+		return list_stop(&listing->list, &listing->reply->after);
+	item = schema_list_add(&listing->reply->contents);
+	if (!item)
+		return error_origin(-ENOMEM);
+	return error_trace(
+		list_added(&listing->list, record->digest, content_record_copy(record, item)));
+}
+
+int content_list(struct image_service *image, const struct list_request *request,
+		 struct content_list_reply *reply, struct call *call)
+{
+	struct listing listing = {.reply = reply};
+	struct why why = {};
+	int r;
+
+	r = list_start(&listing.list, request, &listing.filter, &why);
+	if (!r)
+		r = references_find(image, call_namespace(call), &listing.references);
+	if (!r)
+		r = store_walk(image->store, TABLE_BLOBS, NULL, NULL, schema_content_record(),
+			       list_one, &listing);
+	references_clear(&listing.references);
+	filter_free(listing.filter);
+	list_clear(&listing.list);
+	return image_answer(call, r == LIST_FULL ? 0 : r, &why, "blobs");
+}
+
+int content_read(struct image_service *image, const struct content_read_request *request,
+		 struct content_read_reply *reply, struct call *call)
+{
+	size_t size = request->size ? request->size : READ_MAX;
+	_cleanup_(cleanup_fd) int fd = -1;
+	struct content_record record = {};
+	struct why why = {};
+	ssize_t n;
+	int r;
+
+	r = get_record(image, request->digest, &record, &why);
+	if (!r)
+		r = content_open_blob(image, request->digest, &fd, &why);
+	if (r)
+		return image_answer(call, r, &why, "the blob");
+	reply->size = record.size;
+	content_record_clear(&record);
+	reply->data.data = malloc(size);
+	if (!reply->data.data)
+		return error_origin(-ENOMEM);
+	n = pread(fd, reply->data.data, size, (off_t)request->offset);
+	if (n < 0)
+		return call_fail(call, BUS_DATA_LOSS, "cannot read blob %s: %s", request->digest,
+				 strerror(errno));
+	reply->data.size = (size_t)n;
+	return 0;
+}

@@ -1,0 +1,355 @@
+/* The image service: its start, its end, and what its files share. */
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/log.h"
+#include "services/image/handlers.h"
+
+#define SERVICE_TYPE    struct image_service
+#define SERVICE_DEF     "schemas/image.def"
+#define SERVICE_LINKAGE extern
+#include "services/lib/methods.h"
+
+#define WORK_PROGRAM "davit-image-work"
+#define WORK_FDS_MAX 4
+
+/* ---- failures ---- */
+
+int image_answer(struct call *call, int r, const struct why *why, const char *what)
+{
+	if (r >= REFUSED)
+		return call_fail(call, (enum bus_status)(r - REFUSED), "%s", why->text);
+	if (r < 0 && why->text[0])
+		log_error("error=\"%s\"", why->text);
+	if (r < 0 && why->text[0])
+		return call_fail(call, r == -ENOSPC ? BUS_RESOURCE_EXHAUSTED : BUS_INTERNAL, "%s",
+				 why->text);
+	return r ? call_fail_store(call, r, what) : 0;
+}
+
+static enum bus_status status_of(int r)
+{
+	if (r >= REFUSED)
+		return (enum bus_status)(r - REFUSED);
+	return r == -ENOSPC || r == -EDQUOT ? BUS_RESOURCE_EXHAUSTED : BUS_INTERNAL;
+}
+
+static const char *text_of(int r, const struct why *why)
+{
+	if (why && why->text[0])
+		return why->text;
+	return r < 0 ? strerror(-r) : "the store failed";
+}
+
+int image_step_failed(struct operation *operation, int r, const struct why *why)
+{
+	if (r < REFUSED && r > 0)
+		return r; /* the store's: the turn sees it by itself */
+	return operation_fail(operation, status_of(r), "%s", text_of(r, why));
+}
+
+void image_step_ended(struct operation *operation, int r, const struct why *why)
+{
+	if (r)
+		operation_step_failed(operation, status_of(r), "%s", text_of(r, why));
+	else
+		operation_step_done(operation);
+}
+
+/* ---- children ---- */
+
+struct image_work {
+	struct image_work *next;
+	struct image_service *image;
+	struct work *work;
+	work_fn fn;
+	void *userdata;
+};
+
+static void image_work_free(struct image_work *child)
+{
+	for (struct image_work **at = &child->image->works; *at; at = &(*at)->next) {
+		if (*at == child) {
+			*at = child->next;
+			break;
+		}
+	}
+	free(child);
+}
+
+/* When the service ends, nobody is told: the next instance begins that work again. */
+static void work_ended(void *userdata, void *reply, const struct why *why)
+{
+	struct image_work *child = userdata;
+	struct image_service *image = child->image;
+	work_fn fn = child->fn;
+	void *fn_userdata = child->userdata;
+
+	image_work_free(child);
+	if (!image->is_draining)
+		fn(fn_userdata, reply, why);
+	else if (!image->works)
+		service_drained(image->service);
+}
+
+int image_work_start(struct image_service *image, const char *mode,
+		     const struct schema_message *request, const void *message, const int *fds,
+		     size_t n_fds, const struct schema_message *reply, uint64_t deadline_ms,
+		     work_fn fn, void *userdata, struct why *why)
+{
+	const char *argv[] = {mode, NULL};
+	struct spawn_fd passed[WORK_FDS_MAX];
+	struct work_options options = {
+		.program = WORK_PROGRAM,
+		.argv = argv,
+		.fds = passed,
+		.n_fds = n_fds,
+		.request = request,
+		.request_message = message,
+		.reply = reply,
+		.deadline_ms = deadline_ms,
+	};
+	struct image_work *child = calloc(1, sizeof(*child));
+	int r;
+
+	if (!child)
+		return error_origin(-ENOMEM);
+	*child = (struct image_work){
+		.next = image->works, .image = image, .fn = fn, .userdata = userdata};
+	image->works = child;
+	for (size_t i = 0; i < n_fds; i++)
+		passed[i] = (struct spawn_fd){.from = fds[i], .to = 5 + (int)i};
+	r = work_start(image->service, &options, work_ended, child, &child->work, why);
+	if (r)
+		image_work_free(child);
+	return error_trace(r);
+}
+
+/* ---- pins ---- */
+
+int image_pin(struct image_service *image, struct set *pins)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(image->pins); i++) {
+		if (image->pins[i])
+			continue;
+		image->pins[i] = pins;
+		return 0;
+	}
+	return -EBUSY;
+}
+
+void image_unpin(struct image_service *image, struct set *pins)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(image->pins); i++) {
+		if (image->pins[i] == pins)
+			image->pins[i] = NULL;
+	}
+}
+
+/* ---- start and end ---- */
+
+static int open_dir(struct image_service *image, const char *name, int *ret_fd)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/%s", image->directory, name);
+	struct why why = {};
+	int r;
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	r = file_make_dir(path, 0700, &why);
+	if (r) {
+		log_error("error=\"%s\"", why.text);
+		return error_trace(r);
+	}
+	*ret_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return *ret_fd < 0 ? error_origin(-errno) : 0;
+}
+
+static int open_dirs(struct image_service *image)
+{
+	_cleanup_(cleanup_fd) int content = -1, sums = -1;
+	int r;
+
+	/* Each level by itself, so that each is 0700. */
+	r = open_dir(image, "content", &content);
+	if (!r)
+		r = open_dir(image, "content/blobs", &sums);
+	if (!r)
+		r = open_dir(image, "content/blobs/sha256", &image->blobs);
+	if (!r)
+		r = open_dir(image, "content/ingest", &image->ingest);
+	if (!r)
+		r = open_dir(image, "snapshots", &image->snapshots);
+	if (!r)
+		r = open_dir(image, "trash", &image->trash);
+	return error_trace(r);
+}
+
+/* Imports that were cut read their archive again. */
+static int clean_ingest(struct image_service *image)
+{
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	struct dirent *entry;
+	int fd;
+
+	fd = openat(image->ingest, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return error_origin(-EIO);
+	}
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] != '.')
+			trash_take(image, image->ingest, entry->d_name);
+	}
+	return 0;
+}
+
+static int recover(struct image_service *image)
+{
+	int r;
+
+	r = trash_clean(image);
+	if (!r)
+		r = clean_ingest(image);
+	if (!r)
+		r = content_clean(image);
+	if (!r)
+		r = snapshot_clean(image);
+	if (!r)
+		r = snapshot_probe(image);
+	return error_trace(r);
+}
+
+static int image_set_up(struct image_service *image)
+{
+	int r;
+
+	image->directory = text_format("%s/image", service_paths(image->service)->root);
+	if (!image->directory)
+		return error_origin(-ENOMEM);
+	image->snapshots_path = text_format("%s/snapshots", image->directory);
+	if (!image->snapshots_path)
+		return error_origin(-ENOMEM);
+	r = platform_host(&image->host);
+	if (!r)
+		r = open_dirs(image);
+	if (!r)
+		r = recover(image);
+	return error_trace(r);
+}
+
+static void image_close(void *object)
+{
+	struct image_service *image = object;
+
+	while (image->works)
+		image_work_free(image->works);
+	unpack_close(image);
+	trash_close(image);
+	for (size_t i = 0; i < RESOLVED_CACHE; i++)
+		resolved_free(image->cache[i]);
+	close_fd(image->blobs);
+	close_fd(image->ingest);
+	close_fd(image->snapshots);
+	close_fd(image->trash);
+	platform_clear(&image->host);
+	free(image->directory);
+	free(image->snapshots_path);
+	free(image);
+}
+
+static int image_open(struct service *service, void **ret_object)
+{
+	struct image_service *image = calloc(1, sizeof(*image));
+	int r;
+
+	if (!image)
+		return error_origin(-ENOMEM);
+	image->service = service;
+	image->store = service_store(service);
+	image->blobs = image->ingest = image->snapshots = image->trash = -1;
+	/* Places in trash/ of an earlier process of the same pid are not taken again. */
+	image->next_trash = time_boot_ms() << 20;
+	r = image_set_up(image);
+	if (r) {
+		image_close(image);
+		return error_trace(r);
+	}
+	*ret_object = image;
+	return 0;
+}
+
+static int collect_all(void *userdata)
+{
+	return collect(userdata);
+}
+
+static void image_ready(void *object)
+{
+	struct image_service *image = object;
+
+	image->is_ready = true;
+	trash_start(image);
+	/* What a crash within an import left without a name; one that is resumed begins anew. */
+	if (service_transact(image->service, collect_all, image))
+		log_warning("collect=failed");
+}
+
+/* Children end; what they were doing begins again in the next instance. */
+static void image_drain(void *object)
+{
+	struct image_service *image = object;
+
+	image->is_draining = true;
+	for (struct image_work *child = image->works; child; child = child->next)
+		work_kill(child->work);
+	if (!image->works)
+		service_drained(image->service);
+}
+
+/* ---- methods that are the library's ---- */
+
+int image_operations(struct image_service *image, const struct empty *request,
+		     struct operation_list_reply *reply, struct call *call)
+{
+	(void)request;
+	return operation_list(image->service, call, reply);
+}
+
+int image_operation_cancel(struct image_service *image,
+			   const struct operation_cancel_request *request, struct empty *reply,
+			   struct call *call)
+{
+	(void)reply;
+	return operation_cancel(image->service, call, request);
+}
+
+int image_stats(struct image_service *image, const struct empty *request,
+		struct service_stats_reply *reply, struct call *call)
+{
+	(void)request;
+	(void)call;
+	return service_stats(image->service, reply);
+}
+
+static const char *const names[] = {"image", "content", "snapshot", NULL};
+static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS, TABLE_SNAPSHOTS, NULL};
+static const struct operation_type *const operations[] = {&import_operation, &prepare_operation,
+							  &delete_operation, NULL};
+
+const struct service_definition image_definition = {
+	.program = "davit-image",
+	.names = names,
+	.methods = service_methods,
+	.tables = tables,
+	.directory = "image",
+	.open = image_open,
+	.ready = image_ready,
+	.drain = image_drain,
+	.close = image_close,
+	.operations = operations,
+};

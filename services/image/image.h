@@ -1,0 +1,212 @@
+#pragma once
+/*
+ * The image service's own state and what its files give each other.
+ *
+ * Directory <root>/image: content/blobs/sha256/<hex> (a file there counts only
+ * with a record in the store), content/ingest/<operation> (an import that is under
+ * way), snapshots/<number>/{fs,work}, trash/ (what is to be removed). Names and
+ * containers' snapshots belong to a namespace; blobs and layers are shared by all.
+ *
+ * Functions that may refuse return REFUSED + enum bus_status with a sentence in
+ * @why; other positive codes are the store's.
+ */
+
+#include "services/image/document.h"
+#include "services/image/platform.h"
+#include "services/image/reference.h"
+#include "services/image/set.h"
+#include "services/lib/operation.h"
+#include "services/lib/service.h"
+#include "services/lib/work.h"
+
+#define TABLE_IMAGES    "images"
+#define TABLE_BLOBS     "blobs"
+#define TABLE_SNAPSHOTS "snapshots"
+
+#define SNAPSHOTTER_OVERLAY "overlayfs"
+#define SNAPSHOTTER_NATIVE  "native"
+#define SCOPE_SHARED        "*" /* in place of a namespace: layers */
+#define SNAPSHOT_DEPTH_MAX  256
+#define RESOLVED_CACHE      64
+
+#define REFUSED 1000
+
+struct layer_job;
+struct unpack;
+
+/* What a target is on one platform. Read from content, so it never changes. */
+struct resolved {
+	char *target, *platform; /* digest, text: what was asked */
+	char *manifest, *config_digest;
+	char *config; /* its text */
+	struct work_layer *layers;
+	char (*chains)[DIGEST_SIZE]; /* chain id up to each layer */
+	size_t n_layers;
+	uint64_t size;
+	struct schema_strs platforms;
+	bool is_match; /* its config names that platform, or none */
+	bool is_image; /* its config is an image's */
+	uint64_t used;
+};
+
+struct image_service {
+	struct service *service;
+	struct store *store;
+	char *directory, *snapshots_path;
+	int blobs, ingest, snapshots, trash; /* directories */
+	struct platform host;
+	char *host_text;
+	bool has_overlay;
+	char overlay_reason[WHY_SIZE]; /* why not */
+	uint64_t next_number;          /* of a snapshot's directory */
+
+	struct resolved *cache[RESOLVED_CACHE];
+	uint64_t cache_clock;
+
+	struct unpack *unpacks; /* under way: what they need is kept */
+	struct layer_job *layer_jobs;
+	struct set *pins[64]; /* digests and chain ids that operations need; see image_pin() */
+
+	struct schema_strs trash_names; /* to be removed by a child */
+	uint64_t next_trash;
+	bool is_removing;
+	struct trash_waiter *trash_waiters;
+	struct image_work *works; /* children */
+	bool is_ready, is_draining;
+};
+
+extern const struct service_definition image_definition;
+
+static inline int refused(enum bus_status status)
+{
+	return REFUSED + (int)status;
+}
+
+/* ---- image.c ---- */
+/* Answers @call with a refusal, or hands on the store's or the service's own failure. */
+int image_answer(struct call *call, int r, const struct why *why, const char *what);
+/* The same for a step. */
+int image_step_failed(struct operation *operation, int r, const struct why *why);
+/* For a callback of a step. */
+void image_step_ended(struct operation *operation, int r, const struct why *why);
+/* Starts a child; @fn is not called when the service ends first. */
+int image_work_start(struct image_service *image, const char *mode,
+		     const struct schema_message *request, const void *message, const int *fds,
+		     size_t n_fds, const struct schema_message *reply, uint64_t deadline_ms,
+		     work_fn fn, void *userdata, struct why *why);
+int image_pin(struct image_service *image, struct set *pins);
+void image_unpin(struct image_service *image, struct set *pins);
+/* Cuts labels so that they fit into an event. */
+int image_event_labels(const struct schema_map *labels, struct schema_map *ret_labels);
+
+/* ---- content.c ---- */
+int content_key(const char *digest, struct store_key *ret_key);
+bool content_has(struct image_service *image, const char *digest);
+/* Reads a document of the content store, checking its digest. */
+int content_load(struct image_service *image, const char *digest, char **ret_text, size_t *ret_size,
+		 struct why *why);
+int content_open_blob(struct image_service *image, const char *digest, int *ret_fd,
+		      struct why *why);
+/* In a transaction: records blobs whose files are in place. */
+int content_record_blobs(struct image_service *image, const struct work_import_result *result);
+/* Moves blobs out of the directory @ingest into place, durably. */
+int content_take_blobs(struct image_service *image, int ingest,
+		       const struct work_import_result *result, struct why *why);
+/* In a transaction: forgets a blob; its file goes after the commit. */
+int content_remove(struct image_service *image, const char *digest);
+/* At the start: removes files without a record. */
+int content_clean(struct image_service *image);
+
+/* ---- resolve.c ---- */
+/* *ret_resolved is the cache's: valid until the next call. */
+int resolve_target(struct image_service *image, const struct descriptor *target,
+		   const struct platform *platform, const struct resolved **ret_resolved,
+		   struct why *why);
+/* --platform as a user gives it. */
+int resolve_platform(struct image_service *image, const char *text, struct platform *ret_platform,
+		     struct why *why);
+void resolved_free(struct resolved *resolved);
+int resolved_copy(const struct resolved *from, struct resolved **ret_resolved);
+
+/* ---- names.c ---- */
+/* Finds an image by its name or a short one. */
+int names_find(struct image_service *image, const char *namespace, const char *name,
+	       struct image_record *ret_record, struct why *why);
+/* Creates or changes a name, with its event. */
+int names_put(struct image_service *image, const char *namespace, const struct work_image *found,
+	      struct image_record *ret_record);
+
+/* ---- collect.c ---- */
+struct references {
+	struct set digests;
+	struct set chains; /* keys of layers */
+};
+/* What is needed by the names and snapshots of @namespace; NULL: of all, and by what is under way. */
+int references_find(struct image_service *image, const char *namespace,
+		    struct references *ret_references);
+void references_clear(struct references *references);
+/* In a transaction: forgets blobs and layers that nothing needs. */
+int collect(struct image_service *image);
+
+/* ---- snapshot.c ---- */
+int snapshot_check_name(struct image_service *image, const char *snapshotter, const char **ret_name,
+			struct why *why);
+int snapshot_get(struct image_service *image, const char *namespace, const char *snapshotter,
+		 const char *key, struct snapshot_record *ret_record);
+bool snapshot_has_layer(struct image_service *image, const char *snapshotter, const char *chain);
+/* Makes snapshots/<number>/{fs,work}; *ret_number is new. */
+int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct why *why);
+/* In a transaction: records a layer, with its events. */
+int snapshot_record_layer(struct image_service *image, const char *snapshotter, const char *chain,
+			  const char *parent, uint64_t number,
+			  const struct work_apply_result *result);
+/* In a transaction: a container's snapshot in directory @number. */
+int snapshot_record_own(struct image_service *image, const char *namespace,
+			const struct image_prepare_request *request, const char *snapshotter,
+			const char *parent, uint64_t number);
+int snapshot_check_new(struct image_service *image, const char *namespace, const char *snapshotter,
+		       const char *key, struct why *why);
+/* Its root looks like the parent's. */
+int snapshot_copy_root(struct image_service *image, const char *snapshotter, const char *parent,
+		       uint64_t number, struct why *why);
+/* Numbers of the directories of @chain and what lies below it, top first. */
+int snapshot_chain(struct image_service *image, const char *snapshotter, const char *chain,
+		   uint64_t *numbers, size_t max, size_t *ret_count, struct why *why);
+int snapshot_mounts(struct image_service *image, const struct snapshot_record *record,
+		    struct mount **ret_mounts, size_t *ret_count, struct why *why);
+/* In a transaction: forgets a snapshot; its directory goes after the commit. */
+int snapshot_remove(struct image_service *image, const struct store_key *key, const char *namespace,
+		    const struct snapshot_record *record);
+int snapshot_clean(struct image_service *image);
+int snapshot_probe(struct image_service *image);
+
+/* ---- unpack.c ---- */
+/* r: 0, or REFUSED + status with @why. */
+typedef void (*unpack_fn)(void *userdata, int r, const struct why *why);
+/* Makes the missing layers of @resolved (copied); for callbacks, not inside a transaction. @is_cancelled may be NULL. */
+int unpack_start(struct image_service *image, const struct resolved *resolved,
+		 const char *snapshotter, bool (*is_cancelled)(void *userdata), unpack_fn fn,
+		 void *userdata, struct unpack **ret_unpack);
+/* No callback will come; layers that are being made go on. */
+void unpack_forget(struct unpack *unpack);
+/* Adds what unpacking needs. */
+int unpack_references(struct image_service *image, struct references *references);
+void unpack_close(struct image_service *image);
+
+/* ---- trash.c ---- */
+/* Outside of a transaction: takes @name out of @directory at once, and removes it soon. */
+void trash_take(struct image_service *image, int directory, const char *name);
+/* After the commit: the same. */
+int trash_after_commit(struct image_service *image, int directory, const char *name,
+		       const char *digest);
+/* Calls @fn when nothing is left to be removed. */
+int trash_wait(struct image_service *image, void (*fn)(void *userdata), void *userdata);
+void trash_forget_waiter(struct image_service *image, void *userdata);
+int trash_clean(struct image_service *image);
+void trash_start(struct image_service *image);
+void trash_close(struct image_service *image);
+
+/* ---- operations ---- */
+extern const struct operation_type import_operation;
+extern const struct operation_type prepare_operation;
+extern const struct operation_type delete_operation;
