@@ -350,7 +350,10 @@ static int advance_once(struct operation *operation)
 		operation_fail(operation, BUS_CANCELED, "%s of '%s' was cancelled",
 			       operation->record.method,
 			       operation->record.object ? operation->record.object : "");
-		return begin_undo(operation, (unsigned)operation->record.step);
+		/* The step that it is at may have been cut by a crash. */
+		return begin_undo(operation, operation->record.step < operation->n_steps
+						     ? (unsigned)operation->record.step + 1
+						     : operation->n_steps);
 	}
 	if (operation->record.step >= operation->n_steps)
 		return finish(operation);

@@ -36,7 +36,7 @@ struct operation_type {
 	const struct operation_step *steps;	/* terminated by a NULL name */
 	const struct schema_message *(*request)(void);
 	const struct schema_message *(*reply)(void);
-	const struct schema_message *(*context)(void); /* working state; may be schema_empty */
+	const struct schema_message *(*context)(void); /* working state, all fields OPTIONAL; may be schema_empty */
 	/* Fills in the reply when all steps are done; inside the transaction that ends the operation. May be NULL. */
 	int (*finish)(struct operation *operation, void *reply);
 };
