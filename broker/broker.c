@@ -125,8 +125,8 @@ static size_t collect_pipes(struct broker *broker, uint32_t pipes[ORPHANS_STEP])
 	broker_lock(broker);
 	for (size_t i = 0; broker->router.n_held > 0 && i < deadlines->count && n < ORPHANS_STEP;
 	     i++) {
-		struct exchange *exchange =
-			container_of(deadlines->entries[i], struct exchange, deadline);
+		struct exchange *exchange = container_of(deadlines->entries[i], struct exchange,
+							 deadline);
 
 		if (exchange->state == EXCHANGE_HELD)
 			pipes[n++] = exchange->pipe;

@@ -10,8 +10,8 @@
 #include "broker/lib/nng_compat.h"
 #include "broker/services.h"
 
-#define CONTEXTS_FIRST 32 /* at start, and as many more at a time */
-#define CONTEXTS_LOW   12 /* fewer free ones than this: more are made */
+#define CONTEXTS_FIRST 32    /* at start, and as many more at a time */
+#define CONTEXTS_LOW   12    /* fewer free ones than this: more are made */
 #define BUFFER_KEEP    16384 /* bytes of a request's buffer that are kept for the next one */
 #define FRAME_SIZE     64    /* bytes that nng adds to a message, and some */
 
@@ -287,8 +287,7 @@ static void on_received(struct caller *caller)
 	if (atomic_fetch_sub(&callers->n_free, 1) <= CONTEXTS_LOW &&
 	    atomic_load(&callers->n_contexts) < CALLERS_MAX) {
 		broker_lock(callers->broker);
-		broker_unlock(callers->broker,
-			      &(struct route_actions){.needs_connections = true});
+		broker_unlock(callers->broker, &(struct route_actions){.needs_connections = true});
 	}
 	handle_request(caller);
 }

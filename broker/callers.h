@@ -17,10 +17,10 @@ struct caller {
 	struct callers *callers;
 	nng_ctx context;
 	nng_aio *aio;
-	nng_msg *message;		  /* the request, for methods of the broker's own */
+	nng_msg *message;                 /* the request, for methods of the broker's own */
 	struct envelope_request envelope; /* its body lies in @message */
-	uint64_t account;		  /* for the quota */
-	size_t size;			  /* for the quota */
+	uint64_t account;                 /* for the quota */
+	size_t size;                      /* for the quota */
 	bool is_counted, is_sending;
 	nng_pipe pipe;
 	struct loop_mail_item mail;

@@ -52,8 +52,8 @@ static int run(struct log_job *log_job, struct log_txn *txn, struct broker_log_m
 
 static void finish_on_loop(struct errand *errand)
 {
-	_cleanup_(job_freep) struct cursor_job *job =
-		container_of(errand, struct cursor_job, errand);
+	_cleanup_(job_freep) struct cursor_job *job = container_of(errand, struct cursor_job,
+								   errand);
 
 	job->fn(job->userdata, job->status, job->ack);
 }

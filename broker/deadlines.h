@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 struct deadline {
-	uint64_t at_ms;	 /* CLOCK_BOOTTIME */
+	uint64_t at_ms;  /* CLOCK_BOOTTIME */
 	size_t position; /* in the heap, counted from 1; 0: not in it */
 };
 

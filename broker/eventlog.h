@@ -10,7 +10,7 @@
 #include "broker/log_db.h"
 #include "schemas/envelope.h"
 
-#define EVENTLOG_FORMAT	     1
+#define EVENTLOG_FORMAT      1
 #define EVENTLOG_CURSORS_MAX 1024
 #define EVENTLOG_REPLY_MAX   (SCHEMA_MESSAGE_MAX - 16384) /* bytes of events in one reply */
 

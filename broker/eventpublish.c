@@ -46,8 +46,7 @@ static void send_out(const struct publish_job *job, struct logthread *logthread)
 	const struct eventlog_appended *appended = &job->appended;
 
 	for (size_t i = 0; i < appended->n_new; i++) {
-		const struct event_item *item =
-			&job->request.events.items[appended->n_repeats + i];
+		const struct event_item *item = &job->request.events.items[appended->n_repeats + i];
 		struct envelope_event event = {
 			.seq = appended->first_seq + i,
 			.time_ns = item->time_ns,
@@ -66,8 +65,8 @@ static void send_out(const struct publish_job *job, struct logthread *logthread)
 
 static void done(struct log_job *log_job, struct logthread *logthread, int r)
 {
-	_cleanup_(job_freep) struct publish_job *job =
-		container_of(log_job, struct publish_job, job);
+	_cleanup_(job_freep) struct publish_job *job = container_of(log_job, struct publish_job,
+								    job);
 
 	answer(job, r);
 	if (!r)

@@ -151,8 +151,8 @@ static void on_timer(struct loop_timer *timer)
 /* All was looked at: waits for more. True: it could not, and the read is over. */
 static bool arm(struct read *read)
 {
-	if (read->timer.loop || !loop_timer_set(read->eventread->broker->loop, &read->timer,
-						read->until_ms, on_timer))
+	if (read->timer.loop ||
+	    !loop_timer_set(read->eventread->broker->loop, &read->timer, read->until_ms, on_timer))
 		return false;
 	answer_read(read);
 	return true;
@@ -282,7 +282,8 @@ static void on_deleted(void *userdata, enum bus_status status, uint64_t ack)
 
 static void handle_delete(struct eventread *eventread, struct caller *caller)
 {
-	_cleanup_(event_cursor_delete_request_clear) struct event_cursor_delete_request request = {};
+	_cleanup_(
+		event_cursor_delete_request_clear) struct event_cursor_delete_request request = {};
 	int r;
 
 	if (!caller_unpack(caller, schema_event_cursor_delete_request(), &request))

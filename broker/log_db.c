@@ -10,11 +10,11 @@
 #include "broker/log_db.h"
 
 #define VALUE_VERSION 1
-#define VALUE_HEAD    5			/* version, CRC32C little-endian */
-#define MAP_MAX	      ((size_t)1 << 40) /* address space that it may grow to */
+#define VALUE_HEAD    5                 /* version, CRC32C little-endian */
+#define MAP_MAX       ((size_t)1 << 40) /* address space that it may grow to */
 
 static const char *const table_names[LOG_N_TABLES] = {
-	[LOG_META] = "meta",	   [LOG_EVENTS] = "events", [LOG_PUBLISHERS] = "publishers",
+	[LOG_META] = "meta",       [LOG_EVENTS] = "events", [LOG_PUBLISHERS] = "publishers",
 	[LOG_CURSORS] = "cursors", [LOG_NAMES] = "names",
 };
 
@@ -138,9 +138,8 @@ int log_db_grow(struct log_db *db)
 	pthread_rwlock_wrlock(&db->resize);
 	r = mdb_env_info(db->env, &info);
 	if (!r)
-		r = info.me_mapsize >= MAP_MAX
-			    ? MDB_MAP_FULL
-			    : mdb_env_set_mapsize(db->env, 2 * info.me_mapsize);
+		r = info.me_mapsize >= MAP_MAX ? MDB_MAP_FULL
+					       : mdb_env_set_mapsize(db->env, 2 * info.me_mapsize);
 	pthread_rwlock_unlock(&db->resize);
 	return r ? LOG_E_FULL : 0;
 }

@@ -27,7 +27,7 @@ enum {
 	_LOG_E_SUCCESS,
 	LOG_E_NOT_FOUND,
 	LOG_E_DAMAGED, /* the record does not fit its checksum or its schema */
-	LOG_E_FULL,    /* the map or the disk is full: abort, and log_db_grow() before it is tried again */
+	LOG_E_FULL, /* the map or the disk is full: abort, and log_db_grow() before it is tried again */
 };
 
 /* Opens or makes the environment in @directory; @map_size is address space. */

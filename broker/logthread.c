@@ -9,11 +9,11 @@
 #include "broker/logthread.h"
 #include "broker/publish.h"
 
-#define GROUP_WEIGHT_MAX 4096	 /* rows in one transaction */
-#define TRIM_STEP	 256	 /* events trimmed at a time, beyond twice what is appended */
-#define SILENCE_MS	 900	 /* until a heartbeat: within a second, with the thread's own delay */
-#define AGE_ROUNDS	 60	 /* heartbeats between two looks at the age of the oldest */
-#define MAP_SIZE_MIN	 ((size_t)256 << 20)
+#define GROUP_WEIGHT_MAX 4096 /* rows in one transaction */
+#define TRIM_STEP        256  /* events trimmed at a time, beyond twice what is appended */
+#define SILENCE_MS       900  /* until a heartbeat: within a second, with the thread's own delay */
+#define AGE_ROUNDS       60   /* heartbeats between two looks at the age of the oldest */
+#define MAP_SIZE_MIN     ((size_t)256 << 20)
 
 struct logthread {
 	struct log_db *db;

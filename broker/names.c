@@ -36,8 +36,8 @@ static int run(struct log_job *log_job, struct log_txn *txn, struct broker_log_m
 		struct log_key key = log_key_text(job->names.items[i]);
 
 		if (!job->is_forget)
-			r = log_put(txn, LOG_NAMES, &key, schema_broker_name_record(),
-				    &job->record, NULL);
+			r = log_put(txn, LOG_NAMES, &key, schema_broker_name_record(), &job->record,
+				    NULL);
 		else if ((r = log_delete(txn, LOG_NAMES, &key)) == LOG_E_NOT_FOUND)
 			r = 0;
 	}

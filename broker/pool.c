@@ -21,7 +21,7 @@ struct pool_connection {
 	bool is_working; /* the aio is nng's */
 	bool is_retired, is_mailed, is_closing;
 	unsigned n_added, n_removed; /* pipes that came and went */
-	unsigned n_used;	     /* n_added when the last request was sent */
+	unsigned n_used;             /* n_added when the last request was sent */
 
 	struct loop_mail_item mail;
 	struct pool_connection *next_closing;

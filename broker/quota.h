@@ -21,14 +21,14 @@ struct quota_limits {
 	struct quota_limit caller;  /* each process that is not a registered service */
 	struct quota_limit service; /* each registered service's process */
 	struct quota_limit callers; /* all callers together */
-	struct quota_limit all;	    /* callers and services together: the rest is the reserve */
+	struct quota_limit all;     /* callers and services together: the rest is the reserve */
 };
 
 enum {
 	_QUOTA_E_SUCCESS,
 	QUOTA_E_CALLER, /* this caller has too much under way */
-	QUOTA_E_TOTAL,	/* all together have */
-	QUOTA_E_DEAF,	/* twice the bound: it takes no answers and must be cut off */
+	QUOTA_E_TOTAL,  /* all together have */
+	QUOTA_E_DEAF,   /* twice the bound: it takes no answers and must be cut off */
 };
 
 int quota_new(const struct quota_limits *limits, struct quota **ret_quota);

@@ -223,8 +223,9 @@ static struct exchange *next_of_instance(const struct route_instance *instance, 
 {
 	for (size_t i = 0; i < instance->n_services; i++) {
 		size_t at = (instance->turn + i) % instance->n_services;
-		struct exchange *exchange =
-			instance->services[at] ? next_held(instance->services[at]) : NULL;
+		struct exchange *exchange = instance->services[at]
+						    ? next_held(instance->services[at])
+						    : NULL;
 
 		if (exchange) {
 			*ret_turn = at + 1;
@@ -436,8 +437,8 @@ void route_caller_gone(struct router *router, uint32_t pipe, struct route_action
 {
 	/* Backwards: what takes the place of a removed one was looked at before, or comes again. */
 	for (size_t i = router->deadlines.count; i-- > 0;) {
-		struct exchange *exchange =
-			container_of(router->deadlines.entries[i], struct exchange, deadline);
+		struct exchange *exchange = container_of(router->deadlines.entries[i],
+							 struct exchange, deadline);
 
 		if (exchange->pipe != pipe || exchange->state != EXCHANGE_HELD)
 			continue;
@@ -473,8 +474,7 @@ void route_set_condition(struct router *router, struct route_instance *instance,
 	hand_out(router, instance, actions);
 }
 
-struct route_connection *route_instance_gone(struct router *router,
-					     struct route_instance *instance,
+struct route_connection *route_instance_gone(struct router *router, struct route_instance *instance,
 					     struct route_actions *actions)
 {
 	struct route_connection *connection, *all = NULL;
@@ -567,7 +567,8 @@ void route_forget_service(struct router *router, struct route_service *service,
 	size_t position = find_position(router, service->name, &found);
 
 	assert(found && !service->instance && service->n_in_flight == 0);
-	while ((exchange = service->from_services.first) || (exchange = service->from_callers.first)) {
+	while ((exchange = service->from_services.first) ||
+	       (exchange = service->from_callers.first)) {
 		release_held(router, exchange);
 		answer(exchange, BUS_NOT_FOUND, actions,
 		       "service '%s' was forgotten while the request was held", service->name);

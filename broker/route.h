@@ -26,12 +26,12 @@
 #include "broker/deadlines.h"
 #include "schemas/envelope.h"
 
-#define ROUTE_SERVICES_MAX   1024
-#define ROUTE_NAMES_MAX	     16	 /* of an instance */
-#define ROUTE_CALLERS_MAX    64	 /* requests of callers that an instance gets at a time */
+#define ROUTE_SERVICES_MAX    1024
+#define ROUTE_NAMES_MAX       16  /* of an instance */
+#define ROUTE_CALLERS_MAX     64  /* requests of callers that an instance gets at a time */
 #define ROUTE_CONNECTIONS_MAX 512 /* to an instance: beyond ROUTE_CALLERS_MAX only for services */
-#define ROUTE_DELIVERIES_MAX 4	 /* a request that ended so many instances is not delivered again */
-#define ROUTE_TEXT_SIZE	     320
+#define ROUTE_DELIVERIES_MAX  4 /* a request that ended so many instances is not delivered again */
+#define ROUTE_TEXT_SIZE       320
 
 enum exchange_state { EXCHANGE_NONE, EXCHANGE_HELD, EXCHANGE_IN_FLIGHT };
 enum connection_state { CONNECTION_DOWN, CONNECTION_FREE, CONNECTION_BUSY, CONNECTION_PARKED };
@@ -50,7 +50,7 @@ struct exchange {
 	struct route_connection *connection;
 	unsigned n_deliveries;
 	struct exchange *next, *previous; /* in a queue; next also in the list of answers */
-	enum bus_status status;		  /* of an answer that the router gives */
+	enum bus_status status;           /* of an answer that the router gives */
 	char text[ROUTE_TEXT_SIZE];
 };
 
@@ -62,16 +62,17 @@ struct exchange_queue {
 struct route_connection {
 	struct route_instance *instance; /* NULL: the instance is gone, or has another one */
 	enum connection_state state;
-	struct exchange *exchange;		    /* BUSY */
-	struct route_connection *next_free;	    /* FREE */
-	struct route_connection *next, *previous;   /* of the instance */
-	struct route_connection *next_send;	    /* in the list of sends */
+	struct exchange *exchange;                /* BUSY */
+	struct route_connection *next_free;       /* FREE */
+	struct route_connection *next, *previous; /* of the instance */
+	struct route_connection *next_send;       /* in the list of sends */
 };
 
 struct route_instance {
 	uint8_t id[ENVELOPE_ID_SIZE];
 	bool may_redeliver, is_draining, is_suspect, is_silent;
-	struct route_service *services[ROUTE_NAMES_MAX]; /* those that it is the current one of, or NULL */
+	struct route_service
+		*services[ROUTE_NAMES_MAX]; /* those that it is the current one of, or NULL */
 	size_t n_services;
 	size_t turn; /* of its services, which is served next */
 	struct route_connection *connections, *free;
@@ -80,7 +81,7 @@ struct route_instance {
 
 struct route_service {
 	char name[ENVELOPE_NAME_MAX + 1];
-	struct route_instance *instance;	      /* the newest live one, or NULL */
+	struct route_instance *instance; /* the newest live one, or NULL */
 	struct exchange_queue from_services, from_callers;
 	uint64_t n_requests, n_errors, n_redelivered, n_in_flight;
 };
@@ -89,7 +90,7 @@ struct router {
 	struct route_service **services; /* in order of name */
 	size_t n_services;
 	struct deadlines deadlines; /* of all exchanges that are held or in flight */
-	uint64_t armed_ms;	    /* when route_expire() will be called next; UINT64_MAX: not armed */
+	uint64_t armed_ms; /* when route_expire() will be called next; UINT64_MAX: not armed */
 	uint64_t n_expired, n_redelivered;
 	size_t n_held;
 };
@@ -97,9 +98,9 @@ struct router {
 /* What is to be done. Zeroed by its owner, added to by each function. */
 struct route_actions {
 	struct exchange *answers, **last_answer; /* to be answered with their status and text */
-	struct route_connection *sends;	 /* each gets its exchange's request */
-	bool needs_connections;		 /* an instance wants more: see route_wanted_connections() */
-	bool needs_timer;		 /* a deadline comes before armed_ms */
+	struct route_connection *sends;          /* each gets its exchange's request */
+	bool needs_connections; /* an instance wants more: see route_wanted_connections() */
+	bool needs_timer;       /* a deadline comes before armed_ms */
 };
 
 /* Frees services; there must be no exchanges and connections any more. */
@@ -124,8 +125,7 @@ void route_set_condition(struct router *router, struct route_instance *instance,
 			 bool is_silent, struct route_actions *actions);
 /* It ended: its exchanges are held for the next or answered. Returns its connections, which have no
  * instance any more, linked by next. */
-struct route_connection *route_instance_gone(struct router *router,
-					     struct route_instance *instance,
+struct route_connection *route_instance_gone(struct router *router, struct route_instance *instance,
 					     struct route_actions *actions);
 /* How many connections should be made for it now. */
 size_t route_wanted_connections(const struct route_instance *instance);

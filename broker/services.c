@@ -103,8 +103,7 @@ static int watch_instance(struct instance *instance)
 			     EPOLLIN, on_instance_end);
 }
 
-static int make_instance(struct services *services,
-			 const struct registry_register_request *request,
+static int make_instance(struct services *services, const struct registry_register_request *request,
 			 struct instance **ret_instance)
 {
 	_cleanup_(instance_freep) struct instance *instance = calloc(1, sizeof(*instance));

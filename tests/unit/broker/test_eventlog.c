@@ -424,9 +424,8 @@ static void test_a_damaged_event_is_shown_as_such_and_the_others_are_read(void *
 	append(f, 1, 1, 3);
 	/* Another kind of record in its place: the checksum fits, the schema does not. */
 	assert_int_equal(log_begin(f->db, true, &txn), 0);
-	assert_int_equal(log_put(txn, LOG_EVENTS, &key, schema_broker_publisher_record(), &other,
-				 NULL),
-			 0);
+	assert_int_equal(
+		log_put(txn, LOG_EVENTS, &key, schema_broker_publisher_record(), &other, NULL), 0);
 	f->meta.next_seq = 5;
 	assert_int_equal(eventlog_save(txn, &f->meta), 0);
 	assert_int_equal(log_commit(txn), 0);

@@ -6,8 +6,8 @@
 
 static int parse(struct options *options, struct why *why, const char *name, const char *value)
 {
-	char *argv[] = {(char *)"davit-broker", (char *)"--state", (char *)"/tmp/x", (char *)name,
-			(char *)value, NULL};
+	char *argv[] = {(char *)"davit-broker", (char *)"--state", (char *)"/tmp/x",
+			(char *)name,           (char *)value,     NULL};
 
 	return options_parse(options, name ? 5 : 3, argv, why);
 }

@@ -234,8 +234,8 @@ static void test_an_instance_that_ends_hands_over_to_the_next(void **state)
 	/* The late answer of the first instance belongs to nobody. */
 	for (size_t i = 0; i < 3; i++)
 		if (f->connections[i].state == CONNECTION_PARKED)
-			assert_null(route_answered(&f->router, &f->connections[i], false,
-						   &f->actions));
+			assert_null(
+				route_answered(&f->router, &f->connections[i], false, &f->actions));
 }
 
 static void test_a_request_is_given_up_after_so_many_deliveries(void **state)
@@ -256,7 +256,8 @@ static void test_a_request_is_given_up_after_so_many_deliveries(void **state)
 	assert_int_equal(f->exchanges[0].status, BUS_UNAVAILABLE);
 }
 
-static void test_the_newest_instance_gets_what_is_new_and_the_old_one_keeps_what_it_has(void **state)
+static void test_the_newest_instance_gets_what_is_new_and_the_old_one_keeps_what_it_has(
+	void **state)
 {
 	struct fixture *f = *state;
 	struct exchange *old;
@@ -351,8 +352,7 @@ static void test_what_callers_left_behind_is_never_delivered(void **state)
 	assert_int_equal(f->router.n_held, 25);
 	assert_int_equal(f->router.deadlines.count, 25);
 	for (size_t i = 0; i < 50; i++)
-		assert_int_equal(f->exchanges[i].state,
-				 i % 2 ? EXCHANGE_NONE : EXCHANGE_HELD);
+		assert_int_equal(f->exchanges[i].state, i % 2 ? EXCHANGE_NONE : EXCHANGE_HELD);
 }
 
 static void test_a_forgotten_name_holds_nothing(void **state)
@@ -418,25 +418,24 @@ static void test_idle_connections_can_be_taken_away(void **state)
 
 #define ROUTE_TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
-TEST_MAIN(
-	ROUTE_TEST(test_a_request_goes_to_a_free_connection),
-	ROUTE_TEST(test_an_unknown_name_is_not_found),
-	ROUTE_TEST(test_an_expired_request_is_not_delivered),
-	ROUTE_TEST(test_requests_wait_for_an_instance_in_order),
-	ROUTE_TEST(test_callers_stop_at_their_bound_and_services_go_on),
-	ROUTE_TEST(test_services_come_before_callers),
-	ROUTE_TEST(test_connections_stop_at_their_bound),
-	ROUTE_TEST(test_a_lost_request_is_delivered_again_once_the_instance_shows_life),
-	ROUTE_TEST(test_a_lost_request_without_redelivery_is_answered_outcome_unknown),
-	ROUTE_TEST(test_an_instance_that_ends_hands_over_to_the_next),
-	ROUTE_TEST(test_a_request_is_given_up_after_so_many_deliveries),
-	ROUTE_TEST(test_the_newest_instance_gets_what_is_new_and_the_old_one_keeps_what_it_has),
-	ROUTE_TEST(test_a_draining_or_silent_instance_gets_nothing),
-	ROUTE_TEST(test_a_deadline_parks_the_connection_until_the_late_answer),
-	ROUTE_TEST(test_a_deadline_of_a_held_request_says_that_it_was_not_delivered),
-	ROUTE_TEST(test_a_request_lost_once_and_expired_is_outcome_unknown),
-	ROUTE_TEST(test_what_callers_left_behind_is_never_delivered),
-	ROUTE_TEST(test_a_forgotten_name_holds_nothing),
-	ROUTE_TEST(test_an_instance_serves_its_names_in_turn),
-	ROUTE_TEST(test_a_connection_whose_peer_left_while_it_was_free_is_not_used),
-	ROUTE_TEST(test_idle_connections_can_be_taken_away))
+TEST_MAIN(ROUTE_TEST(test_a_request_goes_to_a_free_connection),
+	  ROUTE_TEST(test_an_unknown_name_is_not_found),
+	  ROUTE_TEST(test_an_expired_request_is_not_delivered),
+	  ROUTE_TEST(test_requests_wait_for_an_instance_in_order),
+	  ROUTE_TEST(test_callers_stop_at_their_bound_and_services_go_on),
+	  ROUTE_TEST(test_services_come_before_callers),
+	  ROUTE_TEST(test_connections_stop_at_their_bound),
+	  ROUTE_TEST(test_a_lost_request_is_delivered_again_once_the_instance_shows_life),
+	  ROUTE_TEST(test_a_lost_request_without_redelivery_is_answered_outcome_unknown),
+	  ROUTE_TEST(test_an_instance_that_ends_hands_over_to_the_next),
+	  ROUTE_TEST(test_a_request_is_given_up_after_so_many_deliveries),
+	  ROUTE_TEST(test_the_newest_instance_gets_what_is_new_and_the_old_one_keeps_what_it_has),
+	  ROUTE_TEST(test_a_draining_or_silent_instance_gets_nothing),
+	  ROUTE_TEST(test_a_deadline_parks_the_connection_until_the_late_answer),
+	  ROUTE_TEST(test_a_deadline_of_a_held_request_says_that_it_was_not_delivered),
+	  ROUTE_TEST(test_a_request_lost_once_and_expired_is_outcome_unknown),
+	  ROUTE_TEST(test_what_callers_left_behind_is_never_delivered),
+	  ROUTE_TEST(test_a_forgotten_name_holds_nothing),
+	  ROUTE_TEST(test_an_instance_serves_its_names_in_turn),
+	  ROUTE_TEST(test_a_connection_whose_peer_left_while_it_was_free_is_not_used),
+	  ROUTE_TEST(test_idle_connections_can_be_taken_away))
