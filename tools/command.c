@@ -141,7 +141,7 @@ static int parse_duration(const char *text, uint64_t *ret_ms)
 		char *end;
 		double n = strtod(text, &end);
 
-		if (end == text || n < 0 || n > 1e9)
+		if (end == text || !(n >= 0 && n <= 1e9))
 			return -EINVAL;
 		if (!strncmp(end, "ms", 2))
 			unit = 1, end += 2;
@@ -210,7 +210,7 @@ struct parser {
 	struct context *context;
 	const struct option_spec *options;
 	void *target;
-	const struct option_spec *by_index[OPTIONS_MAX];
+	const struct option_spec *by_index[OPTIONS_MAX + 1];
 	struct option longs[OPTIONS_MAX + 1];
 	char shorts[2 * OPTIONS_MAX + 3];
 	size_t n_longs;
@@ -264,13 +264,64 @@ static const struct option_spec help_option[] = {{.name = "help",
 						  .help = "show help"},
 						 {}};
 
-static int parse_error(struct context *context, int value, char **argv)
+/* Edit distance of two short words (Levenshtein). */
+static size_t distance(const char *a, const char *b)
 {
+	size_t n = strlen(a), m = strlen(b), row[64];
+
+	if (n >= ARRAY_SIZE(row) || m >= ARRAY_SIZE(row))
+		return SIZE_MAX;
+	for (size_t j = 0; j <= n; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= m; i++) {
+		size_t diagonal = row[0];
+
+		row[0] = i;
+		for (size_t j = 1; j <= n; j++) {
+			size_t replaced = diagonal + (b[i - 1] != a[j - 1]);
+			size_t other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+
+			diagonal = row[j];
+			row[j] = replaced < other ? replaced : other;
+		}
+	}
+	return row[n];
+}
+
+/* Of a long option that is not there: the one that was meant, perhaps. */
+static const char *nearest_option(const struct option_spec *const *options, const char *word)
+{
+	char name[64];
+	const char *guess = NULL;
+	size_t best = 3;
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word + strspn(word, "-"), "="),
+		 word + strspn(word, "-"));
+	for (; *options; options++) {
+		if (distance((*options)->name, name) < best) {
+			best = distance((*options)->name, name);
+			guess = (*options)->name;
+		}
+	}
+	return guess;
+}
+
+static int parse_error(struct context *context, const struct option_spec *const *by_index,
+		       int value, char **argv)
+{
+	const char *guess;
+
 	if (value == ':')
 		return fail_usage(context, "%s needs a value", argv[optind - 1]);
-	if (optopt && optopt < LONG_BASE)
+	if (optopt >= LONG_BASE)
+		return fail_usage(context, "--%s takes no value",
+				  by_index[optopt - LONG_BASE]->name);
+	if (optopt)
 		return fail_usage(context, "unknown option -%c", optopt);
-	return fail_usage(context, "unknown option %s", argv[optind - 1]);
+	guess = nearest_option(by_index, argv[optind - 1]);
+	return guess ? fail_usage(context, "unknown option %s; did you mean --%s?",
+				  argv[optind - 1], guess)
+		     : fail_usage(context, "unknown option %s", argv[optind - 1]);
 }
 
 static bool is_context_option(const struct option_spec *option)
@@ -298,7 +349,7 @@ static int parse_options(struct context *context, const struct option_spec *opti
 							   : parser_find(&parser, value);
 
 		if (!option)
-			return -parse_error(context, value, argv);
+			return -parse_error(context, parser.by_index, value, argv);
 		r = store_value(context, option,
 				is_context_option(option) ? (void *)context : target, optarg);
 	}
@@ -326,30 +377,6 @@ static const struct command *find_command(const struct command *const *list, con
 			return *list;
 	}
 	return NULL;
-}
-
-/* Edit distance of two short words (Levenshtein). */
-static size_t distance(const char *a, const char *b)
-{
-	size_t n = strlen(a), m = strlen(b), row[64];
-
-	if (n >= ARRAY_SIZE(row) || m >= ARRAY_SIZE(row))
-		return SIZE_MAX;
-	for (size_t j = 0; j <= n; j++)
-		row[j] = j;
-	for (size_t i = 1; i <= m; i++) {
-		size_t diagonal = row[0];
-
-		row[0] = i;
-		for (size_t j = 1; j <= n; j++) {
-			size_t replaced = diagonal + (b[i - 1] != a[j - 1]);
-			size_t other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-
-			diagonal = row[j];
-			row[j] = replaced < other ? replaced : other;
-		}
-	}
-	return row[n];
 }
 
 /* For "did you mean". */
@@ -420,20 +447,18 @@ static int run_leaf(struct context *context, const struct command *command, cons
 		    int argc, char **argv)
 {
 	_cleanup_(cleanup_free) void *options = calloc(1, command->options_size ?: 1);
-	int first, n, code;
+	int code = EXIT_OK, first, n;
 
 	if (!options)
 		return fail(context, "out of memory");
 	first = parse_options(context, command->options, options, command->stops_at_argument, argc,
 			      argv);
-	if (first < 0)
-		return -first;
-	if (context->help) {
-		command_print_help(command, path, stdout);
-		return EXIT_OK;
-	}
 	n = argc - first;
-	if (n < command->min_args)
+	if (first < 0)
+		code = -first;
+	else if (context->help)
+		command_print_help(command, path, stdout);
+	else if (n < command->min_args)
 		code = fail_usage(context, "%s needs %s", path, command->arguments ?: "arguments");
 	else if (command->max_args >= 0 && n > command->max_args)
 		code = fail_usage(context, "%s: unexpected argument '%s'", path,

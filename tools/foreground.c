@@ -23,7 +23,7 @@ struct foreground {
 	struct loop_timer remove_limit;
 	struct task_io io;
 	char id[ENVELOPE_NAME_MAX + 1];
-	const char *uid;
+	const char *uid, *task_id;
 	const char *topics[3];
 	uint64_t from;
 	int exit_code;
@@ -62,6 +62,9 @@ static void take_exit(struct foreground *foreground, const struct bus_event *eve
 	if (schema_unpack(schema_event_task_exit(), event->event.data, event->event.size, &exit,
 			  NULL) ||
 	    strcmp(exit.id, foreground->id) || foreground->has_exited)
+		return;
+	/* Of an earlier task of that name, published late. */
+	if (foreground->task_id && exit.task_id && strcmp(foreground->task_id, exit.task_id) != 0)
 		return;
 	foreground->has_exited = true;
 	foreground->exit_code = (int)exit.exit_status;
@@ -223,12 +226,14 @@ static void delete_task(struct foreground *foreground)
 			    ask->text);
 }
 
-int foreground_run(struct foreground *foreground, const char *uid, bool until_removed)
+int foreground_run(struct foreground *foreground, const char *uid, const char *task_id,
+		   bool until_removed)
 {
 	struct context *context = foreground->context;
 	int r;
 
 	foreground->uid = uid;
+	foreground->task_id = task_id;
 	foreground->until_removed = until_removed;
 	foreground->topics[0] = "/tasks/exit";
 	foreground->topics[1] = until_removed ? "/containers/delete" : NULL;

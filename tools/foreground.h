@@ -17,7 +17,7 @@ void foreground_freep(struct foreground **foreground);
 /* A copy of the streams' places for the request; @ret_io stays NULL with null I/O. */
 int foreground_io(struct foreground *foreground, struct task_io **ret_io);
 /*
- * The container runs: copies and waits. Returns its exit code. Afterwards its task is deleted; with @until_removed
+ * Task @task_id runs: copies and waits. Returns its exit code. Afterwards its task is deleted; with @until_removed
  * waits until the service has removed the container of @uid.
  */
-int foreground_run(struct foreground *foreground, const char *uid, bool until_removed);
+int foreground_run(struct foreground *foreground, const char *uid, const char *task_id, bool until_removed);

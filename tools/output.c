@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "broker/lib/cleanup.h"
 #include "broker/lib/loop.h"
 #include "schemas/schema.h"
 
@@ -56,11 +57,17 @@ static size_t column_width(const struct table *table, size_t column)
 
 void table_print(const struct table *table)
 {
+	_cleanup_(cleanup_free) int *widths = calloc(table->n_columns + 1, sizeof(*widths));
+
+	for (size_t i = 0; widths && i < table->n_columns; i++)
+		widths[i] = (int)column_width(table, i);
 	for (size_t i = 0; i < table->n_cells; i++) {
 		size_t column = i % table->n_columns;
 
-		printf("%-*s%s", (int)column_width(table, column) + 4, table->cells[i] ?: "",
-		       column + 1 == table->n_columns ? "\n" : "");
+		if (column + 1 == table->n_columns)
+			printf("%s\n", table->cells[i] ?: "");
+		else
+			printf("%-*s    ", widths ? widths[column] : 0, table->cells[i] ?: "");
 	}
 }
 

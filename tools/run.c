@@ -94,7 +94,7 @@ static int run_foreground(struct context *context, const struct container_option
 		if (code)
 			return code;
 	}
-	return foreground_run(foreground, reply.uid, options->rm);
+	return foreground_run(foreground, reply.uid, reply.task_id, options->rm);
 }
 
 static int run(struct context *context, void *data, char **args, int n_args)

@@ -146,7 +146,7 @@ static int set_log(struct context *context, const char *uri, struct task_create_
 }
 
 static int start_task(struct context *context, const struct start_options *options,
-		      struct task_create_request *request)
+		      struct task_create_request *request, char **ret_task_id)
 {
 	_cleanup_(task_create_reply_clear) struct task_create_reply reply = {};
 	struct why why = {};
@@ -160,6 +160,7 @@ static int start_task(struct context *context, const struct start_options *optio
 	n = snprintf(pid, sizeof(pid), "%llu", (unsigned long long)reply.pid);
 	if (options->pid_file && file_write(options->pid_file, pid, (size_t)n, 0644, false, &why))
 		return fail(context, "--pid-file: %s", why.text);
+	*ret_task_id = TAKE(reply.task_id);
 	return 0;
 }
 
@@ -168,6 +169,7 @@ static int start(struct context *context, void *data, char **args, int n_args)
 	const struct start_options *options = data;
 	_cleanup_(task_create_request_clear) struct task_create_request request = {.start = true};
 	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
+	_cleanup_(cleanup_free) char *task_id = NULL;
 	int code;
 
 	(void)n_args;
@@ -175,15 +177,15 @@ static int start(struct context *context, void *data, char **args, int n_args)
 		return fail(context, "out of memory");
 	if (options->detach)
 		return set_log(context, options->log_uri, &request)
-			       ?: start_task(context, options, &request);
+			       ?: start_task(context, options, &request, &task_id);
 	code = foreground_new(context, args[0], options->fifo_dir,
 			      options->null_io || options->log_uri, false, &foreground);
 	if (!code)
 		code = foreground_io(foreground, &request.io)
 			       ?: set_log(context, options->log_uri, &request);
 	if (!code)
-		code = start_task(context, options, &request);
-	return code ?: foreground_run(foreground, NULL, false);
+		code = start_task(context, options, &request, &task_id);
+	return code ?: foreground_run(foreground, NULL, task_id, false);
 }
 
 /* ---- kill ---------------------------------------------------------------- */

@@ -371,6 +371,9 @@ static int find_or_ended(struct task_service *service, struct call *call,
 static int task_wait(struct task_service *service, const struct task_name_request *request,
 		     struct task_wait_reply *reply, struct call *call)
 {
+	/* Deleted before it ran, or while nobody could see how it ended. */
+	static const struct exit_record never = {
+		.exit_status = 255, .source = EXIT_UNKNOWN, .cause = (char *)"deleted"};
 	_cleanup_(task_record_clear) struct task_record record = {};
 	bool found;
 	int r;
@@ -378,9 +381,11 @@ static int task_wait(struct task_service *service, const struct task_name_reques
 	r = find_or_ended(service, call, request, &record, &found);
 	if (r || !found)
 		return r;
+	if (record.status == TASK_DELETED)
+		r = task_set_exit(&record, &never);
 	reply->exited = record.exit;
 	reply->exit = TAKE(record.exit);
-	return 0;
+	return r;
 }
 
 static int task_get(struct task_service *service, const struct task_name_request *request,
