@@ -114,10 +114,13 @@ ALL_LIBS = $(SERVICE_LIBS) -lcrypto -larchive
 
 # The archive of a unit test's folder: tests/unit/<folder>/test_x.c -> lib of <folder>, if it is a process.
 unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1)),$(call archive_of,$(p)) $(filter $(call archive_of,services/image),$(libs_$(p)))))
+# test_…out_of_memory.c: its allocations come to tests/lib/failing_memory.c.
+WRAP_MEMORY := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=vasprintf
+wrap_of = $(if $(filter %out_of_memory.c,$(1)),$(WRAP_MEMORY))
 define unit_rule
 $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $(call wrap_of,$(1)) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(UNIT_SRC),$(eval $(call unit_rule,$(t))))
 

@@ -18,7 +18,7 @@ static json_t *from_text(const char *text, size_t size)
 {
 	json_t *json = json_stringn(text, size);
 
-	return json ?: json_hex(text, size);
+	return json || schema_is_text(text, size) ? json : json_hex(text, size);
 }
 
 static json_t *from_array(const msgpack_object_array *array)
