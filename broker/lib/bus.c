@@ -8,7 +8,7 @@
 #include "broker/lib/bus_private.h"
 #include "broker/lib/file.h"
 
-#define CONNECTIONS_MAX 128
+#define CONNECTIONS_MAX 64
 /* Between two attempts of one call: 10 ms, doubled up to 500 ms; the first goes at once. */
 #define RETRY_MIN_MS 10
 #define RETRY_MAX_MS 500
