@@ -17,6 +17,10 @@ static int refuse(struct call *call, int r, const char *id)
 		return call_fail(call, BUS_ALREADY_EXISTS,
 				 "container '%s' exists already in namespace '%s'", id,
 				 call_namespace(call));
+	if (r == CONTAINER_E_DAMAGED)
+		return call_fail(call, BUS_DATA_LOSS,
+				 "the record of container '%s' in namespace '%s' is damaged", id,
+				 call_namespace(call));
 	return error_trace(r);
 }
 

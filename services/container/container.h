@@ -30,7 +30,8 @@ enum {
 	_CONTAINER_E_SUCCESS,
 	CONTAINER_E_NOT_FOUND,
 	CONTAINER_E_EXISTS,
-	CONTAINER_E_OTHER, /* another container of that id: the uid differs */
+	CONTAINER_E_OTHER,   /* another container of that id: the uid differs */
+	CONTAINER_E_DAMAGED, /* its record cannot be read */
 };
 
 /* The handlers: service.c binds them. */
@@ -53,7 +54,12 @@ int record_change(struct container_service *service, const char *namespace,
 /* Only if it still is the one with @uid (NULL: whichever). CONTAINER_E_NOT_FOUND, CONTAINER_E_OTHER. */
 int record_remove(struct container_service *service, const char *namespace, const char *id,
 		  const char *uid);
-/* How many rows of @table are in @namespace. */
+/* Of what record_remove() returned: there is no such container any more. A damaged record is set aside. */
+static inline bool record_is_gone(int r)
+{
+	return r == CONTAINER_E_NOT_FOUND || r == CONTAINER_E_OTHER || r == CONTAINER_E_DAMAGED;
+}
+/* How many containers are in @namespace. */
 size_t record_count(struct container_service *service, const char *namespace);
 /* Key of a container, and of the place before a namespace's first one. */
 int record_key(struct store_key *key, const char *namespace, const char *id);
@@ -87,3 +93,5 @@ extern const struct operation_type container_delete_operation;
 /* ---- sweep.c: containers with auto_remove that nobody runs ---- */
 int sweep_new(struct container_service *service, struct sweep **ret_sweep);
 struct sweep *sweep_free(struct sweep *sweep);
+/* One round, as the timer makes them. */
+void sweep_now(struct sweep *sweep);

@@ -22,7 +22,9 @@ int record_get(struct container_service *service, const char *namespace, const c
 	if (r)
 		return error_trace(r);
 	r = store_get(service->store, CONTAINER_TABLE, &key, schema_container_record(), ret_record);
-	return r == STORE_E_NOT_FOUND ? CONTAINER_E_NOT_FOUND : error_fold(r);
+	if (r == STORE_E_NOT_FOUND)
+		return CONTAINER_E_NOT_FOUND;
+	return r == STORE_E_DAMAGED ? CONTAINER_E_DAMAGED : error_fold(r);
 }
 
 bool record_exists(struct container_service *service, const char *namespace, const char *id)

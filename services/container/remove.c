@@ -27,6 +27,10 @@ static int look(struct operation *operation)
 		return operation_fail(operation, BUS_NOT_FOUND,
 				      "no container '%s' in namespace '%s'", request_id(operation),
 				      operation_namespace(operation));
+	if (r == CONTAINER_E_DAMAGED)
+		return operation_fail(operation, BUS_DATA_LOSS,
+				      "the record of container '%s' is damaged",
+				      request_id(operation));
 	if (r)
 		return error_trace(r);
 	return schema_set(&context->uid, record.uid) ?: schema_set(&context->snapshotter, record.snapshotter)
@@ -101,7 +105,7 @@ static int delete_record(struct operation *operation)
 	int r = record_remove(operation_object(operation), operation_namespace(operation),
 			      request_id(operation), context->uid);
 
-	return r == CONTAINER_E_NOT_FOUND || r == CONTAINER_E_OTHER ? 0 : error_trace(r);
+	return error_trace(record_is_gone(r) ? 0 : r);
 }
 
 static const struct operation_step remove_steps[] = {

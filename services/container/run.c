@@ -220,7 +220,7 @@ static int undo_record(struct operation *operation)
 	int r = record_remove(operation_object(operation), operation_namespace(operation),
 			      request_of(operation)->id, context_of(operation)->uid);
 
-	return r == CONTAINER_E_NOT_FOUND || r == CONTAINER_E_OTHER ? 0 : error_trace(r);
+	return error_trace(record_is_gone(r) ? 0 : r);
 }
 
 /* ---- the task ---- */

@@ -84,7 +84,6 @@ static void ask(struct candidate *candidate)
 struct round {
 	struct sweep *sweep;
 	unsigned n;
-	size_t n_rows;
 	struct store_key last;
 };
 
@@ -115,7 +114,6 @@ static int look_at(void *userdata, const struct store_key *key, void *object)
 	struct round *round = userdata;
 	const char *namespace = store_key_part(key, 0), *id = store_key_part(key, 1);
 
-	round->n_rows++;
 	round->last = *key;
 	if (!namespace || !id || !row->uid || row->created_at_ns + AGE_NS > time_real_ns())
 		return 0;
@@ -138,9 +136,8 @@ static int run_round(void *userdata)
 	return r == 1 ? 0 : error_fold(r);
 }
 
-static void on_timer(struct loop_timer *timer)
+void sweep_now(struct sweep *sweep)
 {
-	struct sweep *sweep = container_of(timer, struct sweep, timer);
 	struct round round = {.sweep = sweep};
 	struct candidate *candidate;
 
@@ -150,6 +147,13 @@ static void on_timer(struct loop_timer *timer)
 		sweep->candidates = candidate->next;
 		ask(candidate);
 	}
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+	struct sweep *sweep = container_of(timer, struct sweep, timer);
+
+	sweep_now(sweep);
 	if (loop_timer_set(service_loop(sweep->service->service), timer, time_boot_ms() + PERIOD_MS,
 			   on_timer))
 		log_error("out of memory: containers without a task are not removed any more");
