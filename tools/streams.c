@@ -83,8 +83,14 @@ static void input_close(struct input *input)
 	input->fifo = close_fd(input->fifo);
 }
 
+static void on_fifo_room(struct loop_file *file, uint32_t events);
+static void on_input(struct loop_file *file, uint32_t events);
+
 static void input_send(struct input *input)
 {
+	struct loop *loop = input->streams->loop;
+	int r;
+
 	while (input->sent < input->held) {
 		ssize_t n = write(input->fifo, input->buffer + input->sent,
 				  input->held - input->sent);
@@ -97,13 +103,15 @@ static void input_send(struct input *input)
 		}
 		input->sent += (size_t)n;
 	}
-	if (input->sent < input->held) {
-		(void)loop_file_set(&input->file, 0);
-		(void)loop_file_set(&input->fifo_file, EPOLLOUT);
-		return;
-	}
-	(void)loop_file_set(&input->fifo_file, 0);
-	(void)loop_file_set(&input->file, EPOLLIN);
+	/* One of the two is watched: a hang-up is reported whatever is asked for, and must wait for room in the FIFO. */
+	loop_file_remove(&input->file);
+	loop_file_remove(&input->fifo_file);
+	if (input->sent < input->held)
+		r = loop_file_add(loop, &input->fifo_file, input->fifo, EPOLLOUT, on_fifo_room);
+	else
+		r = loop_file_add(loop, &input->file, STDIN_FILENO, EPOLLIN, on_input);
+	if (r)
+		input_close(input);
 }
 
 static void on_fifo_room(struct loop_file *file, uint32_t events)
@@ -171,7 +179,7 @@ static int input_start(struct streams *streams)
 		input_close(input);
 		return 0;
 	}
-	return r ?: loop_file_add(streams->loop, &input->fifo_file, input->fifo, 0, on_fifo_room);
+	return r;
 }
 
 /* ---- making and removing ------------------------------------------------- */

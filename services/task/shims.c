@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
@@ -512,11 +513,58 @@ static int drop_rows(void *userdata)
 	return r ?: drop_row(service, SHIM_TABLE, shim->task_id, NULL);
 }
 
+struct row {
+	struct task_shim *shim;
+	struct task_record *record;
+	int result;
+};
+
+static int read_row(void *userdata)
+{
+	struct row *row = userdata;
+
+	row->result = task_shim_row(row->shim->service, row->shim->task_id, row->record);
+	return 0;
+}
+
+/* A FIFO of ours, and its directory when it was the last: <state>/fifo/<random>/<name>. Others are their owners'. */
+static void remove_fifo(struct task_service *service, const char *path)
+{
+	_cleanup_(cleanup_free) char *ours = text_format("%s/fifo/",
+							 service_paths(service->service)->state);
+	_cleanup_(cleanup_free) char *directory = path ? strdup(path) : NULL;
+	struct stat st;
+	char *slash;
+
+	if (!ours || !directory || strncmp(path, ours, strlen(ours)) || strstr(path, "/../") ||
+	    lstat(path, &st) || !S_ISFIFO(st.st_mode))
+		return;
+	(void)unlink(path);
+	slash = strrchr(directory, '/');
+	*slash = '\0';
+	if (strlen(directory) > strlen(ours))
+		(void)rmdir(directory);
+}
+
+/* Their client may be dead; one that lives has them open. */
+static void remove_fifos(struct task_shim *shim)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct row row = {.shim = shim, .record = &record};
+
+	if (service_transact(shim->service->service, read_row, &row) || row.result || !record.io)
+		return;
+	remove_fifo(shim->service, record.io->stdin);
+	remove_fifo(shim->service, record.io->stdout);
+	remove_fifo(shim->service, record.io->stderr);
+}
+
 /* The bundle is gone: nothing is left of the task. */
 static void shim_gone(struct task_shim *shim)
 {
 	struct task_service *service = shim->service;
 
+	remove_fifos(shim);
 	live_remove(service->live, shim->task_id);
 	if (service_transact(service->service, drop_rows, shim))
 		log_error("task=%s: its rows could not be removed", shim->task_id);
@@ -619,20 +667,6 @@ static void shim_dead(struct task_shim *shim, const struct task_record *record)
 		retry_after(shim, shim->clean_up_at_ms - time_boot_ms());
 	else if (task_shim_clean_up(shim, &why))
 		clean_up_later(shim, why.text);
-}
-
-struct row {
-	struct task_shim *shim;
-	struct task_record *record;
-	int result;
-};
-
-static int read_row(void *userdata)
-{
-	struct row *row = userdata;
-
-	row->result = task_shim_row(row->shim->service, row->shim->task_id, row->record);
-	return 0;
 }
 
 void task_shim_take_up(struct task_shim *shim)
