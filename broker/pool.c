@@ -181,7 +181,8 @@ static void on_lost(struct pool_connection *connection)
 	struct route_actions actions = {};
 
 	broker_lock(broker);
-	connection->is_working = connection->is_sending = false;
+	connection->is_working = false;
+	atomic_store(&connection->is_sending, false);
 	route_connection_lost(&broker->router, &connection->route, &actions);
 	mail(connection);
 	broker_unlock(broker, &actions);
@@ -239,7 +240,8 @@ void pool_prepare(struct route_connection *route)
 	const struct schema_buffer *request = &route->exchange->request;
 	struct pool_connection *connection = connection_of(route);
 
-	connection->is_working = connection->is_sending = true;
+	connection->is_working = true;
+	atomic_store(&connection->is_sending, true);
 	connection->n_used = connection->n_added;
 	if (nng_compat_message(request->data, request->size, &connection->message))
 		connection->message = NULL;

@@ -68,7 +68,6 @@ static void instance_freep(struct instance **at)
 /* The instance ended, or said that it will: what it has goes to the next, or is answered. */
 static void end_instance(struct instance *instance)
 {
-	_cleanup_(instance_freep) struct instance *ended = instance;
 	struct services *services = instance->services;
 	struct broker *broker = services->broker;
 	struct route_connection *connections;
@@ -86,6 +85,7 @@ static void end_instance(struct instance *instance)
 	pool_retire(broker->pool, connections);
 	log_info("instance pid=%d of %s is gone", instance->pid,
 		 instance->program ? instance->program : "a service");
+	instance_freep(&instance);
 }
 
 static void on_instance_end(struct loop_file *file, uint32_t events)
