@@ -92,8 +92,6 @@ static int connect_bus(struct question *question)
 				ask->bus_path);
 	if (r)
 		return error_trace(r);
-
-	sp_set_interrupted(ask->sp, ask->interrupted);
 	return 0;
 }
 
@@ -143,6 +141,7 @@ static int attempt(struct question *question)
 	if (r)
 		return r;
 
+	sp_set_interrupted(ask->sp, ask->interrupted);
 	free(question->answer);
 	question->answer = NULL;
 	question->is_sent = true;
