@@ -395,9 +395,14 @@ static void job_again(struct job *job)
 
 static void job_refuse(struct service *service, struct job *job, int r)
 {
+	struct operation *operation = container_of(job, struct operation, job);
+
 	(void)r;
 	job_again(job);
-	job_list_add(&service->stalled, job);
+	if (operation->is_gone)
+		operation_unref(operation);
+	else
+		job_list_add(&service->stalled, job);
 }
 
 static void job_done(struct service *service, struct job *job)
@@ -503,9 +508,14 @@ static void result_again(struct job *job)
 
 static void result_refuse(struct service *service, struct job *job, int r)
 {
+	struct operation_result *result = container_of(job, struct operation_result, job);
+
 	(void)r;
 	result_again(job);
-	job_list_add(&service->stalled, job);
+	if (result->operation->is_gone)
+		result_free(result);
+	else
+		job_list_add(&service->stalled, job);
 }
 
 static void result_done(struct service *service, struct job *job)
