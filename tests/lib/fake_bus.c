@@ -203,7 +203,7 @@ void fake_call_answer(struct fake_call *call, enum bus_status status, const char
 		      const struct schema_message *schema, const void *reply)
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer buffer = {};
-	_cleanup_(cleanup_free) void *typed = TAKE(call->typed);
+	void *typed = TAKE(call->typed);
 	bus_reply_fn fn = call->fn;
 	void *userdata = call->userdata;
 	int r = 0;
@@ -214,4 +214,5 @@ void fake_call_answer(struct fake_call *call, enum bus_status status, const char
 	(void)r;
 	call_free(call);
 	fn(userdata, status, text, buffer.data, buffer.size);
+	free(typed);
 }
