@@ -3,11 +3,13 @@
 #include "services/lib/work.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "broker/lib/cleanup.h"
@@ -137,15 +139,6 @@ static void check_end(struct work *work)
 	free(reply);
 }
 
-static void on_end(struct loop_child *child, const siginfo_t *info)
-{
-	struct work *work = container_of(child, struct work, child);
-
-	work->is_ended = true;
-	work->end = *info;
-	check_end(work);
-}
-
 static void on_deadline(struct loop_timer *timer)
 {
 	struct work *work = container_of(timer, struct work, deadline);
@@ -206,6 +199,32 @@ static void on_stderr(struct loop_file *file, uint32_t events)
 		return;
 	}
 	close_stream(&work->stderr_file, &work->stderr_fd);
+	check_end(work);
+}
+
+/* What it wrote before its end is there already; who has inherited its pipes is not waited for. */
+static void read_rest(int *fd, struct loop_file *file)
+{
+	loop_file_fn fn = file->fn;
+
+	while (*fd >= 0) {
+		struct pollfd ready = {.fd = *fd, .events = POLLIN};
+
+		if (poll(&ready, 1, 0) > 0)
+			fn(file, EPOLLIN);
+		else
+			close_stream(file, fd);
+	}
+}
+
+static void on_end(struct loop_child *child, const siginfo_t *info)
+{
+	struct work *work = container_of(child, struct work, child);
+
+	work->end = *info;
+	read_rest(&work->reply_fd, &work->reply_file);
+	read_rest(&work->stderr_fd, &work->stderr_file);
+	work->is_ended = true;
 	check_end(work);
 }
 
@@ -326,8 +345,11 @@ static int start(struct work *work, const struct work_options *options, struct w
 	if (r)
 		return error_trace(r);
 	r = watch(work, pid, options->deadline_ms);
-	if (r)
+	if (r) {
+		(void)kill(pid, SIGKILL);
+		(void)waitpid(pid, NULL, 0);
 		return why_errno(why, r, "watching %s", options->program);
+	}
 	return 0;
 }
 
