@@ -199,6 +199,7 @@ static void forget_shim(struct operation *operation)
 	struct task_shim *shim = task_shim_find(service, task_id);
 
 	live_remove(service->live, task_id);
+	task_remove_fifos(service, request_of(operation)->io);
 	if (shim && !shim->link && shim->child.pidfd < 0)
 		task_shim_free(shim);
 }

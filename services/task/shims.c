@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
@@ -493,26 +492,6 @@ static int drop_created(struct task_service *service, const struct task_record *
 	return r == TASK_E_NOT_FOUND ? 0 : r;
 }
 
-/* Its end was not heard of here: those who wait shall not wait for ever. The log has the exit. */
-static int drop_rows(void *userdata)
-{
-	struct exit_record missed = {.exit_status = 255,
-				     .source = EXIT_UNKNOWN,
-				     .exited_at_ns = time_real_ns(),
-				     .cause = (char *)"missed"};
-	_cleanup_(task_record_clear) struct task_record record = {};
-	struct task_shim *shim = userdata;
-	struct task_service *service = shim->service;
-	int r;
-
-	r = task_shim_row(service, shim->task_id, &record);
-	if (r)
-		return r == TASK_E_NOT_FOUND ? 0 : r;
-	r = record.status == TASK_CREATING ? drop_created(service, &record)
-					   : task_note_deleted(service, shim->task_id, &missed);
-	return r ?: drop_row(service, SHIM_TABLE, shim->task_id, NULL);
-}
-
 struct row {
 	struct task_shim *shim;
 	struct task_record *record;
@@ -527,47 +506,38 @@ static int read_row(void *userdata)
 	return 0;
 }
 
-/* A FIFO of ours, and its directory when it was the last: <state>/fifo/<random>/<name>. Others are their owners'. */
-static void remove_fifo(struct task_service *service, const char *path)
+/* Its end was not heard of here: those who wait shall not wait for ever. The log has the exit. */
+static int drop_rows(void *userdata)
 {
-	_cleanup_(cleanup_free) char *ours = text_format("%s/fifo/",
-							 service_paths(service->service)->state);
-	_cleanup_(cleanup_free) char *directory = path ? strdup(path) : NULL;
-	struct stat st;
-	char *slash;
+	struct exit_record missed = {.exit_status = 255,
+				     .source = EXIT_UNKNOWN,
+				     .exited_at_ns = time_real_ns(),
+				     .cause = (char *)"missed"};
+	struct row *row = userdata;
+	struct task_service *service = row->shim->service;
+	const char *task_id = row->shim->task_id;
+	int r;
 
-	if (!ours || !directory || strncmp(path, ours, strlen(ours)) || strstr(path, "/../") ||
-	    lstat(path, &st) || !S_ISFIFO(st.st_mode))
-		return;
-	(void)unlink(path);
-	slash = strrchr(directory, '/');
-	*slash = '\0';
-	if (strlen(directory) > strlen(ours))
-		(void)rmdir(directory);
-}
-
-/* Their client may be dead; one that lives has them open. */
-static void remove_fifos(struct task_shim *shim)
-{
-	_cleanup_(task_record_clear) struct task_record record = {};
-	struct row row = {.shim = shim, .record = &record};
-
-	if (service_transact(shim->service->service, read_row, &row) || row.result || !record.io)
-		return;
-	remove_fifo(shim->service, record.io->stdin);
-	remove_fifo(shim->service, record.io->stdout);
-	remove_fifo(shim->service, record.io->stderr);
+	task_record_clear(row->record);
+	r = task_shim_row(service, task_id, row->record);
+	if (r)
+		return r == TASK_E_NOT_FOUND ? 0 : r;
+	r = row->record->status == TASK_CREATING ? drop_created(service, row->record)
+						 : task_note_deleted(service, task_id, &missed);
+	return r ?: drop_row(service, SHIM_TABLE, task_id, NULL);
 }
 
 /* The bundle is gone: nothing is left of the task. */
 static void shim_gone(struct task_shim *shim)
 {
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct row row = {.shim = shim, .record = &record};
 	struct task_service *service = shim->service;
 
-	remove_fifos(shim);
 	live_remove(service->live, shim->task_id);
-	if (service_transact(service->service, drop_rows, shim))
+	if (service_transact(service->service, drop_rows, &row))
 		log_error("task=%s: its rows could not be removed", shim->task_id);
+	task_remove_fifos(service, record.io);
 	task_shim_free(shim);
 }
 

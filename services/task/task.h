@@ -89,6 +89,10 @@ int task_set_exit(struct task_record *record, const struct exit_record *exit);
 int task_describe(const struct task_record *record, struct task_process *ret_process);
 int task_signal_number(const char *name); /* "SIGTERM", "TERM", "15"; 0: unknown */
 
+/* ---- fifos.c ---- */
+/* Those of @io that lie under the state directory. */
+void task_remove_fifos(const struct task_service *service, const struct task_io *io);
+
 /* ---- lists (list.c) ---- */
 /* One page of a list; the namespace is checked. 0, STORE_E_*, or negative. */
 int task_list_page(struct task_service *service, const struct task_list_request *request,
