@@ -1,5 +1,5 @@
 #pragma once
-/* The last answers to requests that changed something, by request id: a repeated one gets the same. */
+/* The last answers to requests that changed something, by id: a repeated one gets the same. */
 
 #include <stdint.h>
 

@@ -89,8 +89,8 @@ bool cgroup_is_unit(const char *name, const char *path)
 	       !strcmp(last + prefix_size + 1 + unit_size, ".scope");
 }
 
-/* The configured path; for a systemd name (slice:prefix:name) what init is in, if that is what was asked for: a
- * process without a cgroup of its own is in somebody else's, whose processes are none of ours. */
+/* The configured path; for a systemd name (slice:prefix:name) what init is in, if that is what was
+ * asked for: a process without a cgroup of its own is in somebody else's. */
 static char *path_of(const char *path, const char *proc, const char *controller)
 {
 	_cleanup_(cleanup_free) char *found = NULL;

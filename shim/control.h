@@ -37,7 +37,7 @@ struct control {
 	size_t n_connections;
 };
 
-/* A request, as long as its answer is not given. Outlives its connection: the answer then goes nowhere. */
+/* A request without its answer. Outlives its connection: the answer then goes nowhere. */
 struct call {
 	const struct schema_method *method;
 	uint8_t id[ID_SIZE];

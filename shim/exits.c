@@ -4,7 +4,6 @@
  * no pid that is still meant can be taken by another process.
  */
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
@@ -18,44 +17,11 @@
 
 /* ---- init ---------------------------------------------------------------- */
 
-static bool is_child(idtype_t type, int id)
-{
-	siginfo_t info = {};
-
-	return !waitid(type, (id_t)id, &info, WEXITED | WNOHANG | WNOWAIT);
-}
-
-static int parent_of(int pid)
-{
-	_cleanup_(cleanup_free) char *text = NULL;
-	char path[32], *name_end;
-	int parent = 0;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (file_read_proc(path, 4096, &text, NULL))
-		return 0;
-	name_end = strrchr(text, ')');
-	return name_end && sscanf(name_end + 1, " %*c %d", &parent) == 1 ? parent : 0;
-}
-
-/*
- * crun forks when it detaches: the process that we started may be gone a moment before the one that made
- * init, which is our child by then, and init becomes ours when that ends, dead or alive.
- */
-static bool is_ours(int pid, int pidfd)
-{
-	int parent;
-
-	if (is_child(P_PIDFD, pidfd))
-		return true;
-	parent = parent_of(pid);
-	return (parent > 1 && is_child(P_PID, parent)) || is_child(P_PIDFD, pidfd);
-}
-
 /* A zombie's pidfd opens, and its pid is its own until it is reaped. */
 int shim_adopt(struct shim *shim, int pid, uint64_t start_time)
 {
 	_cleanup_(cleanup_fd) int pidfd = pidfd_open(pid, 0);
+	siginfo_t info = {};
 	uint64_t ticks;
 	int r;
 
@@ -64,8 +30,9 @@ int shim_adopt(struct shim *shim, int pid, uint64_t start_time)
 	r = process_start_time(pid, &ticks);
 	if (r || (start_time && ticks != start_time))
 		return -ESRCH;
-	if (!shim->is_cleanup && !is_ours(pid, pidfd))
-		return -ECHILD;
+	if (!shim->is_cleanup &&
+	    waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+		return -errno;
 	close_fd(shim->init.pidfd);
 	cgroup_deinit(&shim->init.cgroup);
 	shim->init.pid = pid;
@@ -86,7 +53,8 @@ static void retry_later(struct shim *shim, uint64_t ms)
 			  shim->config.task_id);
 }
 
-/* Where the pid namespace is shared, init's death ends nobody else. True: nobody is left, or it takes too long. */
+/* Where the pid namespace is shared, init's death ends nobody else. True: nobody is left, or it
+ * takes too long. */
 static bool kill_leftovers(struct shim *shim)
 {
 	size_t count = 0;

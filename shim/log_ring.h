@@ -4,5 +4,5 @@
 #define LOG_RING_MAX  65536
 #define LOG_RING_KEEP 32768
 
-/* Past the limit, the older half is cut off at a line's start. Anything but a regular file is left alone. */
+/* Past the limit, the older half is cut off at a line's start. Only of a regular file. */
 void log_ring_trim(int fd);

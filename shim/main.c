@@ -36,7 +36,7 @@ static void usage(FILE *to)
 		    "  --help         print this\n");
 }
 
-/* 0: go on; otherwise the exit code plus one. --root and --state are only seen by who lists processes. */
+/* 0: go on; otherwise the exit code plus one. --root and --state are for who lists processes. */
 static int parse(int argc, char **argv, const char **ret_config)
 {
 	static const struct option options[] = {

@@ -324,17 +324,6 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 	}
 }
 
-/* If we die, the next shim ends this process before it undoes what that has done. */
-static void note_runtime(struct shim *shim)
-{
-	struct journal_record record = {.kind = JOURNAL_INTENT, .pid = (uint64_t)shim->runtime.pid};
-
-	if (process_start_time(shim->runtime.pid, &record.start_time) ||
-	    journal_append(&shim->journal, &record))
-		log_warning("task=%s: the OCI runtime's pid is not journaled",
-			    shim->config.task_id);
-}
-
 static int run_create(struct shim *shim, const struct stdio *stdio, struct why *why)
 {
 	_cleanup_(cleanup_free) char *pid_file = runtime_pid_file(&shim->config);
@@ -356,11 +345,8 @@ static int run_create(struct shim *shim, const struct stdio *stdio, struct why *
 	options[n] = NULL;
 	r = runtime_call(&shim->runtime, shim->operation.start ? "run" : "create", options,
 			 stdio->fds, shim->operation.deadline_ms, on_created, shim, why);
-	if (r)
-		return r;
-	shim->operation.has_run = true;
-	note_runtime(shim);
-	return 0;
+	shim->operation.has_run = !r;
+	return r;
 }
 
 /* Everything up to the OCI runtime. @ret_status: what to tell if it fails. */

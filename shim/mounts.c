@@ -93,7 +93,7 @@ static int configure(int fs, const struct mount *mount, const struct mount_optio
 			r = -errno;
 	for (size_t i = 0; i < options->data.count && !r; i++)
 		r = set_data(fs, options->data.items[i]);
-	/* Read-only for the whole file system, as mount(2) has it: overlay then needs no upper layer. */
+	/* For the whole file system, as mount(2) has it: overlay then needs no upper layer. */
 	if (!r && options->flags & MS_RDONLY && fsconfig(fs, FSCONFIG_SET_FLAG, "ro", NULL, 0))
 		r = -errno;
 	if (!r && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))

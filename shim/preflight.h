@@ -9,6 +9,7 @@
 
 /* Reads <bundle>/config.json; the root is mounted. -EPERM with a sentence when it must not run. */
 int preflight_check(const char *bundle, struct why *why);
-/* Follows @path inside @root as a process chrooted there would, as far as it exists. The result (absolute, in the
- * container's terms) is at most @size bytes. -ELOOP: too many links, or through one of the forbidden directories. */
+/* Follows @path inside @root as a process chrooted there would, as far as it exists. The result
+ * (absolute, in the container's terms) is at most @size bytes. -ELOOP: too many links, or through
+ * one of the forbidden directories. */
 int preflight_resolve(int root_fd, const char *path, char *ret_path, size_t size);

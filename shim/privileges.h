@@ -3,5 +3,5 @@
 
 #include "broker/lib/error.h"
 
-/* Empties the inheritable and the ambient set: an OCI runtime and what it runs get none of ours by accident. */
+/* Empties the inheritable and the ambient set: what we run gets none of ours by accident. */
 int privileges_clear_inheritable(struct why *why);

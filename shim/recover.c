@@ -9,6 +9,9 @@
 #include "shim/mounts.h"
 #include "shim/shim.h"
 
+#define COMMAND_MAX (64u << 10)
+#define KILL_ROUNDS 50
+
 static void note_answer(struct shim *shim, const char *method, const struct journal_record *record,
 			enum bus_status status)
 {
@@ -29,7 +32,7 @@ static void note_exit(struct shim *shim, const struct exit_record *exit)
 	shim->has_exit = true;
 }
 
-/* Entries only tell; the state is decided in shim_recover(). STARTING: an intent without a result. */
+/* Entries only tell; the state is decided in shim_recover(). */
 int shim_replay(void *userdata, const struct journal_record *record)
 {
 	struct shim *shim = userdata;
@@ -62,24 +65,50 @@ int shim_replay(void *userdata, const struct journal_record *record)
 		shim_move(shim, STATE_FAILED);
 		break;
 	case JOURNAL_INTENT:
-		shim->runtime_left = (struct process){(int)record->pid, record->start_time};
-		break;
 	case JOURNAL_ACK:
 		break;
 	}
 	return 0;
 }
 
-/* An OCI runtime that still runs would make what is about to be undone. */
-static void kill_runtime(const struct process *runtime)
+/* Whether @pid was started as an OCI runtime for this task: its first and its last argument say so. */
+static bool is_runtime(const struct shim *shim, const char *pid)
 {
-	uint64_t start_time;
+	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;
+	size_t size, first = strlen(shim->config.runtime_path) + 1;
+	size_t last = strlen(shim->config.task_id) + 1;
 
-	if (runtime->pid <= 1 || process_start_time(runtime->pid, &start_time) ||
-	    start_time != runtime->start_time)
-		return;
-	kill(-runtime->pid, SIGKILL);
-	kill(runtime->pid, SIGKILL);
+	if (!path || file_read_proc(path, COMMAND_MAX, &line, &size))
+		return false;
+	return size > first + last && !memcmp(line, shim->config.runtime_path, first) &&
+	       !memcmp(line + size - last, shim->config.task_id, last);
+}
+
+/* True: there was one. */
+static bool kill_runtimes(const struct shim *shim)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc");
+	bool is_found = false;
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		int pid = atoi(entry->d_name);
+
+		if (pid <= 1 || !is_runtime(shim, entry->d_name))
+			continue;
+		kill(pid, SIGKILL);
+		is_found = true;
+	}
+	return is_found;
+}
+
+/* An OCI runtime that still runs, and what it forked, would make what is about to be undone. */
+static void end_runtimes(const struct shim *shim)
+{
+	/* One that was killed has no arguments any more. */
+	for (int i = 0; i < KILL_ROUNDS; i++)
+		if (!kill_runtimes(shim))
+			return;
 }
 
 /* The journal, or the task service, knows a pid. */
@@ -115,7 +144,7 @@ int shim_recover(struct shim *shim, struct why *why)
 	else if (shim->init.pid || shim->config.pid)
 		r = look_at_init(shim);
 	else
-		kill_runtime(&shim->runtime_left);
+		end_runtimes(shim);
 	if (shim->state == STATE_NEW)
 		r = shim_undo_create(shim, "its shim died while it was being created");
 	return r ? why_errno(why, r, "cannot take over task %s", shim->config.task_id) : 0;

@@ -31,11 +31,6 @@ struct init {
 	struct cgroup cgroup;
 };
 
-struct process {
-	int pid;
-	uint64_t start_time;
-};
-
 /* The create, start or delete that is under way. */
 struct operation {
 	const char *method; /* NULL: none */
@@ -68,7 +63,6 @@ struct shim {
 	struct loop_timer retry; /* of an exit that is not journaled yet */
 	struct loop_timer linger;
 	struct init init;
-	struct process runtime_left; /* by an earlier shim, in the midst of create */
 	struct operation operation;
 	struct exit_record exit;
 	bool has_exit, has_oom;
