@@ -98,11 +98,15 @@ $(MANUAL): $(BUILD)/obj/schemas/manual_main.o $(LIB_SCHEMA)
 	$(CC) $(ALL_CFLAGS) $^ -lmsgpackc $(ALL_LDFLAGS) -o $@
 
 .PHONY: docs check-docs
-docs: $(MANUAL)
-	@mkdir -p docs
+docs: $(MANUAL) $(BUILD)/bin/davit
+	@mkdir -p docs tools/completions
 	$(MANUAL) >docs/protocol.md
-check-docs: $(MANUAL)
+	$(BUILD)/bin/davit help-all --format man >tools/davit.1
+	$(BUILD)/bin/davit help-all --format bash >tools/completions/davit.bash
+check-docs: $(MANUAL) $(BUILD)/bin/davit
 	@$(MANUAL) | diff -u docs/protocol.md - || { echo 'docs/protocol.md is stale: run make docs' >&2; exit 1; }
+	@$(BUILD)/bin/davit help-all --format man | diff -u tools/davit.1 - || { echo 'tools/davit.1 is stale: run make docs' >&2; exit 1; }
+	@$(BUILD)/bin/davit help-all --format bash | diff -u tools/completions/davit.bash - || { echo 'tools/completions/davit.bash is stale: run make docs' >&2; exit 1; }
 
 # ---- tests: tests/unit mirrors the tree; test_x.c links its folder's archive -----------------------
 
@@ -225,6 +229,7 @@ bench: packages-bench
 	+$(MAKE) --no-print-directory all
 	tools/bench/bench.sh $(BUILD)
 
+UNITS := $(wildcard tools/systemd/*.service)
 LIB_HEADERS := $(wildcard broker/lib/*.h) $(wildcard schemas/*.h) $(wildcard schemas/*.def)
 
 .PHONY: install
@@ -235,6 +240,10 @@ install: all
 	install -m 644 $(BUILD)/libdavit.a $(DESTDIR)$(PREFIX)/lib/
 	for h in $(LIB_HEADERS); do install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/davit/$$h; done
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' broker/lib/libdavit.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/libdavit.pc
+	install -D -m 644 tools/davit.1 $(DESTDIR)$(PREFIX)/share/man/man1/davit.1
+	install -D -m 644 tools/completions/davit.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/davit
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for u in $(UNITS); do sed 's|@PREFIX@|$(PREFIX)|' $$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${u##*/}; done
 
 .PHONY: clean
 clean:
@@ -253,7 +262,7 @@ help:
 	@echo 'make lint        layering, headers alone, format, function size, cppcheck, SPEC.md'
 	@echo 'make fuzz        run the fuzz targets (FUZZ_RUNS each)'
 	@echo 'make bench       figures against bare crun and containerd, with the budgets beside them'
-	@echo 'make docs        write docs/protocol.md from schemas/*.def'
+	@echo 'make docs        write docs/protocol.md, the manual page and the completion from their tables'
 	@echo 'make install     DESTDIR= PREFIX=$(PREFIX)'
 	@echo 'make format clean help'
 	@echo 'BUILD=dir, SANITIZE=address,undefined and CC=clang select another build.'

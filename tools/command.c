@@ -1,5 +1,6 @@
 /* Parsing and help, from the tables. See command.h. */
 
+#include "tools/about_tables.h"
 #include "tools/command.h"
 
 #include <ctype.h>
@@ -482,6 +483,8 @@ static int run_command_in(struct context *context, const struct command *parent,
 		return argc < 1 ? EXIT_USAGE : EXIT_OK;
 	}
 	command = find_command(parent->subcommands, argv[0]);
+	if (!command && parent->subcommands == commands && is_named(&help_all_command, argv[0]))
+		command = &help_all_command;
 	if (!command) {
 		guess = nearest(parent->subcommands, argv[0]);
 		return guess ? fail_usage(context, "%s has no command '%s'; did you mean '%s'?",

@@ -1,0 +1,66 @@
+# Made by `make docs` from the tables of the command line.
+# shellcheck shell=bash
+_davit_step() {
+	case "$path $1" in
+	'davit run') words=" --rm --null-io --log-uri --detach --fifo-dir --snapshotter --config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --read-only --runtime --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
+	'davit ps') words=" --quiet --format --all --all-namespaces --help"; path='davit ps' ;;
+	'davit wait') words=" --help"; path='davit wait' ;;
+	'davit kill') words=" --signal --exec-id --all --help"; path='davit kill' ;;
+	'davit rm') words=" --keep-snapshot --force --help"; path='davit rm' ;;
+	'davit containers' | 'davit c' | 'davit container') words=" create list info delete label --help"; path='davit containers' ;;
+	'davit containers create') words=" --snapshotter --config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --read-only --runtime --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit containers create' ;;
+	'davit containers list' | 'davit containers ls') words=" --quiet --format --help"; path='davit containers list' ;;
+	'davit containers info') words=" --spec --help"; path='davit containers info' ;;
+	'davit containers delete' | 'davit containers del' | 'davit containers remove' | 'davit containers rm') words=" --keep-snapshot --force --help"; path='davit containers delete' ;;
+	'davit containers label') words=" --help"; path='davit containers label' ;;
+	'davit tasks' | 'davit t' | 'davit task') words=" list start kill wait delete --help"; path='davit tasks' ;;
+	'davit tasks list' | 'davit tasks ls') words=" --quiet --format --all --all-namespaces --help"; path='davit tasks list' ;;
+	'davit tasks start') words=" --null-io --log-uri --fifo-dir --pid-file --detach --help"; path='davit tasks start' ;;
+	'davit tasks kill') words=" --signal --exec-id --all --help"; path='davit tasks kill' ;;
+	'davit tasks wait') words=" --help"; path='davit tasks wait' ;;
+	'davit tasks delete' | 'davit tasks del' | 'davit tasks remove' | 'davit tasks rm') words=" --force --exec-id --help"; path='davit tasks delete' ;;
+	'davit images' | 'davit image' | 'davit i') words=" import list delete tag label --help"; path='davit images' ;;
+	'davit images import') words=" --base-name --index-name --digests --all-platforms --platform --no-unpack --snapshotter --help"; path='davit images import' ;;
+	'davit images list' | 'davit images ls') words=" --quiet --format --help"; path='davit images list' ;;
+	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --help"; path='davit images delete' ;;
+	'davit images tag') words=" --force --help"; path='davit images tag' ;;
+	'davit images label') words=" --replace-all --help"; path='davit images label' ;;
+	'davit snapshots' | 'davit snapshot') words=" list --help"; path='davit snapshots' ;;
+	'davit snapshots list' | 'davit snapshots ls') words=" --quiet --format --help"; path='davit snapshots list' ;;
+	'davit content') words=" list get --help"; path='davit content' ;;
+	'davit content list' | 'davit content ls') words=" --quiet --format --help"; path='davit content list' ;;
+	'davit content get') words=" --help"; path='davit content get' ;;
+	'davit namespaces' | 'davit namespace' | 'davit ns') words=" create list remove label --help"; path='davit namespaces' ;;
+	'davit namespaces create' | 'davit namespaces c') words=" --help"; path='davit namespaces create' ;;
+	'davit namespaces list' | 'davit namespaces ls') words=" --quiet --format --help"; path='davit namespaces list' ;;
+	'davit namespaces remove' | 'davit namespaces rm') words=" --help"; path='davit namespaces remove' ;;
+	'davit namespaces label') words=" --help"; path='davit namespaces label' ;;
+	'davit events' | 'davit event') words=" --from --cursor --topic --object --no-follow --count --format --help"; path='davit events' ;;
+	'davit bus') words=" list describe call subscribe monitor publish stats bench --help"; path='davit bus' ;;
+	'davit bus list' | 'davit bus ls') words=" --quiet --format --help"; path='davit bus list' ;;
+	'davit bus describe') words=" --help"; path='davit bus describe' ;;
+	'davit bus call') words=" --no-schema --help"; path='davit bus call' ;;
+	'davit bus subscribe') words=" --help"; path='davit bus subscribe' ;;
+	'davit bus monitor') words=" --help"; path='davit bus monitor' ;;
+	'davit bus publish') words=" --object --help"; path='davit bus publish' ;;
+	'davit bus stats' | 'davit bus top') words=" --help"; path='davit bus stats' ;;
+	'davit bus bench') words=" --callers --requests --method --events --batch --format --help"; path='davit bus bench' ;;
+	'davit up') words=" --detach --log --ready-fd --help"; path='davit up' ;;
+	'davit down') words=" --containers --help"; path='davit down' ;;
+	'davit doctor') words=" --help"; path='davit doctor' ;;
+	'davit version') words=" --help"; path='davit version' ;;
+	esac
+}
+_davit() {
+	local path=davit words i
+	words=" run ps wait kill rm containers tasks images snapshots content namespaces events bus up down doctor version --address --namespace --root --state --timeout --debug --help --version --help"
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		case "${COMP_WORDS[i]}" in
+		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;
+		-*) ;;
+		*) _davit_step "${COMP_WORDS[i]}" ;;
+		esac
+	done
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}")
+}
+complete -o default -F _davit davit
