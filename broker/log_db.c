@@ -42,9 +42,10 @@ static int result(int r)
 		return LOG_E_NOT_FOUND;
 	case MDB_MAP_FULL:
 	case MDB_TXN_FULL:
+		return LOG_E_FULL;
 	case ENOSPC:
 	case EDQUOT:
-		return LOG_E_FULL;
+		return LOG_E_DISK;
 	case MDB_CORRUPTED:
 	case MDB_PAGE_NOTFOUND:
 	case MDB_PANIC:
@@ -108,7 +109,7 @@ int log_db_open(const char *directory, size_t map_size, struct log_db **ret_db, 
 	pthread_rwlock_init(&db->resize, NULL);
 	r = open_env(db, directory, map_size);
 	if (r) {
-		r = r > 0 ? (r == LOG_E_FULL ? -ENOSPC : -EIO) : r;
+		r = r > 0 ? (r == LOG_E_FULL || r == LOG_E_DISK ? -ENOSPC : -EIO) : r;
 		why_errno(why, r, "the event log in %s cannot be opened (it is left as it is)",
 			  directory);
 		log_db_close(db);

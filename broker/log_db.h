@@ -27,7 +27,8 @@ enum {
 	_LOG_E_SUCCESS,
 	LOG_E_NOT_FOUND,
 	LOG_E_DAMAGED, /* the record does not fit its checksum or its schema */
-	LOG_E_FULL, /* the map or the disk is full: abort, and log_db_grow() before it is tried again */
+	LOG_E_FULL,    /* the map is full: abort, and log_db_grow() before it is tried again */
+	LOG_E_DISK,    /* the disk is full: abort; nothing is lost */
 };
 
 /* Opens or makes the environment in @directory; @map_size is address space. */
@@ -40,7 +41,7 @@ int log_db_grow(struct log_db *db);
 void log_db_check_readers(struct log_db *db);
 
 int log_begin(struct log_db *db, bool is_write, struct log_txn **ret_txn);
-/* Ends it in any case. LOG_E_FULL, or negative: -EIO and worse mean that the environment is unusable. */
+/* Ends it in any case. LOG_E_FULL, LOG_E_DISK, or negative: -EIO and worse mean that the environment is unusable. */
 int log_commit(struct log_txn *txn);
 struct log_txn *log_abort(struct log_txn *txn);
 void log_abortp(struct log_txn **txn);

@@ -122,7 +122,7 @@ static void handle_group(struct logthread *logthread, struct log_job *jobs)
 		note(logthread, &group, time_boot_ns() - begin);
 	else
 		log_error("the event log did not take %s: %s", jobs ? "what came in" : "a trim",
-			  r == LOG_E_FULL ? "it is full" : strerror(-r));
+			  r > 0 ? "there is no space" : strerror(-r));
 	meta = group.meta;
 	while (jobs) {
 		struct log_job *job = jobs;

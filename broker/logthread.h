@@ -20,9 +20,9 @@ struct log_job {
 	struct log_job *next;
 	size_t weight; /* about as many rows are written */
 	/* On the log's thread, inside the transaction; runs again when the map was full. Returns 0,
-	 * LOG_E_FULL, or negative, which fails the whole group: refusals are results of its own. */
+	 * LOG_E_FULL, LOG_E_DISK, or negative, which fails the whole group: refusals are results of its own. */
 	int (*run)(struct log_job *job, struct log_txn *txn, struct broker_log_meta *meta);
-	/* On the log's thread, after the commit (@r 0) or without (LOG_E_FULL, negative); owns @job. */
+	/* On the log's thread, after the commit (@r 0) or without (LOG_E_*, negative); owns @job. */
 	void (*done)(struct log_job *job, struct logthread *logthread, int r);
 };
 

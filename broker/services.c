@@ -22,6 +22,7 @@ struct instance {
 	pid_t pid;
 	uint64_t start_time, since_ns, heard_ms;
 	char *address, *program;
+	bool is_kept;          /* its names are in the store, with their schema */
 	struct loop_file file; /* its pidfd */
 	int pidfd;
 };
@@ -294,20 +295,23 @@ static void on_names_kept(void *userdata, int r)
 }
 
 /* Registered, or still there: stores what is new about the names, then answers. */
-static void keep_names(struct services *services, struct bus_server_request *handle,
+static void keep_names(struct instance *instance, struct bus_server_request *handle,
 		       const struct envelope_request *envelope,
 		       const struct registry_register_request *request)
 {
 	struct pending *pending = calloc(1, sizeof(*pending));
-	int r;
+	int r = 0;
 
 	if (!pending) {
 		bus_server_drop(handle);
 		return;
 	}
-	*pending = (struct pending){.services = services, .handle = handle};
+	*pending = (struct pending){.services = instance->services, .handle = handle};
 	memcpy(pending->id, envelope->id, sizeof(pending->id));
-	r = names_keep(services->broker, request, &pending->need_schema, on_names_kept, pending);
+	if (!instance->is_kept || (request->schema && request->schema[0]))
+		r = names_keep(instance->services->broker, request, &pending->need_schema,
+			       on_names_kept, pending);
+	instance->is_kept = r == 0 && !pending->need_schema;
 	if (r <= 0)
 		on_names_kept(pending, r);
 }
@@ -334,7 +338,7 @@ static void handle_register(struct services *services, struct bus_server_request
 	}
 	instance->heard_ms = time_boot_ms();
 	set_condition(instance, request->draining, false);
-	keep_names(services, handle, envelope, request);
+	keep_names(instance, handle, envelope, request);
 }
 
 static void handle_unregister(struct services *services, struct bus_server_request *handle,
