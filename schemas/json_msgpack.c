@@ -13,10 +13,10 @@
 
 static json_t *from_object(const msgpack_object *object);
 
-/* Text that is not UTF-8 is shown as a byte string is. */
+/* Text that is not UTF-8 is shown as a byte string is. msgpack-c points nowhere when it is empty. */
 static json_t *from_text(const char *text, size_t size)
 {
-	json_t *json = json_stringn(text, size);
+	json_t *json = json_stringn(text ?: "", size);
 
 	return json || schema_is_text(text, size) ? json : json_hex(text, size);
 }

@@ -34,7 +34,7 @@ static int copy_text(const struct schema_field *field, const msgpack_object *obj
 	r = codec_check_text(field, object->via.str.ptr, object->via.str.size, max, fault);
 	if (r)
 		return r;
-	*member = strndup(object->via.str.ptr, object->via.str.size);
+	*member = strndup(object->via.str.ptr ?: "", object->via.str.size); /* NULL when empty */
 	return *member ? 0 : -ENOMEM;
 }
 

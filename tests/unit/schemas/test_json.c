@@ -172,6 +172,8 @@ static void test_any_msgpack_is_shown(void **state)
 	(void)state;
 	ASSERT_MSGPACK("\xc0", "null");
 	ASSERT_MSGPACK("\xff", "-1");
+	ASSERT_MSGPACK("\xa0", "\"\"");
+	ASSERT_MSGPACK("\xc4\0", "\"\"");
 	ASSERT_MSGPACK("\xcf\xff\xff\xff\xff\xff\xff\xff\xff", "\"18446744073709551615\"");
 	ASSERT_MSGPACK("\xca\x3f\x80\0\0", "1.0");
 	ASSERT_MSGPACK("\xcb\x7f\xf8\0\0\0\0\0\0", "null"); /* NaN */
