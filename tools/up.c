@@ -24,7 +24,7 @@
 #define STOP_MS        10000 /* until a process that was asked to stop is killed */
 #define BACKOFF_MIN_MS 20
 #define BACKOFF_MAX_MS 10000
-#define STEADY_MS      10000 /* running so long resets the back-off */
+#define STEADY_MS      2000  /* running so long resets the back-off */
 
 static const char *const programs[] = {"davit-broker", "davit-runtime", "davit-image", "davit-task",
 				       "davit-container"};
@@ -64,15 +64,14 @@ static void on_restart(struct loop_timer *timer)
 
 static void member_later(struct member *member)
 {
-	uint64_t now = time_boot_ms();
+	uint64_t now = time_boot_ms(), wait_ms = member->backoff_ms;
 
 	if (now - member->started_ms > STEADY_MS)
-		member->backoff_ms = 0;
-	member->backoff_ms = member->backoff_ms ? member->backoff_ms * 2 : BACKOFF_MIN_MS;
+		wait_ms = 0; /* the first death in a while: at once */
+	member->backoff_ms = wait_ms ? wait_ms * 2 : BACKOFF_MIN_MS;
 	if (member->backoff_ms > BACKOFF_MAX_MS)
 		member->backoff_ms = BACKOFF_MAX_MS;
-	(void)loop_timer_set(member->supervisor->loop, &member->timer, now + member->backoff_ms,
-			     on_restart);
+	(void)loop_timer_set(member->supervisor->loop, &member->timer, now + wait_ms, on_restart);
 }
 
 static void forget_ready(struct member *member)
