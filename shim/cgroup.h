@@ -19,14 +19,15 @@ struct cgroup {
 	bool is_v2;
 };
 
-/* @path: of the configuration, NULL or "" if unknown; @pid: init, 0 if none. Finds nothing: 0 with an empty one. */
+/* @path: of the configuration, NULL or "" if unknown; @pid: init, 0 if none. Finds nothing: 0 with
+ * an empty one. */
 int cgroup_find(const char *path, pid_t pid, struct cgroup *ret_cgroup);
 void cgroup_deinit(struct cgroup *cgroup);
 
 /* Processes killed for memory so far; 0 if that cannot be told. */
 uint64_t cgroup_oom_kills(const struct cgroup *cgroup);
-/* Sends @signal (0: only counts) to each process but @except; @ret_count: how many there were. -EPERM: the shim
- * itself is in it. */
+/* Sends @signal (0: only counts) to each process but @except; @ret_count: how many there were.
+ * -EPERM: the shim itself is in it. */
 int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count);
 /* Removes the configured cgroup where an OCI runtime left it empty. Never fails. */
 void cgroup_remove(const char *path);
@@ -35,5 +36,6 @@ void cgroup_remove(const char *path);
 uint64_t cgroup_parse_count(const char *text, const char *key);
 /* Pure: whether @path ends in the scope that systemd makes of @name, "slice:prefix:name". */
 bool cgroup_is_unit(const char *name, const char *path);
-/* Pure: the path of @controller ("memory"; "" is v2's) in the text of /proc/<pid>/cgroup, malloc'd; NULL if none. */
+/* Pure: the path of @controller ("memory"; "" is v2's) in the text of /proc/<pid>/cgroup,
+ * malloc'd; NULL if none. */
 char *cgroup_parse_path(const char *text, const char *controller);

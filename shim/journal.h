@@ -31,7 +31,8 @@ struct journal {
 
 typedef int (*journal_fn)(void *userdata, const struct journal_record *record);
 
-/* Opens or creates; @fn (may be NULL) sees every entry that is there, in order; its failure ends the opening. */
+/* Opens or creates; @fn (may be NULL) sees every entry that is there, in order; its failure ends
+ * the opening. */
 int journal_open(struct journal *journal, const char *path, journal_fn fn, void *userdata,
 		 struct why *why);
 /* NULL-safe only in the sense that a zeroed journal with fd -1 may be given. */

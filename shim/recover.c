@@ -71,7 +71,8 @@ int shim_replay(void *userdata, const struct journal_record *record)
 	return 0;
 }
 
-/* Whether @pid was started as an OCI runtime for this task: its first and its last argument say so. */
+/* Whether @pid was started as an OCI runtime for this task: its first and its last argument say
+ * so. */
 static bool is_runtime(const struct shim *shim, const char *pid)
 {
 	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;

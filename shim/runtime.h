@@ -32,8 +32,8 @@ struct runtime {
 	void *userdata;
 };
 
-/* @verb and @options (NULL-terminated) stand before the task's id. @stdio: the child's 0, 1 and 2, or
- * NULL: /dev/null and its log. On failure @fn is not called. */
+/* @verb and @options (NULL-terminated) stand before the task's id. @stdio: the child's 0, 1 and 2,
+ * or NULL: /dev/null and its log. On failure @fn is not called. */
 int runtime_call(struct runtime *runtime, const char *verb, const char *const *options,
 		 const int stdio[3], uint64_t deadline_ms, runtime_fn fn, void *userdata,
 		 struct why *why);

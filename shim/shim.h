@@ -79,10 +79,12 @@ void shim_move(struct shim *shim, enum state next);
 void shim_consider_end(struct shim *shim);
 
 /* ---- exits.c ---- */
-/* Reaps what has ended. In the midst of create and start only the OCI runtime: init's end comes after them. */
+/* Reaps what has ended. In the midst of create and start only the OCI runtime: init's end comes
+ * after them. */
 void shim_reap(struct shim *shim);
 int shim_watch_signals(struct shim *shim);
-/* Init's pid is known: opens its pidfd and finds its cgroup. -ESRCH: there is no such process; -ECHILD: not ours. */
+/* Init's pid is known: opens its pidfd and finds its cgroup. -ESRCH: there is no such process;
+ * -ECHILD: not ours. */
 int shim_adopt(struct shim *shim, int pid, uint64_t start_time);
 /* LOST: watches init through its pidfd. */
 int shim_watch_lost(struct shim *shim);
@@ -103,14 +105,17 @@ int shim_replay(void *userdata, const struct journal_record *record);
 int shim_recover(struct shim *shim, struct why *why);
 
 /* ---- methods.c ---- */
-/* Begins nothing that was begun: answers a repeated request, joins a running one. True: dealt with. */
+/* Begins nothing that was begun: answers a repeated request, joins a running one. True: dealt
+ * with. */
 bool shim_is_repeated(struct shim *shim, const struct call *call, bool mutates);
-/* Answers all who wait for the operation; it is over. @is_final: the answer is kept for repeated requests. */
+/* Answers all who wait for the operation; it is over. @is_final: the answer is kept for repeated
+ * requests. */
 void shim_finish(struct shim *shim, enum bus_status status, const char *text, bool is_final);
 /* Init has ended: a delete may go on. */
 void shim_delete_goes_on(struct shim *shim);
-/* Some runtimes leave init to a process of theirs that ends a moment after them (crun run --detach), so init becomes
- * our child a moment later. Tries whether it has; true: it is settled either way. */
+/* Some runtimes leave init to a process of theirs that ends a moment after them (crun run
+ * --detach), so init becomes our child a moment later. Tries whether it has; true: it is settled
+ * either way. */
 bool shim_adopt_created(struct shim *shim);
 /* Another shim died in the midst of create: undoes what it left. */
 int shim_undo_create(struct shim *shim, const char *reason);
