@@ -45,5 +45,5 @@ void runtime_deinit(struct runtime *runtime);
 /* Where create shall write init's pid. NULL when memory is out. */
 char *runtime_pid_file(const struct shim_config *config);
 
-/* Pure: the messages of the log lines (JSON or plain text), joined, at most @size bytes with NUL. */
+/* Pure: the messages of the log lines (JSON or plain text), joined; at most @size bytes. */
 void runtime_log_text(const char *log, char *text, size_t size);

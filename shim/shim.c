@@ -56,7 +56,7 @@ void shim_consider_end(struct shim *shim)
 
 /* ---- between two turns --------------------------------------------------- */
 
-/* Pages of the program that were only needed for what is done: they come back from the page cache. */
+/* Pages of the program that were needed for what is done come back from the page cache. */
 static int give_back_program(struct dl_phdr_info *info, size_t size, void *userdata)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);

@@ -73,7 +73,7 @@ struct shim {
 int shim_init(struct shim *shim, struct loop *loop, struct shim_config *config, struct why *why);
 void shim_deinit(struct shim *shim);
 
-/* The only place that changes the state; a move that is not allowed is a bug and ends the process. */
+/* The only place that changes the state; one that is not allowed is a bug and ends the process. */
 void shim_move(struct shim *shim, enum state next);
 /* Ends the process when there is nothing left to do, or arms the timer after which it does. */
 void shim_consider_end(struct shim *shim);
