@@ -77,16 +77,14 @@ static int post(struct broker *broker, const char *name, bool is_delete, uint64_
 
 	if (!job)
 		return error_origin(-ENOMEM);
-	*job = (struct cursor_job){
-		.job = {.run = run, .done = done, .weight = 1},
-		.broker = broker,
-		.name = strdup(name),
-		.is_delete = is_delete,
-		.from = from,
-		.ack = ack,
-		.fn = fn,
-		.userdata = userdata,
-	};
+	job->job = (struct log_job){.run = run, .done = done, .weight = 1};
+	job->broker = broker;
+	job->name = strdup(name);
+	job->is_delete = is_delete;
+	job->from = from;
+	job->ack = ack;
+	job->fn = fn;
+	job->userdata = userdata;
 	if (!job->name)
 		return error_origin(-ENOMEM);
 	logthread_post(broker->logthread, &TAKE(job)->job);
