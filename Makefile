@@ -121,10 +121,12 @@ unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1
 # test_…out_of_memory.c: its allocations come to tests/lib/failing_memory.c.
 WRAP_MEMORY := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=vasprintf
 wrap_of = $(if $(filter %out_of_memory.c,$(1)),$(WRAP_MEMORY))
+# Tests of the bus itself, integration tests and test programs: the real one, before tests/lib/fake_bus.c is seen.
+real_bus = $(if $(filter tests/unit/broker/%,$(1)),$(LIB_BUS))
 define unit_rule
 $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $(call wrap_of,$(1)) $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(call unit_archive,$(1)) $(call real_bus,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $(call wrap_of,$(1)) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(UNIT_SRC),$(eval $(call unit_rule,$(t))))
 
@@ -175,7 +177,7 @@ TEST_PROGRAMS := $(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(TEST_PROGR
 define test_program_rule
 $(patsubst tests/programs/%.c,$(BUILD)/tests/bin/%,$(1)): $(call objects,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(TEST_LIB) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(LIB_BUS) $(TEST_LIB) $$(SERVICE_LIBS) $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(TEST_PROGRAM_SRC),$(eval $(call test_program_rule,$(t))))
 
@@ -185,7 +187,7 @@ INTEGRATION_BIN := $(patsubst tests/%.c,$(BUILD)/tests/%,$(INTEGRATION_SRC))
 define integration_rule
 $(patsubst tests/%.c,$(BUILD)/tests/%,$(1)): $(call objects,$(1)) $(TEST_LIB) $(LIB_SERVICE) $(LIB_BUS) $(LIB_BASE) $(LIB_JSON) $(LIB_SCHEMA)
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(call objects,$(1)) $(LIB_BUS) $(TEST_LIB) $$(ALL_LIBS) -lcmocka $$(ALL_LDFLAGS) -o $$@
 endef
 $(foreach t,$(INTEGRATION_SRC),$(eval $(call integration_rule,$(t))))
 
