@@ -70,23 +70,35 @@ static void done(struct log_job *log_job, struct logthread *logthread, int r)
 
 /* ---- on the loop's thread ---- */
 
-static int post(struct broker *broker, const char *name, bool is_delete, uint64_t from,
-		uint64_t ack, cursor_fn fn, void *userdata)
+static int make_job(struct broker *broker, cursor_fn fn, void *userdata,
+		    struct cursor_job **ret_job)
 {
-	_cleanup_(job_freep) struct cursor_job *job = calloc(1, sizeof(*job));
+	struct cursor_job *job = calloc(1, sizeof(*job));
 
 	if (!job)
 		return error_origin(-ENOMEM);
 	job->job = (struct log_job){.run = run, .done = done, .weight = 1};
 	job->broker = broker;
-	job->name = strdup(name);
+	job->fn = fn;
+	job->userdata = userdata;
+	*ret_job = job;
+	return 0;
+}
+
+static int post(struct broker *broker, const char *name, bool is_delete, uint64_t from,
+		uint64_t ack, cursor_fn fn, void *userdata)
+{
+	_cleanup_(job_freep) struct cursor_job *job = NULL;
+	int r;
+
+	r = make_job(broker, fn, userdata, &job);
+	if (!r)
+		r = schema_set(&job->name, name);
+	if (r)
+		return error_trace(r);
 	job->is_delete = is_delete;
 	job->from = from;
 	job->ack = ack;
-	job->fn = fn;
-	job->userdata = userdata;
-	if (!job->name)
-		return error_origin(-ENOMEM);
 	logthread_post(broker->logthread, &TAKE(job)->job);
 	return 0;
 }
