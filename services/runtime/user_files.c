@@ -220,6 +220,25 @@ static int look_through(const struct layers *layers, const char *path, char **re
 	return r;
 }
 
+static int look_for_both(const struct layers *layers, struct user_files *files, struct why *why)
+{
+	return look_through(layers, "etc/passwd", &files->passwd, why)
+		       ?: look_through(layers, "etc/group", &files->group, why);
+}
+
+int user_files_read_layers(const struct mount *mount, struct user_files *ret_files, struct why *why)
+{
+	_cleanup_(user_files_clear) struct user_files files = {};
+	_cleanup_(layers_clear) struct layers layers = {};
+	int r = read_layers(mount, &layers, why) ?: look_for_both(&layers, &files, why);
+
+	if (r)
+		return r;
+	*ret_files = files;
+	files = (struct user_files){};
+	return 0;
+}
+
 static int read_overlay(const struct mount *mount, struct user_files *files, struct why *why)
 {
 	_cleanup_(layers_clear) struct layers layers = {};
@@ -231,10 +250,7 @@ static int read_overlay(const struct mount *mount, struct user_files *files, str
 	if (layers.paths.count == 1)
 		return read_directory(layers.paths.items[0], files, why);
 	root = open_overlay(&layers);
-	if (root >= 0)
-		return read_both(root, files, why);
-	return look_through(&layers, "etc/passwd", &files->passwd, why)
-		       ?: look_through(&layers, "etc/group", &files->group, why);
+	return root >= 0 ? read_both(root, files, why) : look_for_both(&layers, files, why);
 }
 
 int user_files_read(const struct mount *mounts, size_t n_mounts, const char *rootfs,
