@@ -130,6 +130,7 @@ int snapshot_copy_root(struct image_service *image, const char *snapshotter, con
 		       uint64_t number, struct why *why)
 {
 	char from[32], to[32];
+	struct timespec times[2];
 	struct stat status;
 	uint64_t lowers[SNAPSHOT_DEPTH_MAX];
 	size_t count;
@@ -145,8 +146,11 @@ int snapshot_copy_root(struct image_service *image, const char *snapshotter, con
 			       "the directory of layer %s is missing: remove the image and import "
 			       "it again",
 			       parent);
+	times[0] = status.st_atim;
+	times[1] = status.st_mtim;
 	if (fchownat(image->snapshots, to, status.st_uid, status.st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    fchmodat(image->snapshots, to, status.st_mode & 07777, 0) < 0)
+	    fchmodat(image->snapshots, to, status.st_mode & 07777, 0) < 0 ||
+	    utimensat(image->snapshots, to, times, AT_SYMLINK_NOFOLLOW) < 0)
 		return why_errno(why, error_origin(-errno), "cannot prepare snapshot directory");
 	return 0;
 }
