@@ -1,47 +1,16 @@
 /* Subscriptions: one SUB socket a process, and a struct follow for each. */
 
-#include <assert.h>
-#include <pthread.h>
 #include <string.h>
 
-#include "broker/lib/bus_port.h"
 #include "broker/lib/bus_private.h"
+#include "broker/lib/bus_receiver.h"
 #include "broker/lib/calls.h"
 #include "broker/lib/follow.h"
-#include "broker/lib/nng_compat.h"
 
-/* Messages that are on their way to the loop; what comes beyond waits in nng, and is dropped there
- * in the end: the log has it. */
-#define PENDING_MAX 512
 /* The broker sends a heartbeat within a second of silence: so long without any, and the log is read. */
 #define SILENCE_MS    3000
 #define READ_RETRY_MS 200
 #define READ_MS       30000
-#define HEARTBEAT     "/bus/heartbeat"
-
-/* A message from nng's thread to the loop; then shared by the subscriptions that keep it. */
-struct live {
-	struct loop_mail_item item;
-	unsigned n_refs;
-	nng_msg *message; /* NULL: the connection to the broker was made */
-	struct envelope_event event;
-};
-
-/* What nng's callbacks touch; stays with nng's socket. */
-struct receiver_core {
-	nng_socket socket;
-	nng_aio *aio;
-	struct bus_port *port;
-	pthread_mutex_t lock;
-	unsigned n_pending;
-	bool is_paused; /* no receive is posted until the loop has caught up */
-};
-
-struct bus_receiver {
-	struct bus *bus;
-	struct receiver_core *core;
-	struct loop_timer silence;
-};
 
 struct bus_subscription {
 	struct bus *bus;
@@ -56,102 +25,6 @@ struct bus_subscription {
 	bool is_joining; /* counted in bus->n_joining */
 	bool *is_gone;   /* while it is being delivered to: where to note that it was freed */
 };
-
-/* ---- receiving, on nng's threads ---- */
-
-static struct live *live_new(nng_msg *message)
-{
-	struct live *live;
-
-	live = calloc(1, sizeof(*live));
-	if (!live)
-		return NULL;
-
-	live->n_refs = 1;
-	live->message = message;
-	return live;
-}
-
-static void live_unref(void *userdata)
-{
-	struct live *live = userdata;
-
-	if (--live->n_refs > 0)
-		return;
-	if (live->message)
-		nng_msg_free(live->message);
-	free(live);
-}
-
-/* Without memory the message is lost here, and its number is seen to be missing. */
-static void core_post(struct receiver_core *core, nng_msg *message)
-{
-	struct live *live = live_new(message);
-
-	if (live && bus_port_post(core->port, &live->item))
-		return;
-	if (message)
-		nng_msg_free(message);
-	free(live);
-	pthread_mutex_lock(&core->lock);
-	core->n_pending--;
-	pthread_mutex_unlock(&core->lock);
-}
-
-static bool core_begin(struct receiver_core *core)
-{
-	bool may_receive;
-
-	pthread_mutex_lock(&core->lock);
-	may_receive = ++core->n_pending < PENDING_MAX;
-	core->is_paused = !may_receive;
-	pthread_mutex_unlock(&core->lock);
-	return may_receive;
-}
-
-static void core_received(void *userdata)
-{
-	struct receiver_core *core = userdata;
-	nng_msg *message;
-	bool may_receive;
-
-	if (nng_aio_result(core->aio))
-		return; /* only when the socket is closed */
-
-	message = nng_aio_get_msg(core->aio);
-	nng_aio_set_msg(core->aio, NULL);
-	may_receive = core_begin(core);
-	core_post(core, message);
-	if (may_receive)
-		nng_recv_aio(core->socket, core->aio);
-}
-
-static void core_pipe(void *userdata, bool is_added)
-{
-	struct receiver_core *core = userdata;
-
-	if (!is_added)
-		return;
-	pthread_mutex_lock(&core->lock);
-	core->n_pending++;
-	pthread_mutex_unlock(&core->lock);
-	core_post(core, NULL);
-}
-
-/* On the loop's thread: one message is dealt with. */
-static void core_end(struct receiver_core *core)
-{
-	bool may_resume;
-
-	pthread_mutex_lock(&core->lock);
-	core->n_pending--;
-	may_resume = core->is_paused && core->n_pending < PENDING_MAX / 2;
-	if (may_resume)
-		core->is_paused = false;
-	pthread_mutex_unlock(&core->lock);
-	if (may_resume)
-		nng_recv_aio(core->socket, core->aio);
-}
 
 /* ---- one subscription ---- */
 
@@ -201,12 +74,12 @@ static bool subscription_deliver(struct bus_subscription *subscription,
 /* Delivers kept events whose turn it is. */
 static bool subscription_drain(struct bus_subscription *subscription)
 {
-	struct live *live;
+	struct bus_live *live;
 	bool is_there = true;
 
 	while (is_there && (live = follow_take(&subscription->follow))) {
 		is_there = subscription_deliver(subscription, &live->event);
-		live_unref(live);
+		bus_live_unref(live);
 	}
 	return is_there;
 }
@@ -344,7 +217,7 @@ static void subscription_read_done(void *userdata, enum bus_status status, const
 	subscription_joined(subscription);
 }
 
-static void subscription_hear(struct bus_subscription *subscription, struct live *live)
+static void subscription_hear(struct bus_subscription *subscription, struct bus_live *live)
 {
 	const struct envelope_event *event = &live->event;
 
@@ -401,117 +274,38 @@ static void hear_nothing(struct bus_subscription *subscription, void *userdata)
 	subscription_read(subscription);
 }
 
-static void receive_heartbeat(struct bus *bus, const uint8_t *data, size_t size)
-{
-	_cleanup_(broker_heartbeat_clear) struct broker_heartbeat heartbeat = {};
-
-	if (schema_unpack(schema_broker_heartbeat(), data, size, &heartbeat, NULL))
-		return;
-	if (heartbeat.log_id.size == ENVELOPE_ID_SIZE)
-		each_subscription(bus, hear_heartbeat, &heartbeat);
-}
-
-/* topic '\0' envelope; what is something else is passed over: its number will be missing. */
-static void receive_message(struct bus *bus, struct live *live)
-{
-	const uint8_t *data = nng_msg_body(live->message), *rest;
-	size_t size = nng_msg_len(live->message);
-
-	rest = memchr(data, '\0', size < ENVELOPE_TOPIC_MAX + 1 ? size : ENVELOPE_TOPIC_MAX + 1);
-	if (!rest)
-		return;
-	rest++;
-	size -= (size_t)(rest - data);
-	if (strcmp((const char *)data, HEARTBEAT) == 0)
-		receive_heartbeat(bus, rest, size);
-	else if (envelope_read_event(rest, size, &live->event, NULL) == 0)
-		each_subscription(bus, hear_event, live);
-}
+/* ---- the receiver ---- */
 
 static void silence_passed(struct loop_timer *timer);
 
 static void silence_begin(struct bus *bus)
 {
-	loop_timer_set(bus->loop, &bus->receiver->silence, time_boot_ms() + SILENCE_MS,
-		       silence_passed);
+	loop_timer_set(bus->loop, &bus->silence, time_boot_ms() + SILENCE_MS, silence_passed);
 }
-
-static void receiver_deliver(void *userdata, struct loop_mail_item *item)
-{
-	struct live *live = container_of(item, struct live, item);
-	struct bus *bus = userdata;
-
-	core_end(bus->receiver->core);
-	silence_begin(bus);
-	if (live->message)
-		receive_message(bus, live);
-	else
-		each_subscription(bus, hear_nothing, NULL);
-	live_unref(live);
-}
-
-/* ---- the receiver ---- */
 
 static void silence_passed(struct loop_timer *timer)
 {
-	struct bus_receiver *receiver = container_of(timer, struct bus_receiver, silence);
-	struct bus *bus = receiver->bus;
+	struct bus *bus = container_of(timer, struct bus, silence);
 
 	silence_begin(bus);
 	each_subscription(bus, hear_nothing, NULL);
 }
 
-static int core_open(struct receiver_core *core, const char *path)
+static void receive(void *userdata, struct bus_live *live, const struct broker_heartbeat *heartbeat)
 {
-	int r;
+	struct bus *bus = userdata;
 
-	r = nng_aio_alloc(&core->aio, core_received, core);
-	if (r)
-		return error_origin(nng_compat_errno(r));
-
-	nng_aio_set_timeout(core->aio, NNG_DURATION_INFINITE);
-	r = nng_compat_open_sub(&core->socket);
-	if (r)
-		return error_trace(r);
-
-	r = nng_compat_on_pipe(core->socket, core_pipe, core);
-	if (!r)
-		r = nng_compat_dial(core->socket, path, true);
-	if (r) {
-		nng_close(core->socket); /* it was never connected */
-		return error_trace(r);
-	}
-	nng_recv_aio(core->socket, core->aio);
-	return 0;
-}
-
-static int core_new(struct bus *bus, struct receiver_core **ret_core)
-{
-	struct receiver_core *core;
-	int r;
-
-	core = calloc(1, sizeof(*core));
-	if (!core)
-		return error_origin(-ENOMEM);
-
-	pthread_mutex_init(&core->lock, NULL);
-	r = bus_port_new(bus->loop, receiver_deliver, bus, &core->port);
-	if (!r)
-		r = core_open(core, bus->events_path);
-	if (r) {
-		bus_port_close(core->port);
-		if (core->aio)
-			nng_aio_free(core->aio);
-		free(core);
-		return error_trace(r);
-	}
-	*ret_core = core;
-	return 0;
+	silence_begin(bus);
+	if (live)
+		each_subscription(bus, hear_event, live);
+	else if (heartbeat)
+		each_subscription(bus, hear_heartbeat, (void *)heartbeat);
+	else
+		each_subscription(bus, hear_nothing, NULL);
 }
 
 static int receiver_open(struct bus *bus)
 {
-	struct bus_receiver *receiver;
 	int r;
 
 	if (bus->receiver)
@@ -519,17 +313,10 @@ static int receiver_open(struct bus *bus)
 	if (!bus->events_path)
 		return error_origin(-EINVAL);
 
-	receiver = calloc(1, sizeof(*receiver));
-	if (!receiver)
-		return error_origin(-ENOMEM);
-
-	receiver->bus = bus;
-	r = core_new(bus, &receiver->core);
-	if (r) {
-		free(receiver);
+	r = bus_receiver_new(bus->loop, bus->events_path, receive, bus, &bus->receiver);
+	if (r)
 		return error_trace(r);
-	}
-	bus->receiver = receiver;
+
 	silence_begin(bus);
 	return 0;
 }
@@ -540,12 +327,8 @@ void bus_events_close(struct bus *bus)
 
 	while ((subscription = TAILQ_FIRST(&bus->subscriptions)))
 		bus_subscription_free(subscription);
-	if (!bus->receiver)
-		return;
-	loop_timer_cancel(&bus->receiver->silence);
-	bus_port_close(bus->receiver->core->port);
-	free(bus->receiver);
-	bus->receiver = NULL;
+	loop_timer_cancel(&bus->silence);
+	bus->receiver = bus_receiver_free(bus->receiver);
 }
 
 /* ---- subscribing ---- */
@@ -583,7 +366,7 @@ int bus_subscribe(struct bus *bus, const struct bus_filter *filter, bus_event_fn
 	subscription->fn = fn;
 	subscription->userdata = userdata;
 	subscription->retry.fn = subscription_retry;
-	follow_init(&subscription->follow, filter->from, live_unref);
+	follow_init(&subscription->follow, filter->from, bus_live_unref);
 	TAILQ_INSERT_TAIL(&bus->subscriptions, subscription, all);
 	r = subscription_set_filter(subscription, filter);
 	if (r) {

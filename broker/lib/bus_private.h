@@ -16,6 +16,7 @@ struct bus {
 	TAILQ_HEAD(, bus_call) queue;          /* those that wait for a connection */
 	TAILQ_HEAD(bus_subscriptions, bus_subscription) subscriptions;
 	struct bus_receiver *receiver; /* NULL until the first subscription */
+	struct loop_timer silence;     /* nothing came from it for a while */
 	/* Subscriptions that do not know yet where "now" is: other calls wait for them, so that who
 	 * subscribes and then looks misses nothing in between. */
 	unsigned n_joining;
