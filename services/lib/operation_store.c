@@ -169,6 +169,7 @@ static void never_begun(void *userdata)
 {
 	struct operation *operation = userdata;
 
+	operation->call->operation = NULL;
 	if (operation->is_call_silent)
 		operation->call = call_free(operation->call);
 	operation_leave(operation);

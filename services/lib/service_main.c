@@ -18,6 +18,7 @@
 #include "broker/lib/log.h"
 #include "services/lib/service_private.h"
 
+#define EXIT_DAMAGED 74
 #define EXIT_USAGE   2
 #define LOCK_WAIT_MS 5000 /* for the instance before, which drains */
 #define LOCK_POLL_MS 10
@@ -240,11 +241,23 @@ static void on_registered(struct service *service)
 
 /* ---- setup ---- */
 
+/* The store's file is mapped: a page that is not there, or that the disk does not give, ends the process. */
+static void on_bus_error(int signal)
+{
+	static const char text[] =
+		"error: SIGBUS: the store's file is shorter than it says, or its disk fails; it is left as it is\n";
+
+	(void)signal;
+	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	_exit(EXIT_DAMAGED);
+}
+
 static int block_signals(struct process *process)
 {
 	sigset_t mask;
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGBUS, on_bus_error);
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGTERM);
 	sigaddset(&mask, SIGINT);

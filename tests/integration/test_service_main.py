@@ -85,6 +85,19 @@ class ServiceMain(unittest.TestCase):
         self.assertIn("another process", self.read_log())
         self.assertIsNone(first.poll())
 
+    def test_a_store_that_was_cut_short_is_reported_and_left_as_it_is(self):
+        child = self.start()
+        self.assertTrue(until(lambda: self.is_listening(child)), self.read_log())
+        child.kill()
+        child.wait()
+        stores = [os.path.join(at, name) for at, _, names in os.walk(self.directory + "/root")
+                  for name in names if name == "data.mdb"]
+        self.assertEqual(len(stores), 1)
+        os.truncate(stores[0], 2 * 4096)
+        self.assertNotIn(self.start().wait(20), (0, -signal.SIGBUS, -signal.SIGSEGV))
+        self.assertIn("left as it is", self.read_log())
+        self.assertEqual(os.path.getsize(stores[0]), 2 * 4096)
+
     def test_a_new_broker_has_the_service_back_at_once(self):
         self.broker = Broker(self.directory)
         self.start()

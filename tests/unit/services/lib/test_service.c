@@ -331,7 +331,76 @@ static void test_replies_of_another_boot_are_forgotten(void **state)
 	assert_counter(test, "a", "n1");
 }
 
+static void put_reply(struct service_case *test, unsigned number, uint64_t expires_ms)
+{
+	struct store *store = test->service->store;
+	uint8_t index[24] = {0}, hash[16] = {};
+	struct reply_record record = {.method = "a.b", .expires_ms = expires_ms};
+	struct empty nothing = {};
+	struct store_key key;
+
+	record.boot_id = (struct schema_bytes){store->boot_id, 16};
+	record.body_hash = (struct schema_bytes){hash, 16};
+	for (int i = 0; i < 8; i++)
+		index[i] = (uint8_t)(expires_ms >> (56 - 8 * i));
+	memcpy(index + 8, &number, sizeof(number));
+	index[23] = 9;
+	store_key_bytes(&key, index + 8, 16);
+	assert_int_equal(store_put(store, STORE_REPLIES, &key, schema_reply_record(), &record), 0);
+	store_key_bytes(&key, index, 24);
+	assert_int_equal(store_put(store, STORE_REPLY_EXPIRY, &key, schema_empty(), &nothing), 0);
+}
+
+static void test_replies_are_bounded_and_reading_goes_on(void **state)
+{
+	struct service_case *test = *state;
+
+	for (unsigned i = 0; i < REPLY_MAX; i++)
+		put_reply(test, i, time_boot_ms() + 1000000);
+	assert_int_equal(store_commit(test->service->store), 0);
+	assert_int_equal(count(test, "a", NULL), BUS_RESOURCE_EXHAUSTED);
+	assert_non_null(strstr(service_case_text(test), "again"));
+	assert_counter(test, "a", "n0");
+	/* One whose time has come makes room for one. */
+	put_reply(test, REPLY_MAX, 1);
+	put_reply(test, REPLY_MAX + 1, 1);
+	assert_int_equal(store_commit(test->service->store), 0);
+	assert_int_equal(count(test, "a", NULL), BUS_RESOURCE_EXHAUSTED);
+	put_reply(test, 0, 1);
+	assert_int_equal(store_commit(test->service->store), 0);
+	assert_int_equal(count(test, "a", NULL), BUS_OK);
+}
+
 /* ---- failures ---- */
+
+static void test_a_damaged_record_is_told_as_an_event(void **state)
+{
+	_cleanup_(event_publish_request_clear) struct event_publish_request batch = {};
+	struct namespace_name_request request = {.name = "a"};
+	struct service_case *test = *state;
+	uint8_t id[16] = {};
+	struct operation_record wrong = {.id = {id, 16}, .method = "x"};
+	struct fake_call *call;
+	struct store_key key;
+	const void *body;
+	size_t size;
+
+	assert_int_equal(store_key(&key, "a", NULL), 0);
+	assert_int_equal(store_put(test->service->store, "counters", &key,
+				   schema_operation_record(), &wrong),
+			 0);
+	service_case_turn(test);
+	assert_int_equal(service_case_call(test, "namespace.get", NULL, &request, NULL),
+			 BUS_DATA_LOSS);
+	call = fake_bus_find(test->bus, "event.publish");
+	assert_non_null(call);
+	body = fake_call_body(call, &size);
+	assert_int_equal(schema_unpack(schema_event_publish_request(), body, size, &batch, NULL),
+			 0);
+	assert_string_equal(batch.events.items[0].topic, "/stores/quarantined");
+	assert_string_equal(batch.events.items[0].object, "counters");
+	assert_counter(test, "a", "n0");
+}
 
 static void test_a_refused_request_changes_nothing_and_stays_refused(void **state)
 {
@@ -653,6 +722,8 @@ TEST_MAIN(CASE(test_a_repeated_request_gets_the_stored_reply_and_does_nothing),
 	  CASE(test_a_repeat_in_the_same_turn_does_nothing_twice),
 	  CASE(test_a_stored_reply_goes_after_its_time), CASE(test_expired_replies_are_trimmed),
 	  CASE(test_replies_of_another_boot_are_forgotten),
+	  CASE(test_replies_are_bounded_and_reading_goes_on),
+	  CASE(test_a_damaged_record_is_told_as_an_event),
 	  CASE(test_a_refused_request_changes_nothing_and_stays_refused),
 	  CASE(test_a_passing_failure_is_not_remembered),
 	  CASE(test_a_broken_handler_is_an_internal_error_and_is_undone),
