@@ -4,12 +4,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
 #include "broker/log_db.h"
 
 #define VALUE_VERSION 1
+#define DISK_FULL     ((size_t)1 << 20) /* fewer bytes free than this */
 #define VALUE_HEAD    5                 /* version, CRC32C little-endian */
 #define MAP_MAX       ((size_t)1 << 40) /* address space that it may grow to */
 
@@ -179,10 +181,22 @@ static void end(struct log_txn *txn)
 	free(txn);
 }
 
+/* LMDB takes a write that came out short, as on a full disk, for an error of the device. */
+static bool is_disk_full(const struct log_db *db)
+{
+	struct statvfs status;
+	mdb_filehandle_t fd;
+
+	if (mdb_env_get_fd(db->env, &fd) || fstatvfs(fd, &status) < 0)
+		return false;
+	return status.f_bavail * status.f_frsize < DISK_FULL;
+}
+
 int log_commit(struct log_txn *txn)
 {
-	int r = result(mdb_txn_commit(txn->txn));
+	int r = mdb_txn_commit(txn->txn);
 
+	r = r == EIO && is_disk_full(txn->db) ? LOG_E_DISK : result(r);
 	end(txn);
 	return error_trace(r);
 }

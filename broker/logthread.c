@@ -32,14 +32,15 @@ struct logthread {
 	uint64_t spoke_at_ms; /* last message on PUB */
 	unsigned n_silent;
 	bool may_trim; /* the last step left something */
+	bool is_failing;
 };
 
 /* ---- one group ---- */
 
 struct group {
 	struct log_job *jobs;
-	size_t weight;
 	struct broker_log_meta meta;
+	bool has_trimmed;
 };
 
 static int run_jobs(struct logthread *logthread, struct group *group, struct log_txn *txn)
@@ -57,7 +58,7 @@ static int run_jobs(struct logthread *logthread, struct group *group, struct log
 				  TRIM_STEP + 2 * (group->meta.next_seq - before), &trimmed);
 	if (!r)
 		r = eventlog_save(txn, &group->meta);
-	logthread->may_trim = trimmed > 0;
+	group->has_trimmed = trimmed > 0;
 	return r;
 }
 
@@ -110,6 +111,17 @@ static void note(struct logthread *logthread, const struct group *group, uint64_
 	pthread_mutex_unlock(&logthread->lock);
 }
 
+/* Once when it begins, once when it is over. */
+static void report(struct logthread *logthread, int r)
+{
+	if (r && !logthread->is_failing)
+		log_error("the event log cannot be written: %s; nothing is taken until it can",
+			  r > 0 ? "there is no space" : strerror(-r));
+	else if (!r && logthread->is_failing)
+		log_info("the event log can be written again");
+	logthread->is_failing = r != 0;
+}
+
 static void handle_group(struct logthread *logthread, struct log_job *jobs)
 {
 	_cleanup_(broker_log_meta_clear) struct broker_log_meta meta = {};
@@ -120,9 +132,8 @@ static void handle_group(struct logthread *logthread, struct log_job *jobs)
 	r = run_group(logthread, &group);
 	if (!r)
 		note(logthread, &group, time_boot_ns() - begin);
-	else
-		log_error("the event log did not take %s: %s", jobs ? "what came in" : "a trim",
-			  r > 0 ? "there is no space" : strerror(-r));
+	logthread->may_trim = !r && group.has_trimmed;
+	report(logthread, r);
 	meta = group.meta;
 	while (jobs) {
 		struct log_job *job = jobs;

@@ -33,7 +33,7 @@ def n_fds(pid):
 
 
 class Broker:
-    def __init__(self, directory, *arguments):
+    def __init__(self, directory, *arguments, wrapper=()):
         self.state = directory + "/state"
         self.bus = self.state + "/bus.sock"
         self.events = self.state + "/events.sock"
@@ -42,7 +42,7 @@ class Broker:
         ready, ready_end = os.pipe()
         self.log = open(directory + "/broker.log", "ab")
         self.process = subprocess.Popen(
-            [BIN + "/davit-broker", "--root", self.root, "--state", self.state,
+            [*wrapper, BIN + "/davit-broker", "--root", self.root, "--state", self.state,
              "--ready-fd", str(ready_end), *arguments],
             pass_fds=[ready_end], stdout=subprocess.DEVNULL, stderr=self.log)
         os.close(ready_end)
@@ -77,6 +77,7 @@ class Broker:
 
 class BrokerCase(unittest.TestCase):
     arguments = ()
+    wrapper = ()
 
     def setUp(self):
         self.directory = tempfile.mkdtemp(prefix="dv-", dir="/tmp")
@@ -85,7 +86,7 @@ class BrokerCase(unittest.TestCase):
         self.broker = self.start_broker()
 
     def start_broker(self):
-        broker = Broker(self.directory, *self.arguments)
+        broker = Broker(self.directory, *self.arguments, wrapper=self.wrapper)
         if not broker.is_ready:
             with open(self.directory + "/broker.log") as log:
                 self.fail("the broker did not start: " + log.read())

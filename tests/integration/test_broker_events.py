@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import threading
 import unittest
 
@@ -175,6 +176,28 @@ class Retention(BrokerCase):
         self.assertEqual(body["events"][0]["seq"], body["first_seq"])
         self.assertGreater(body["first_seq"], 1000)
         self.assertEqual(body["last_seq"], 2000)
+
+
+class FullDisk(BrokerCase):
+    # The log's directory is a small file system that only the broker sees.
+    wrapper = ("unshare", "-m", "sh", "-c",
+               'mkdir -p "$3" && mount -t tmpfs -o size=2m none "$3" && exec "$@"', "sh")
+
+    def test_a_full_disk_refuses_events_loses_none_and_ends_by_itself(self):
+        publisher, last, status = os.urandom(16), 0, "OK"
+        with self.broker.caller() as caller:
+            while status == "OK" and last < 50000:
+                body = {"publisher": publisher,
+                        "events": [event(last + i, object="x" * 200) for i in range(1, 51)]}
+                status, text, _ = caller.call("event.publish", body)
+                last += 50 if status == "OK" else 0
+            self.assertEqual(status, "RESOURCE_EXHAUSTED")
+            self.assertEqual(caller.call("event.publish", body)[0], "RESOURCE_EXHAUSTED")
+            read = caller.call("event.read", {"from": last})[2]
+            self.assertEqual([e["publisher_seq"] for e in read["events"]], [last])
+            subprocess.run(["nsenter", "-t", str(self.broker.pid), "-m", "mount", "-o",
+                            "remount,size=8m", self.broker.root], check=True)
+            self.assertEqual(caller.call("event.publish", body)[:2], ("OK", ""))
 
 
 class Watchdog(BrokerCase):
