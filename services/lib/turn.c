@@ -368,6 +368,7 @@ void service_turn(struct service *service)
 
 static int transact_once(struct service *service, int (*fn)(void *userdata), void *userdata)
 {
+	bool is_changed;
 	int r, failure;
 
 	r = service_begin(service);
@@ -381,8 +382,11 @@ static int transact_once(struct service *service, int (*fn)(void *userdata), voi
 		service_end(service, false);
 		return r;
 	}
+	is_changed = service->store->nested ||
+		     effect_list_mark(&service->answers) != service->answers_mark ||
+		     effect_list_mark(&service->effects) != service->effects_mark;
 	r = service_end(service, true);
-	if (!r)
+	if (!r && is_changed)
 		service->is_unrepeatable = true;
 	return error_trace(r);
 }
