@@ -15,7 +15,7 @@ WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototy
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) -fno-strict-aliasing -fstack-protector-strong -fPIE \
 	    -D_GNU_SOURCE -DDAVIT_VERSION='"$(VERSION)"' -I. -MMD -MP $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
-ALL_LDFLAGS = $(LDFLAGS) -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+ALL_LDFLAGS = $(LDFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 
 # ---- what is made of what: the folders are the modules, main.c is the program --------------------
 
@@ -56,7 +56,8 @@ libs_services/runtime      = $(SERVICE_LIBS)
 libs_services/task         = $(SERVICE_LIBS)
 libs_shim                  = $(BASE_LIBS)
 # One a container: without relocations and libraries it has the fewest pages of its own (shim/README.md).
-ldflags_shim               = $(if $(SANITIZE),,-static -no-pie -Wl,--gc-sections)
+ldflags_shim               = $(if $(SANITIZE),,-Wl,--gc-sections)
+pie_shim                   = $(if $(SANITIZE),-pie,-static)
 libs_tools                 = $(JSON_LIBS) $(BASE_LIBS)
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -86,7 +87,7 @@ $(foreach p,$(PROCESSES),$(eval $(call archive_rule,$(call archive_of,$(p)),$(ca
 define program_rule
 $(BUILD)/bin/$(program_$(1)): $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $(filter %.a,$(libs_$(1)))
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(ALL_LDFLAGS) $$(ldflags_$(1)) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(if $$(pie_$(1)),$$(pie_$(1)),-pie) $$(ALL_LDFLAGS) $$(ldflags_$(1)) -o $$@
 endef
 $(foreach p,$(PROCESSES),$(eval $(call program_rule,$(p))))
 

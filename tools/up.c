@@ -24,7 +24,7 @@
 #define STOP_MS        10000 /* until a process that was asked to stop is killed */
 #define BACKOFF_MIN_MS 20
 #define BACKOFF_MAX_MS 10000
-#define STEADY_MS      2000  /* running so long resets the back-off */
+#define STEADY_MS      2000 /* running so long resets the back-off */
 
 static const char *const programs[] = {"davit-broker", "davit-runtime", "davit-image", "davit-task",
 				       "davit-container"};
