@@ -30,6 +30,20 @@ static void resolved_freep(struct resolved **resolved)
 	resolved_free(*resolved);
 }
 
+static struct resolved *resolved_new(const char *target, const char *platform)
+{
+	struct resolved *resolved = calloc(1, sizeof(*resolved));
+
+	if (!resolved)
+		return NULL;
+	resolved->target = strdup(target);
+	resolved->platform = strdup(platform);
+	if (resolved->target && resolved->platform)
+		return resolved;
+	resolved_free(resolved);
+	return NULL;
+}
+
 static int copy_layers(const struct resolved *from, struct resolved *to)
 {
 	to->layers = calloc(from->n_layers + 1, sizeof(*to->layers));
@@ -284,12 +298,8 @@ int resolve_target(struct image_service *image, const struct descriptor *target,
 	if (*ret_resolved && content_has(image, target->digest) &&
 	    content_has(image, (*ret_resolved)->manifest))
 		return 0;
-	resolved = calloc(1, sizeof(*resolved));
+	resolved = resolved_new(target->digest, text);
 	if (!resolved)
-		return error_origin(-ENOMEM);
-	resolved->target = strdup(target->digest);
-	resolved->platform = TAKE(text);
-	if (!resolved->target)
 		return error_origin(-ENOMEM);
 	r = read_target(image, resolved, target, platform, 0, why);
 	if (r)

@@ -619,7 +619,17 @@ static int apply_all(struct apply *apply, const struct work_apply_request *reque
 	return error_trace(r);
 }
 
-int work_apply(const struct work_apply_request *request, int blob, int snapshots,
+static int confine(int upper, struct why *why)
+{
+	int r;
+
+	r = sandbox_enter(upper, why);
+	if (!r)
+		r = sandbox_filter(why);
+	return error_trace(r);
+}
+
+int work_apply(const struct work_apply_request *request, int blob, int snapshots, bool is_confined,
 	       struct work_apply_result *ret_result, struct why *why)
 {
 	_cleanup_(cleanup_fd) int upper = -1, below = -1;
@@ -629,6 +639,8 @@ int work_apply(const struct work_apply_request *request, int blob, int snapshots
 	r = open_dir(snapshots, request->target, &upper, why);
 	if (!r)
 		r = open_parents(request, snapshots, &below, why);
+	if (!r && is_confined)
+		r = confine(upper, why);
 	if (r)
 		return error_trace(r);
 	apply.upper = upper;

@@ -103,10 +103,8 @@ int copy_metadata(int from, int to, const struct stat *status)
 /* One stretch of data by hand: between file systems of different kinds the kernel does not copy. */
 static int copy_bytes(int from, int to, off_t start, off_t end)
 {
-	_cleanup_(cleanup_free) char *block = malloc(COPY_SIZE);
+	static char block[COPY_SIZE];
 
-	if (!block)
-		return error_origin(-ENOMEM);
 	if (lseek(to, start, SEEK_SET) < 0)
 		return error_origin(-errno);
 	while (start < end) {

@@ -75,6 +75,8 @@ static int run_import(struct why *why)
 	if (!r)
 		r = sandbox_unshare(FIRST_FD, why);
 	if (!r)
+		r = sandbox_filter(why);
+	if (!r)
 		r = work_import(&request, FIRST_FD, SECOND_FD, &result, why);
 	if (describe(r, why, &result.error, &result.status))
 		return error_origin(-ENOMEM);
@@ -91,7 +93,7 @@ static int run_apply(struct why *why)
 	if (!r)
 		r = sandbox_unshare(SECOND_FD, why);
 	if (!r)
-		r = work_apply(&request, FIRST_FD, SECOND_FD, &result, why);
+		r = work_apply(&request, FIRST_FD, SECOND_FD, true, &result, why);
 	if (describe(r, why, &result.error, &result.status))
 		return error_origin(-ENOMEM);
 	return error_trace(write_answer(schema_work_apply_result(), &result));

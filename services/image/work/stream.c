@@ -121,19 +121,26 @@ static int open_raw(struct stream *stream, struct why *why)
 	return 0;
 }
 
+static struct stream *stream_alloc(int fd)
+{
+	struct stream *stream = calloc(1, sizeof(*stream));
+
+	if (!stream)
+		return NULL;
+	stream->fd = fd;
+	stream->block = malloc(BLOCK_SIZE);
+	return stream->block ? stream : stream_free(stream);
+}
+
 int stream_new(int fd, bool is_hashed, const struct work_limits *limits, struct stream **ret_stream,
 	       struct why *why)
 {
-	_cleanup_(stream_freep) struct stream *stream = calloc(1, sizeof(*stream));
+	_cleanup_(stream_freep) struct stream *stream = stream_alloc(fd);
 	int r;
 
 	if (!stream)
 		return error_origin(-ENOMEM);
-	stream->fd = fd;
 	stream->limits = work_limits_fill(limits);
-	stream->block = malloc(BLOCK_SIZE);
-	if (!stream->block)
-		return error_origin(-ENOMEM);
 	(void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
 	r = is_hashed ? hash_new(&stream->hash) : 0;
 	if (!r)

@@ -6,6 +6,8 @@
  * and for applying a layer no path that leads out of the snapshot.
  */
 
+#include <stdbool.h>
+
 #include "broker/lib/error.h"
 #include "schemas/messages.h"
 
@@ -26,7 +28,8 @@ const char *work_show(const char *text);
 
 int work_import(const struct work_import_request *request, int ingest, int archive,
 		struct work_import_result *ret_result, struct why *why);
-int work_apply(const struct work_apply_request *request, int blob, int snapshots,
+/* @is_confined: the process gives up all but the new layer first, for good. */
+int work_apply(const struct work_apply_request *request, int blob, int snapshots, bool is_confined,
 	       struct work_apply_result *ret_result, struct why *why);
 int work_remove(const struct work_remove_request *request, int directory, struct why *why);
 
@@ -40,3 +43,5 @@ int sandbox_limit(struct why *why);
 int sandbox_unshare(int directory, struct why *why);
 /* @fd becomes the root: no path leads out of it any more. */
 int sandbox_enter(int fd, struct why *why);
+/* No program, socket, mount or namespace from here on. */
+int sandbox_filter(struct why *why);

@@ -98,7 +98,7 @@ static int apply_bytes(struct fixture *f, const void *data, size_t size,
 	f->why = (struct why){};
 	work_apply_result_clear(&f->result);
 	request.no_sync = true;
-	r = work_apply(&request, fd, f->snapshots, &f->result, &f->why);
+	r = work_apply(&request, fd, f->snapshots, false, &f->result, &f->why);
 	close(fd);
 	return r;
 }

@@ -1,0 +1,110 @@
+/* What davit-image-work can no longer do. Each test in a child of its own, for what is given up stays so. */
+
+#include "tests/lib/main.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "services/image/work/work.h"
+
+static void run_in_child(int (*fn)(const char *directory), const char *directory)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(fn(directory));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static int try_calls(const char *directory)
+{
+	char *const argv[] = {(char *)"true", NULL};
+
+	(void)directory;
+	if (sandbox_limit(NULL) || sandbox_filter(NULL))
+		return 1;
+	if (socket(AF_UNIX, SOCK_STREAM, 0) >= 0 || errno != EPERM)
+		return 2;
+	if (execve("/bin/true", argv, argv + 1) != -1 || errno != EPERM)
+		return 3;
+	return getpid() > 0 ? 0 : 4;
+}
+
+static void test_no_program_is_run_and_no_socket_opened(void **state)
+{
+	(void)state;
+	run_in_child(try_calls, NULL);
+}
+
+static int try_limits(const char *directory)
+{
+	struct rlimit limit;
+
+	(void)directory;
+	if (sandbox_limit(NULL))
+		return 1;
+	if (getrlimit(RLIMIT_CORE, &limit) || limit.rlim_max)
+		return 2;
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_max > 1024)
+		return 3;
+	return 0;
+}
+
+static void test_descriptors_and_cores_are_limited(void **state)
+{
+	(void)state;
+	run_in_child(try_limits, NULL);
+}
+
+static int try_paths(const char *directory)
+{
+	struct stat status;
+	int fd = open(directory, O_RDONLY | O_DIRECTORY);
+
+	if (fd < 0 || sandbox_enter(fd, NULL))
+		return 1;
+	if (stat("/etc/passwd", &status) == 0 || stat("../../../../etc/passwd", &status) == 0)
+		return 2;
+	return stat("/", &status) || !S_ISDIR(status.st_mode) ? 3 : 0;
+}
+
+static void test_no_path_leads_out_of_the_layer(void **state)
+{
+	struct scratch *scratch = *state;
+
+	run_in_child(try_paths, scratch->dir);
+}
+
+static int try_mounts(const char *directory)
+{
+	struct stat before, after;
+	int fd = open(directory, O_RDONLY | O_DIRECTORY);
+
+	if (stat("/proc/self/ns/net", &before) || sandbox_unshare(fd, NULL))
+		return 1;
+	if (stat("/proc/self/ns/net", &after) || before.st_ino == after.st_ino)
+		return 2;
+	return fcntl(fd, F_GETFD) == FD_CLOEXEC ? 0 : 3;
+}
+
+static void test_it_has_a_network_and_mounts_of_its_own(void **state)
+{
+	struct scratch *scratch = *state;
+
+	run_in_child(try_mounts, scratch->dir);
+}
+
+TEST_MAIN(cmocka_unit_test(test_no_program_is_run_and_no_socket_opened),
+	  cmocka_unit_test(test_descriptors_and_cores_are_limited),
+	  TEST_IN_SCRATCH(test_no_path_leads_out_of_the_layer),
+	  TEST_IN_SCRATCH(test_it_has_a_network_and_mounts_of_its_own))
