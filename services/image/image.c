@@ -67,7 +67,17 @@ struct image_work {
 	struct work *work;
 	work_fn fn;
 	void *userdata;
+	bool is_awaited; /* by the end of the service: a sync cannot be killed, and changes nothing */
 };
+
+static bool is_any_awaited(const struct image_service *image)
+{
+	for (const struct image_work *child = image->works; child; child = child->next) {
+		if (child->is_awaited)
+			return true;
+	}
+	return false;
+}
 
 static void image_work_free(struct image_work *child)
 {
@@ -85,13 +95,14 @@ static void work_ended(void *userdata, void *reply, const struct why *why)
 {
 	struct image_work *child = userdata;
 	struct image_service *image = child->image;
+	bool is_awaited = child->is_awaited;
 	work_fn fn = child->fn;
 	void *fn_userdata = child->userdata;
 
 	image_work_free(child);
 	if (!image->is_draining)
 		fn(fn_userdata, reply, why);
-	else if (!image->works)
+	else if (is_awaited && !is_any_awaited(image))
 		service_drained(image->service);
 }
 
@@ -117,8 +128,11 @@ int image_work_start(struct image_service *image, const char *mode,
 
 	if (!child)
 		return error_origin(-ENOMEM);
-	*child = (struct image_work){
-		.next = image->works, .image = image, .fn = fn, .userdata = userdata};
+	*child = (struct image_work){.next = image->works,
+				     .image = image,
+				     .fn = fn,
+				     .userdata = userdata,
+				     .is_awaited = strcmp(mode, "sync") != 0};
 	image->works = child;
 	for (size_t i = 0; i < n_fds; i++)
 		passed[i] = (struct spawn_fd){.from = fds[i], .to = 5 + (int)i};
@@ -236,6 +250,8 @@ static int image_set_up(struct image_service *image)
 		return error_origin(-ENOMEM);
 	r = platform_host(&image->host);
 	if (!r)
+		r = boot_id_read(image->boot);
+	if (!r)
 		r = open_dirs(image);
 	if (!r)
 		r = recover(image);
@@ -294,6 +310,8 @@ static void image_ready(void *object)
 
 	image->is_ready = true;
 	trash_start(image);
+	if (image->must_sync)
+		sync_start(image);
 	/* What a crash within an import left without a name; one that is resumed begins anew. */
 	if (service_transact(image->service, collect_all, image))
 		log_warning("collect=failed");
@@ -307,7 +325,7 @@ static void image_drain(void *object)
 	image->is_draining = true;
 	for (struct image_work *child = image->works; child; child = child->next)
 		work_kill(child->work);
-	if (!image->works)
+	if (!is_any_awaited(image))
 		service_drained(image->service);
 }
 

@@ -11,6 +11,7 @@
  * @why; other positive codes are the store's.
  */
 
+#include "broker/lib/file.h"
 #include "services/image/document.h"
 #include "services/image/platform.h"
 #include "services/image/reference.h"
@@ -73,6 +74,10 @@ struct image_service {
 	struct trash_waiter *trash_waiters;
 	struct image_work *works; /* children */
 	bool is_ready, is_draining;
+
+	uint8_t boot[ID_SIZE];
+	bool is_syncing, must_sync; /* a child syncs; layers were made since it began */
+	uint64_t syncing_before;    /* numbers below this one are on disk when it has ended */
 };
 
 extern const struct service_definition image_definition;
@@ -191,7 +196,13 @@ int unpack_start(struct image_service *image, const struct resolved *resolved,
 void unpack_forget(struct unpack *unpack);
 /* Adds what unpacking needs. */
 int unpack_references(struct image_service *image, struct references *references);
+/* Number of the first directory of a layer that is being made; else the next number. */
+uint64_t unpack_lowest_number(const struct image_service *image);
 void unpack_close(struct image_service *image);
+
+/* ---- sync.c ---- */
+/* Layers were recorded that may not be on disk yet: sees to it in the background. */
+void sync_start(struct image_service *image);
 
 /* ---- trash.c ---- */
 /* Outside of a transaction: takes @name out of @directory at once, and removes it soon. */

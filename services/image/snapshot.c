@@ -188,7 +188,8 @@ int snapshot_record_layer(struct image_service *image, const char *snapshotter, 
 					 .number = number,
 					 .created_at_ns = time_real_ns(),
 					 .size = result->size,
-					 .inodes = result->inodes};
+					 .inodes = result->inodes,
+					 .unsynced_boot = {image->boot, sizeof(image->boot)}};
 	struct store_key key;
 	char before[64];
 	int r;
@@ -478,6 +479,19 @@ struct known {
 	struct image_service *image;
 };
 
+/* Was it made in another boot, and may not have reached the disk before that ended? */
+static bool is_lost(struct image_service *image, const struct snapshot_record *record)
+{
+	if (!record->unsynced_boot.size)
+		return false;
+	if (record->unsynced_boot.size == sizeof(image->boot) &&
+	    !memcmp(record->unsynced_boot.data, image->boot, sizeof(image->boot))) {
+		image->must_sync = true;
+		return false;
+	}
+	return true;
+}
+
 /* A container's directory that a power cut took was empty still. */
 static int mend(struct image_service *image, const struct snapshot_record *record, const char *name)
 {
@@ -499,10 +513,13 @@ static int note_known(void *userdata, const struct store_key *key, void *data)
 	char name[24];
 	int r;
 
-	(void)key;
 	name_directory(record->number, name);
 	if (record->number > known->highest)
 		known->highest = record->number;
+	if (is_lost(known->image, record)) {
+		log_info("layer=%s dropped=\"not known to be on disk\"", record->key);
+		return store_delete(known->image->store, TABLE_SNAPSHOTS, key);
+	}
 	r = set_add(&known->names, name);
 	return r ? error_trace(r) : error_trace(mend(known->image, record, name));
 }
@@ -538,7 +555,9 @@ int snapshot_clean(struct image_service *image)
 		return error_fold(r);
 	r = store_walk(image->store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
 		       note_known, &known);
-	store_end(image->store, false);
+	store_end(image->store, !r);
+	if (!r)
+		r = store_commit(image->store);
 	if (!r)
 		r = clean_directories(image, &known);
 	image->next_number = known.highest + 1;

@@ -79,11 +79,13 @@ static void unpack_end(struct unpack *unpack, int r, const struct why *why)
 /* Ends the job; everyone who waited for it fails or goes on. */
 static void job_end(struct layer_job *job, int r, const struct why *why)
 {
+	struct image_service *image = job->image;
 	struct unpack *waiters = job->waiters;
 
 	if (r)
 		drop_directory(job);
 	job_free(job);
+	sync_start(image);
 	/* What one of them does may end another: each is taken off before it is told. */
 	for (struct unpack *unpack = waiters; unpack; unpack = unpack->next_waiter)
 		unpack->job = NULL;
@@ -141,6 +143,7 @@ static int add_parents(struct layer_job *job, struct work_apply_request *request
 		r = name ? schema_strs_add(&request->parents, name) : error_origin(-ENOMEM);
 	}
 	request->native = is_native;
+	request->no_sync = true;
 	return error_trace(r);
 }
 
@@ -359,6 +362,17 @@ int unpack_references(struct image_service *image, struct references *references
 	for (struct unpack *unpack = image->unpacks; unpack && !r; unpack = unpack->next)
 		r = add_references(unpack->resolved, references);
 	return r ? error_trace(r) : add_job_references(image, references);
+}
+
+uint64_t unpack_lowest_number(const struct image_service *image)
+{
+	uint64_t lowest = image->next_number;
+
+	for (const struct layer_job *job = image->layer_jobs; job; job = job->next) {
+		if (job->number < lowest)
+			lowest = job->number;
+	}
+	return lowest;
 }
 
 void unpack_close(struct image_service *image)

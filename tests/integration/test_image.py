@@ -89,6 +89,19 @@ def transient(d):
     return [path for path in image_files(d) if "/trash/" in path or "/ingest/" in path]
 
 
+def topics_with(d, **counts):
+    """Topics of all events, when there are as many of each as @counts says (images_create=2); they come a moment later."""
+    def topics():
+        return [e["topic"] for e in d.events()]
+
+    def as_many():
+        seen = topics()
+        return all(seen.count("/" + k.replace("_", "/")) >= n for k, n in counts.items()) and seen
+    seen = wait_for(as_many, "events are published", 20)
+    for key, n in counts.items():
+        assert seen.count("/" + key.replace("_", "/")) == n, seen
+
+
 def refuse(d, blobs, word, change=None):
     path = os.path.join(d.work, "bad.tar")
     layers.image(path, blobs, "bad")
@@ -153,10 +166,8 @@ def test_names_belong_to_a_namespace_and_layers_to_all():
         assert len(image_files(d)) == n_before, "the other namespace needs them"
         d.check("-n", "other", "bus", "call", "image.delete", "name=t:v1", "sync=true")
         assert not image_files(d), image_files(d)
-        topics = [e["topic"] for e in d.events()]
-        assert topics.count("/images/create") == 2 and topics.count("/images/delete") == 2, topics
-        assert topics.count("/snapshot/commit") == 3 and topics.count("/snapshot/remove") == 3, topics
-        assert topics.count("/content/create") == 5 and topics.count("/content/delete") == 5, topics
+        topics_with(d, images_create=2, images_delete=2, snapshot_commit=3, snapshot_remove=3,
+                    content_create=5, content_delete=5)
 
 
 def test_a_containers_snapshot_keeps_its_layers():
@@ -185,8 +196,7 @@ def test_many_callers_unpack_an_image_once():
         assert d.call("snapshot.list") == {}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda i: d.call("image.prepare", "name=t:v1", "key=c%d" % i), range(8)))
-        topics = [e["topic"] for e in d.events()]
-        assert topics.count("/snapshot/commit") == 3, topics
+        topics_with(d, snapshot_commit=3, snapshot_prepare=3 + 8)
         for i in range(8):
             d.call("image.release", "key=c%d" % i)
 
@@ -218,6 +228,16 @@ def test_what_a_crash_left_is_removed_at_the_start():
         d.kill("davit-image")
         d.call("image.list")
         wait_for(lambda: not image_files(d), "it is removed", 20)
+
+
+def test_layers_reach_the_disk_in_the_background():
+    with Davit() as d:
+        path = os.path.join(d.work, "i.tar")
+        layers.image(path, [layers.tar(e) for e in layers.LAYERS], "v1")
+        d.call("image.import", "path=" + path, "base_name=t")
+        wait_for(lambda: not [s for s in d.call("snapshot.list")["snapshots"] if "unsynced_boot" in s],
+                 "all layers are synced")
+        assert len(d.call("snapshot.list")["snapshots"]) == 3
 
 
 def test_a_missing_or_damaged_blob_is_data_loss_that_an_import_mends():

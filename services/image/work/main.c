@@ -113,6 +113,21 @@ static int run_remove(struct why *why)
 	return error_trace(write_answer(schema_work_remove_result(), &result));
 }
 
+/* Waits until all of the file system is on disk. */
+static int run_sync(struct why *why)
+{
+	_cleanup_(work_remove_result_clear) struct work_remove_result result = {};
+	struct empty request = {};
+	int r;
+
+	r = read_request(schema_empty(), &request, why);
+	if (!r && syncfs(FIRST_FD) < 0)
+		r = why_errno(why, error_origin(-errno), "cannot sync the snapshots");
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_remove_result(), &result));
+}
+
 static int run(const char *mode, struct why *why)
 {
 	int r;
@@ -126,6 +141,8 @@ static int run(const char *mode, struct why *why)
 		return error_trace(run_apply(why));
 	if (!strcmp(mode, "remove"))
 		return error_trace(run_remove(why));
+	if (!strcmp(mode, "sync"))
+		return error_trace(run_sync(why));
 	return why_set(why, -EINVAL, "unknown mode '%s'", mode);
 }
 
@@ -135,8 +152,9 @@ int main(int argc, char *argv[])
 
 	log_init("davit-image-work", LOG_INFO);
 	if (argc != 2 || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
-		fprintf(stderr, "davit-image-work is started by davit-image:\n"
-				"usage: davit-image-work import|apply|remove 3<REQUEST 4>ANSWER\n");
+		fprintf(stderr,
+			"davit-image-work is started by davit-image:\n"
+			"usage: davit-image-work import|apply|remove|sync 3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */
