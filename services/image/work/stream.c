@@ -2,15 +2,21 @@
  * Decompression and the tar reader: see stream.h. Two libarchive readers in a
  * row: a raw one whose only work is to undo the compression, and a tar one that
  * reads from it, so that the hash sees each uncompressed byte, padding included.
+ * The first works in a thread of its own, a few blocks ahead: decompression and
+ * digest take as long as making the files does.
  */
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "services/image/work/stream.h"
 
 #define BLOCK_SIZE (1u << 20)
+#define SLOT_SIZE  (1u << 20)
+#define N_SLOTS    4
 #define RATIO_FREE (64ull << 20) /* uncompressed bytes before the ratio counts */
 
 struct stream {
@@ -22,7 +28,20 @@ struct stream {
 	uint64_t n_in, n_out, n_entries;
 	const char *limit; /* which one was exceeded */
 	int error;         /* of read(2) */
-	bool is_at_end;
+
+	/* Between the two: slots [taken, filled) are full. What stands above is the thread's while it runs. */
+	pthread_t thread;
+	bool has_thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct slot {
+		char *data;
+		size_t size;
+	} slots[N_SLOTS];
+	unsigned filled, taken;
+	bool is_holding; /* the reader still uses the slot that it took last */
+	bool is_at_end, is_failed, is_stopped;
+	char failure[256];
 };
 
 static la_ssize_t read_file(struct archive *raw, void *userdata, const void **ret_buffer)
@@ -54,41 +73,118 @@ static bool is_over_limit(struct stream *stream)
 	return stream->limit;
 }
 
-/* The tar reader's input: uncompressed blocks as they come, without a copy. */
-static la_ssize_t read_raw(struct archive *tar, void *userdata, const void **ret_buffer)
+/* One uncompressed block: its size, 0 at the end, -1 on failure. */
+static la_ssize_t next_block(struct stream *stream, const void **ret_block)
 {
-	struct stream *stream = userdata;
 	la_int64_t offset;
 	size_t size = 0;
 	int r;
 
-	if (stream->is_at_end)
-		return 0;
 	do
-		r = archive_read_data_block(stream->raw, ret_buffer, &size, &offset);
+		r = archive_read_data_block(stream->raw, ret_block, &size, &offset);
 	while (r == ARCHIVE_OK && !size);
-	if (r == ARCHIVE_EOF) {
-		stream->is_at_end = true;
+	if (r == ARCHIVE_EOF)
 		return 0;
-	}
-	if (r != ARCHIVE_OK) {
-		archive_set_error(tar, EIO, "%s", archive_error_string(stream->raw) ?: "damaged");
-		return -1;
-	}
 	stream->n_out += size;
-	if (is_over_limit(stream)) {
-		archive_set_error(tar, EFBIG, "over the limit of %s", stream->limit);
-		return -1;
+	if (r == ARCHIVE_OK && !is_over_limit(stream))
+		return (la_ssize_t)size;
+	snprintf(stream->failure, sizeof(stream->failure), "%s%s",
+		 stream->limit ? "over the limit of " : "",
+		 stream->limit ? stream->limit : archive_error_string(stream->raw) ?: "damaged");
+	return -1;
+}
+
+/* Waits for an empty slot; NULL when nobody reads any more. */
+static struct slot *wait_for_room(struct stream *stream)
+{
+	struct slot *slot;
+
+	pthread_mutex_lock(&stream->lock);
+	while (stream->filled - stream->taken + stream->is_holding >= N_SLOTS &&
+	       !stream->is_stopped)
+		pthread_cond_wait(&stream->changed, &stream->lock);
+	slot = stream->is_stopped ? NULL : &stream->slots[stream->filled % N_SLOTS];
+	pthread_mutex_unlock(&stream->lock);
+	return slot;
+}
+
+static void hand_over(struct stream *stream, la_ssize_t result)
+{
+	pthread_mutex_lock(&stream->lock);
+	if (result > 0)
+		stream->filled++;
+	stream->is_at_end = result == 0;
+	stream->is_failed = result < 0;
+	pthread_cond_broadcast(&stream->changed);
+	pthread_mutex_unlock(&stream->lock);
+}
+
+/* Blocks of any size are cut into slots. */
+static bool fill(struct stream *stream, const char *block, size_t size)
+{
+	while (size) {
+		size_t part = size < SLOT_SIZE ? size : SLOT_SIZE;
+		struct slot *slot = wait_for_room(stream);
+
+		if (!slot)
+			return false;
+		memcpy(slot->data, block, part);
+		slot->size = part;
+		hand_over(stream, 1);
+		block += part;
+		size -= part;
 	}
-	if (stream->hash)
-		hash_add(stream->hash, *ret_buffer, size);
-	return (la_ssize_t)size;
+	return true;
+}
+
+static void *decompress(void *userdata)
+{
+	struct stream *stream = userdata;
+	const void *block;
+	la_ssize_t size;
+
+	while ((size = next_block(stream, &block)) > 0) {
+		if (stream->hash)
+			hash_add(stream->hash, block, (size_t)size);
+		if (!fill(stream, block, (size_t)size))
+			return NULL;
+	}
+	hand_over(stream, size);
+	return NULL;
+}
+
+/* The tar reader's input; a slot is its own until it asks for the next one. */
+static la_ssize_t read_raw(struct archive *tar, void *userdata, const void **ret_buffer)
+{
+	struct stream *stream = userdata;
+	const struct slot *slot = NULL;
+	bool is_failed;
+
+	pthread_mutex_lock(&stream->lock);
+	stream->is_holding = false;
+	pthread_cond_broadcast(&stream->changed);
+	while (stream->filled == stream->taken && !stream->is_at_end && !stream->is_failed)
+		pthread_cond_wait(&stream->changed, &stream->lock);
+	if (stream->filled != stream->taken) {
+		slot = &stream->slots[stream->taken++ % N_SLOTS];
+		stream->is_holding = true;
+	}
+	is_failed = stream->is_failed;
+	pthread_mutex_unlock(&stream->lock);
+	if (slot) {
+		*ret_buffer = slot->data;
+		return (la_ssize_t)slot->size;
+	}
+	if (!is_failed)
+		return 0;
+	archive_set_error(tar, EIO, "%s", stream->failure);
+	return -1;
 }
 
 /* Sentence for a libarchive failure. */
 static int refuse(struct stream *stream, struct archive *archive, const char *what, struct why *why)
 {
-	if (stream->error)
+	if (stream->error && (stream->is_failed || !stream->has_thread))
 		return why_errno(why, error_origin(-stream->error), "cannot read the archive");
 	if (archive_errno(archive) == ENOMEM)
 		return why_set(why, -ENOMEM, "%s needs too much memory", what);
@@ -127,8 +223,15 @@ static struct stream *stream_alloc(int fd)
 
 	if (!stream)
 		return NULL;
+	pthread_mutex_init(&stream->lock, NULL);
+	pthread_cond_init(&stream->changed, NULL);
 	stream->fd = fd;
 	stream->block = malloc(BLOCK_SIZE);
+	for (size_t i = 0; i < N_SLOTS; i++) {
+		stream->slots[i].data = malloc(SLOT_SIZE);
+		if (!stream->slots[i].data)
+			return stream_free(stream);
+	}
 	return stream->block ? stream : stream_free(stream);
 }
 
@@ -151,10 +254,27 @@ int stream_new(int fd, bool is_hashed, const struct work_limits *limits, struct 
 	return 0;
 }
 
+static void stop_thread(struct stream *stream)
+{
+	if (!stream->has_thread)
+		return;
+	pthread_mutex_lock(&stream->lock);
+	stream->is_stopped = true;
+	pthread_cond_broadcast(&stream->changed);
+	pthread_mutex_unlock(&stream->lock);
+	pthread_join(stream->thread, NULL);
+	stream->has_thread = false;
+}
+
 struct stream *stream_free(struct stream *stream)
 {
 	if (!stream)
 		return NULL;
+	stop_thread(stream);
+	for (size_t i = 0; i < N_SLOTS; i++)
+		free(stream->slots[i].data);
+	pthread_cond_destroy(&stream->changed);
+	pthread_mutex_destroy(&stream->lock);
 	archive_read_free(stream->tar);
 	archive_read_free(stream->raw);
 	hash_free(stream->hash);
@@ -175,6 +295,11 @@ int stream_open_tar(struct stream *stream, struct archive **ret_tar, struct why 
 		return error_origin(-ENOMEM);
 	archive_read_support_format_tar(stream->tar);
 	archive_read_support_format_empty(stream->tar);
+	if (!stream->is_at_end) {
+		if (pthread_create(&stream->thread, NULL, decompress, stream))
+			return why_set(why, -EAGAIN, "cannot start a thread");
+		stream->has_thread = true;
+	}
 	if (archive_read_open(stream->tar, stream, NULL, read_raw, NULL) != ARCHIVE_OK)
 		return refuse(stream, stream->tar, "not a tar archive", why);
 	*ret_tar = stream->tar;
