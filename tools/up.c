@@ -147,7 +147,7 @@ static int member_spawn(struct member *member, int ready_fd, pid_t *ret_pid, str
 	const char *argv[10] = {member->path, "--root",     paths->root, "--state",
 				paths->state, "--ready-fd", "3"};
 	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			      member->supervisor->context->debug ? "DAVIT_DEBUG=1" : NULL, NULL};
+			      log_is_on(LOG_DEBUG) ? "DAVIT_DEBUG=1" : NULL, NULL};
 	struct spawn_fd fds[] = {{STDERR_FILENO, 2}, {ready_fd, 3}};
 
 	return spawn(&(struct spawn){.path = member->path,
