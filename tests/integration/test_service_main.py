@@ -38,6 +38,16 @@ class ServiceMain(unittest.TestCase):
         self.children.append(child)
         return child
 
+    def start_ready(self):
+        """When it returns the broker has answered its registration."""
+        ready, ready_end = os.pipe()
+        child = self.start("--ready-fd", str(ready_end), pass_fds=[ready_end])
+        os.close(ready_end)
+        text = os.read(ready, 100)
+        os.close(ready)
+        self.assertEqual(text, b"READY=1\n", self.read_log())
+        return child
+
     def read_log(self):
         with open(self.directory + "/service.log") as log:
             return log.read()
@@ -98,10 +108,39 @@ class ServiceMain(unittest.TestCase):
         self.assertIn("left as it is", self.read_log())
         self.assertEqual(os.path.getsize(stores[0]), 2 * 4096)
 
+    def test_a_full_disk_refuses_changes_by_name_and_the_service_lives(self):
+        os.makedirs(self.directory + "/root/container", mode=0o700)
+        self.broker = Broker(self.directory)
+        # In a mount namespace of its own, so that nothing stays mounted.
+        script = "mount -t tmpfs -o size=1m,mode=700 full %s && exec \"$@\"" % (
+            self.directory + "/root/container")
+        log = open(self.directory + "/service.log", "ab")
+        child = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script, "sh", PROGRAM, "--root", self.directory + "/root",
+             "--state", self.directory + "/state"], stderr=log)
+        log.close()
+        self.children.append(child)
+        self.assertTrue(until(lambda: self.broker.service("container").get("state") == "live"),
+                        self.read_log())
+        labels = {"k%d" % i: "x" * 4000 for i in range(10)}
+        statuses = []
+        for i in range(100):
+            body = {"namespace": {"name": "n%d" % i, "labels": labels}}
+            status, text, _ = self.broker.call("namespace.create", body)
+            statuses.append(status)
+            if status != "OK":
+                break
+        self.assertEqual(statuses[-1], "RESOURCE_EXHAUSTED", (text, self.read_log()))
+        self.assertIn("no space is left", text)
+        status, _, body = self.broker.call("namespace.get", {"name": "n0"})
+        self.assertEqual(status, "OK")
+        self.assertEqual(body["namespace"]["labels"], labels)
+        self.assertEqual(self.broker.call("namespace.get", {"name": "n%d" % i})[0], "NOT_FOUND")
+        self.assertIsNone(child.poll(), self.read_log())
+
     def test_a_new_broker_has_the_service_back_at_once(self):
         self.broker = Broker(self.directory)
-        self.start()
-        self.assertTrue(until(lambda: self.broker.service("container").get("state") == "live"))
+        self.start_ready()
         for _ in range(5):
             self.broker.stop(signal.SIGKILL)
             start = time.monotonic()
@@ -113,8 +152,7 @@ class ServiceMain(unittest.TestCase):
 
     def test_events_that_no_broker_took_are_published_by_the_next_instance(self):
         self.broker = Broker(self.directory)
-        child = self.start()
-        self.assertTrue(until(lambda: self.broker.service("container").get("state") == "live"))
+        child = self.start_ready()
         for i in range(50):
             status, text, _ = self.broker.call("namespace.create", {"namespace": {"name": "n%d" % i}})
             self.assertEqual(status, "OK", text)
