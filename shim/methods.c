@@ -649,3 +649,26 @@ void shim_method_delete(struct shim *shim, const struct shim_delete_request *req
 		kill_then_delete(shim);
 	}
 }
+
+/* ---- not there yet ------------------------------------------------------- */
+
+#define ABSENT(name_, request_)                                                                    \
+	void shim_method_##name_(struct shim *shim, const struct request_ *request,                \
+				 const struct call *call)                                          \
+	{                                                                                          \
+		(void)request;                                                                     \
+		refuse(shim, call, BUS_NOT_IMPLEMENTED, "shim." #name_ " is not there yet");      \
+	}
+ABSENT(exec, shim_exec_request)
+ABSENT(exec_start, shim_process_request)
+ABSENT(exec_delete, shim_process_request)
+ABSENT(processes, empty)
+ABSENT(resize, shim_resize_request)
+ABSENT(close_io, shim_process_request)
+ABSENT(attach, shim_attach_request)
+ABSENT(pause, empty)
+ABSENT(resume, empty)
+ABSENT(update, shim_update_request)
+ABSENT(checkpoint, task_checkpoint_request)
+ABSENT(descriptors, shim_process_request)
+ABSENT(adopt, shim_adopt_request)

@@ -64,6 +64,15 @@ int shim_replay(void *userdata, const struct journal_record *record)
 		note_answer(shim, "create", record, BUS_FAILED_PRECONDITION);
 		shim_move(shim, STATE_FAILED);
 		break;
+	case JOURNAL_EXEC_ADDED:
+	case JOURNAL_EXEC_INTENT:
+	case JOURNAL_EXEC_STARTED:
+	case JOURNAL_EXEC_FAILED:
+	case JOURNAL_EXEC_DELETED:
+	case JOURNAL_PAUSED:
+	case JOURNAL_RESUMED:
+	case JOURNAL_CHECKPOINTED:
+	case JOURNAL_LOG:
 	case JOURNAL_INTENT:
 	case JOURNAL_ACK:
 		break;

@@ -480,6 +480,30 @@ static int task_delete(struct task_service *service, const struct task_delete_re
 							      record.status == TASK_CREATED}});
 }
 
+/* ---- not there yet ------------------------------------------------------- */
+
+#define ABSENT(name_, request_, reply_)                                                            \
+	static int task_##name_(struct task_service *service, const struct request_ *request,      \
+				struct reply_ *reply, struct call *call)                           \
+	{                                                                                          \
+		(void)service, (void)request, (void)reply;                                         \
+		return call_fail(call, BUS_NOT_IMPLEMENTED, "task." #name_ " is not there yet");  \
+	}
+ABSENT(exec, task_exec_request, task_exec_reply)
+ABSENT(resize, task_resize_request, empty)
+ABSENT(close_io, task_close_io_request, empty)
+ABSENT(pause, task_container_request, empty)
+ABSENT(resume, task_container_request, empty)
+ABSENT(update, task_update_request, empty)
+ABSENT(stop, task_stop_request, task_stop_reply)
+ABSENT(checkpoint, task_checkpoint_request, task_checkpoint_reply)
+ABSENT(attach, task_attach_request, task_attach_reply)
+ABSENT(logs, task_logs_request, task_logs_reply)
+ABSENT(pids, task_container_request, task_pids_reply)
+ABSENT(processes, task_container_request, task_processes_reply)
+ABSENT(metrics, task_metrics_request, task_metrics_reply)
+ABSENT(forget, task_forget_request, empty)
+
 /* ---- about the service --------------------------------------------------- */
 
 static int task_operations(struct task_service *service, const struct empty *request,
