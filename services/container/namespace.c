@@ -136,14 +136,39 @@ int namespace_update(struct container_service *service, const struct namespace_r
 
 /* ---- list ---- */
 
+/*
+ * A namespace is there when it has a record, or when it has images or snapshots: these are the image service's,
+ * which is asked. Both give a page; what is behind the end of a page that is not the last is left for the next.
+ */
+struct page {
+	struct container_service *service;
+	struct call *call;
+	char *after;
+	uint64_t limit;
+	struct filter *filter;
+	struct namespace_list_reply reply;
+	size_t size;
+	char *last;                       /* that was looked at */
+	const struct schema_strs *others; /* in order, without records perhaps */
+	const char *others_end;           /* NULL: these are all */
+	size_t n_others;                  /* that were looked at */
+};
+
 #define PAGE_FULL 1 /* of a walk */
 
-struct page {
-	const struct list_request *request;
-	struct filter *filter;
-	struct namespace_list_reply *reply;
-	size_t size;
-};
+static void page_free(struct page *page)
+{
+	namespace_list_reply_clear(&page->reply);
+	filter_free(page->filter);
+	free(page->after);
+	free(page->last);
+	free(page);
+}
+
+static void page_drop(void *userdata)
+{
+	page_free(userdata);
+}
 
 static size_t measure(const struct namespace_record *record)
 {
@@ -155,45 +180,137 @@ static size_t measure(const struct namespace_record *record)
 	return size;
 }
 
-static int add_to_page(void *userdata, const struct store_key *key, void *object)
+/* Adds a copy of @record; PAGE_FULL when it does not fit any more. */
+static int add_to_page(struct page *page, const struct namespace_record *record)
 {
-	struct namespace_record *record = object, *item;
+	struct namespace_list_reply *reply = &page->reply;
+	struct namespace_record *item;
+	size_t size = measure(record);
+
+	if (filter_match_message(page->filter, schema_namespace_record(), record)) {
+		if (reply->namespaces.count &&
+		    (reply->namespaces.count == page->limit || page->size + size > PAGE_SIZE))
+			return schema_set(&reply->after, page->last) ?: PAGE_FULL;
+		page->size += size;
+		item = schema_list_add(&reply->namespaces);
+		if (!item || namespace_record_copy(record, item))
+			return error_origin(-ENOMEM);
+	}
+	return error_trace(schema_set(&page->last, record->name));
+}
+
+/* The others before @name (NULL: all), and not @name itself. */
+static int add_others(struct page *page, const char *name)
+{
+	int r = 0;
+
+	while (!r && page->n_others < page->others->count) {
+		struct namespace_record other = {.name = page->others->items[page->n_others]};
+		int order = name ? strcmp(other.name, name) : -1;
+
+		if (order > 0)
+			break;
+		page->n_others++;
+		if (order < 0)
+			r = add_to_page(page, &other);
+	}
+	return r;
+}
+
+static int add_record(void *userdata, const struct store_key *key, void *object)
+{
+	const struct namespace_record *record = object;
 	struct page *page = userdata;
-	struct namespace_list_reply *reply = page->reply;
-	uint64_t limit = page->request->limit ? page->request->limit : 1000;
+	int r;
 
 	(void)key;
-	if (page->request->after && strcmp(record->name, page->request->after) <= 0)
+	if (page->after && strcmp(record->name, page->after) <= 0)
 		return 0;
-	if (!filter_match_message(page->filter, schema_namespace_record(), record))
-		return 0;
-	page->size += measure(record);
-	if (reply->namespaces.count && (reply->namespaces.count == limit || page->size > PAGE_SIZE))
-		return schema_set(&reply->after,
-				  reply->namespaces.items[reply->namespaces.count - 1].name)
-			       ?: PAGE_FULL;
-	item = schema_list_add(&reply->namespaces);
-	if (!item)
-		return error_origin(-ENOMEM);
-	*item = *record;
-	*record = (struct namespace_record){};
-	return 0;
+	r = add_others(page, record->name);
+	if (!r && page->others_end && strcmp(record->name, page->others_end) > 0)
+		return schema_set(&page->reply.after, page->others_end) ?: PAGE_FULL;
+	return r ?: add_to_page(page, record);
+}
+
+static int fill_page(void *userdata)
+{
+	struct page *page = userdata;
+	int r;
+
+	/* It may be run again, when the map was full. */
+	namespace_list_reply_clear(&page->reply);
+	page->n_others = page->size = 0;
+	r = store_walk(page->service->store, NAMESPACE_TABLE, NULL, NULL, schema_namespace_record(),
+		       add_record, page);
+	r = r ?: add_others(page, NULL);
+	if (!r && page->others_end)
+		r = schema_set(&page->reply.after, page->others_end);
+	return r == PAGE_FULL ? 0 : error_fold(r);
+}
+
+/* An image service that never was there has nothing. */
+static void on_others(void *userdata, enum bus_status status, const char *text,
+		      struct image_namespaces_reply *reply)
+{
+	static const struct schema_strs none;
+	struct page *page = userdata;
+
+	if (status != BUS_OK && status != BUS_NOT_FOUND) {
+		call_finish_fail(page->call, status, "cannot tell which namespaces have images: %s",
+				 text);
+		page_free(page);
+		return;
+	}
+	page->others = reply ? &reply->namespaces : &none;
+	page->others_end = reply ? reply->after : NULL;
+	if (service_transact(page->service->service, fill_page, page))
+		call_finish_fail(page->call, BUS_INTERNAL, "namespaces could not be listed");
+	else
+		call_finish(page->call, &page->reply);
+	page_free(page);
+}
+
+static void ask_others(void *userdata)
+{
+	struct page *page = userdata;
+	struct bus_options options = {.parent = call_id(page->call)};
+	struct image_namespaces_request request = {.after = page->after, .limit = page->limit};
+
+	if (image_namespaces_call(service_bus(page->service->service), &options, &request,
+				  on_others, page, NULL))
+		on_others(page, BUS_INTERNAL, "out of memory", NULL);
+}
+
+static int start_page(struct page *page, const struct list_request *request)
+{
+	page->limit = request->limit && request->limit < 1000 ? request->limit : 1000;
+	return schema_set(&page->after, request->after)
+		       ?: call_after_commit(page->call, ask_others, page_drop, page);
 }
 
 int namespace_list(struct container_service *service, const struct list_request *request,
 		   struct namespace_list_reply *reply, struct call *call)
 {
-	struct page page = {.request = request, .reply = reply};
+	struct page *page = calloc(1, sizeof(*page));
 	struct schema_fault fault = {};
-	int r = filter_parse(&request->filters, &page.filter, &fault);
+	int r = page ? filter_parse(&request->filters, &page->filter, &fault)
+		     : error_origin(-ENOMEM);
 
-	if (r > 0)
+	(void)reply;
+	if (r > 0) {
+		page_free(page);
 		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
-	r = r
-		    ?: store_walk(service->store, NAMESPACE_TABLE, NULL, NULL,
-				  schema_namespace_record(), add_to_page, &page);
-	filter_free(page.filter);
-	return r == PAGE_FULL ? 0 : error_fold(r);
+	}
+	if (!r) {
+		page->service = service;
+		page->call = call;
+		r = start_page(page, request);
+	}
+	if (!r)
+		return CALL_LATER;
+	if (page)
+		page_free(page);
+	return error_fold(r);
 }
 
 /* ---- delete ---- */
@@ -204,6 +321,7 @@ struct deletion {
 	struct call *call;
 	char *name;
 	unsigned n_waiting;
+	bool has_record;
 	bool has_images, has_snapshots, has_tasks;
 	enum bus_status status; /* of the first that could not say */
 	char text[ENVELOPE_TEXT_MAX + 1];
@@ -270,6 +388,9 @@ static void conclude(struct deletion *deletion)
 	else if (*left)
 		call_finish_fail(deletion->call, BUS_FAILED_PRECONDITION,
 				 "namespace '%s' is not empty: it has %s", deletion->name, left);
+	else if (!r && !deletion->has_record)
+		call_finish_fail(deletion->call, BUS_NOT_FOUND, "no namespace '%s'",
+				 deletion->name);
 	else if (r || service_transact(service, delete_record, deletion))
 		call_finish_fail(deletion->call, BUS_INTERNAL,
 				 "namespace '%s' could not be deleted", deletion->name);
@@ -351,15 +472,17 @@ int namespace_delete(struct container_service *service,
 	if (check_identifier_why("namespace", request->name, &fault))
 		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
 	r = get(service, request->name, &record);
-	if (r)
-		return not_found(call, r, request->name);
+	if (r && r != STORE_E_NOT_FOUND)
+		return error_fold(r);
 	deletion = calloc(1, sizeof(*deletion));
 	if (!deletion)
 		return error_origin(-ENOMEM);
 	deletion->service = service;
 	deletion->call = call;
-	deletion->name = TAKE(record.name);
-	r = call_after_commit(call, ask_all, deletion_drop, deletion);
+	deletion->has_record = !r;
+	deletion->name = strdup(request->name);
+	r = !deletion->name ? error_origin(-ENOMEM)
+			    : call_after_commit(call, ask_all, deletion_drop, deletion);
 	if (r) {
 		deletion_free(deletion);
 		return error_fold(r);

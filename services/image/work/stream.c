@@ -17,6 +17,7 @@
 #define BLOCK_SIZE (1u << 20)
 #define SLOT_SIZE  (1u << 20)
 #define N_SLOTS    4
+#define TAR_BLOCK  512
 #define RATIO_FREE (64ull << 20) /* uncompressed bytes before the ratio counts */
 
 struct stream {
@@ -39,6 +40,9 @@ struct stream {
 		size_t size;
 	} slots[N_SLOTS];
 	unsigned filled, taken;
+	uint64_t n_taken; /* bytes */
+	uint64_t
+		data_end; /* of the present entry: n_taken if the archive ends right behind its content */
 	bool is_holding; /* the reader still uses the slot that it took last */
 	bool is_at_end, is_failed, is_stopped;
 	char failure[256];
@@ -153,6 +157,26 @@ static void *decompress(void *userdata)
 	return NULL;
 }
 
+/*
+ * Some writers (umoci insert) end an archive with the last byte of the last file, without the zeros that fill
+ * up its block. These are given here, for the tar reader and not for the hash, in this case alone: the end of
+ * the content is where the header says that it is, and not one byte of filling is there. A stream that was cut
+ * within content or within filling is thus refused for what it is, whether a digest is known or not; one that
+ * was cut exactly there is such an archive to the byte, and only its digest, which is compared afterwards in
+ * any case, can tell.
+ */
+static la_ssize_t fill_up(struct stream *stream, const void **ret_buffer)
+{
+	static const char zeros[TAR_BLOCK];
+	size_t rest = stream->n_taken % TAR_BLOCK;
+
+	if (!rest || stream->n_taken != stream->data_end)
+		return 0;
+	stream->n_taken += TAR_BLOCK - rest;
+	*ret_buffer = zeros;
+	return (la_ssize_t)(TAR_BLOCK - rest);
+}
+
 /* The tar reader's input; a slot is its own until it asks for the next one. */
 static la_ssize_t read_raw(struct archive *tar, void *userdata, const void **ret_buffer)
 {
@@ -172,11 +196,12 @@ static la_ssize_t read_raw(struct archive *tar, void *userdata, const void **ret
 	is_failed = stream->is_failed;
 	pthread_mutex_unlock(&stream->lock);
 	if (slot) {
+		stream->n_taken += slot->size;
 		*ret_buffer = slot->data;
 		return (la_ssize_t)slot->size;
 	}
 	if (!is_failed)
-		return 0;
+		return fill_up(stream, ret_buffer);
 	archive_set_error(tar, EIO, "%s", stream->failure);
 	return -1;
 }
@@ -306,6 +331,16 @@ int stream_open_tar(struct stream *stream, struct archive **ret_tar, struct why 
 	return 0;
 }
 
+/* The content of a sparse file has another size than the file: no end is known. */
+static void note_data_end(struct stream *stream, struct archive_entry *entry)
+{
+	la_int64_t size = archive_entry_size(entry);
+
+	stream->data_end = 0;
+	if (size > 0 && !archive_entry_sparse_count(entry))
+		stream->data_end = (uint64_t)archive_filter_bytes(stream->tar, 0) + (uint64_t)size;
+}
+
 int stream_next(struct stream *stream, struct archive_entry **ret_entry, struct why *why)
 {
 	int r = archive_read_next_header(stream->tar, ret_entry);
@@ -319,6 +354,7 @@ int stream_next(struct stream *stream, struct archive_entry **ret_entry, struct 
 	if (++stream->n_entries > stream->limits.entries)
 		return why_set(why, WORK_E_INVALID, "more than %llu entries",
 			       (unsigned long long)stream->limits.entries);
+	note_data_end(stream, *ret_entry);
 	return 0;
 }
 

@@ -1,5 +1,6 @@
 /* Container records and namespaces, from request to answer. */
 
+#include <stdarg.h>
 #include <string.h>
 
 #include "broker/lib/file.h"
@@ -241,6 +242,55 @@ static enum bus_status name_call(const char *method, const char *name, void *ret
 	return service_case_call(&test, method, NULL, &request, ret_reply);
 }
 
+/* The call of @method that the service makes; NULL if none comes. */
+static struct fake_call *asked(const char *method)
+{
+	for (unsigned i = 0; i < 10 && !fake_bus_find(test.bus, method); i++)
+		service_case_turn(&test);
+	return fake_bus_find(test.bus, method);
+}
+
+static void wait_answer(const struct service_answer *answer)
+{
+	for (unsigned i = 0; i < 10 && !answer->is_answered; i++)
+		service_case_turn(&test);
+	assert_true(answer->is_answered);
+}
+
+/* namespace.list, where the image service answers with @others. */
+static void list_with(const struct list_request *request, enum bus_status status,
+		      const struct image_namespaces_reply *others,
+		      struct namespace_list_reply *reply)
+{
+	struct service_answer *answer;
+
+	namespace_list_reply_clear(reply);
+	answer = service_case_send(&test, "namespace.list", NULL, 0, request);
+	service_case_turn(&test);
+	fake_call_answer(asked("image.namespaces"), status, "",
+			 others ? schema_image_namespaces_reply() : NULL, others);
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_OK);
+	assert_int_equal(schema_unpack(schema_namespace_list_reply(), answer->body, answer->size,
+				       reply, NULL),
+			 0);
+}
+
+/* @reply has these namespaces, up to NULL. */
+static void assert_names(const struct namespace_list_reply *reply, const char *name, ...)
+{
+	size_t count = 0;
+	va_list list;
+
+	va_start(list, name);
+	for (; name; name = va_arg(list, const char *), count++) {
+		assert_true(count < reply->namespaces.count);
+		assert_string_equal(reply->namespaces.items[count].name, name);
+	}
+	va_end(list);
+	assert_int_equal(reply->namespaces.count, count);
+}
+
 static void test_a_namespace_springs_into_being_with_its_first_container(void **state)
 {
 	_cleanup_(namespace_list_reply_clear) struct namespace_list_reply reply = {};
@@ -250,10 +300,54 @@ static void test_a_namespace_springs_into_being_with_its_first_container(void **
 	assert_int_equal(name_call("namespace.get", "default", NULL), BUS_NOT_FOUND);
 	assert_int_equal(create("web", NULL, NULL), BUS_OK);
 	assert_int_equal(name_call("namespace.get", "default", NULL), BUS_OK);
-	assert_int_equal(service_case_call(&test, "namespace.list", NULL, &request, &reply),
-			 BUS_OK);
-	assert_int_equal(reply.namespaces.count, 1);
-	assert_string_equal(reply.namespaces.items[0].name, "default");
+	list_with(&request, BUS_NOT_FOUND, NULL, &reply);
+	assert_names(&reply, "default", NULL);
+}
+
+/* Two lists in order become one, page by page. */
+static void test_a_namespace_that_has_only_images_is_listed(void **state)
+{
+	char *others[] = {(char *)"alpha", (char *)"b", (char *)"default", (char *)"zoo"};
+	struct image_namespaces_reply all = {.namespaces = {others, 4}};
+	struct image_namespaces_reply part = {.namespaces = {others, 2}, .after = (char *)"b"};
+	_cleanup_(namespace_list_reply_clear) struct namespace_list_reply reply = {};
+	struct namespace_record record = {.name = (char *)"az"};
+	struct namespace_request make = {.namespace = &record};
+	char *filter = (char *)"name==zoo";
+	struct list_request request = {};
+
+	(void)state;
+	assert_int_equal(create("web", NULL, NULL), BUS_OK);
+	assert_int_equal(service_case_call(&test, "namespace.create", NULL, &make, NULL), BUS_OK);
+	list_with(&request, BUS_OK, &all, &reply);
+	assert_names(&reply, "alpha", "az", "b", "default", "zoo", NULL);
+	assert_null(reply.after);
+	/* Of the others there is more behind "b": nothing behind it is told yet. */
+	list_with(&request, BUS_OK, &part, &reply);
+	assert_names(&reply, "alpha", "az", "b", NULL);
+	assert_string_equal(reply.after, "b");
+	request.limit = 2;
+	list_with(&request, BUS_OK, &part, &reply);
+	assert_names(&reply, "alpha", "az", NULL);
+	assert_string_equal(reply.after, "az");
+	request = (struct list_request){.filters = {&filter, 1}};
+	list_with(&request, BUS_OK, &all, &reply);
+	assert_names(&reply, "zoo", NULL);
+}
+
+static void test_namespaces_are_not_listed_in_part_when_a_service_cannot_say(void **state)
+{
+	struct list_request request = {};
+	struct service_answer *answer;
+
+	(void)state;
+	assert_int_equal(create("web", NULL, NULL), BUS_OK);
+	answer = service_case_send(&test, "namespace.list", NULL, 0, &request);
+	service_case_turn(&test);
+	fake_call_answer(asked("image.namespaces"), BUS_UNAVAILABLE, "image is away", NULL, NULL);
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_UNAVAILABLE);
+	assert_non_null(strstr(answer->text, "image is away"));
 }
 
 static void test_namespaces_are_made_labelled_and_named_like_identifiers(void **state)
@@ -280,23 +374,8 @@ static void test_namespaces_are_made_labelled_and_named_like_identifiers(void **
 			 BUS_INVALID_ARGUMENT);
 }
 
-/* The call of @method that the service makes; NULL if none comes. */
-static struct fake_call *asked(const char *method)
-{
-	for (unsigned i = 0; i < 10 && !fake_bus_find(test.bus, method); i++)
-		service_case_turn(&test);
-	return fake_bus_find(test.bus, method);
-}
-
-static void wait_answer(const struct service_answer *answer)
-{
-	for (unsigned i = 0; i < 10 && !answer->is_answered; i++)
-		service_case_turn(&test);
-	assert_true(answer->is_answered);
-}
-
 /* The three services that are asked what is left: one has an image. */
-static void answer_what_is_left(bool has_image)
+static void answer_what_is_left_in(const char *namespace, bool has_image)
 {
 	struct image_record image = {.name = (char *)"busybox"};
 	struct descriptor target = {.digest = (char *)"sha256:0"};
@@ -312,7 +391,7 @@ static void answer_what_is_left(bool has_image)
 	}
 	call = asked("image.list");
 	assert_non_null(call);
-	assert_string_equal(fake_call_namespace(call), "default");
+	assert_string_equal(fake_call_namespace(call), namespace);
 	fake_call_answer(call, BUS_OK, "", schema_image_list_reply(), &images);
 	fake_call_answer(fake_bus_find(test.bus, "snapshot.list"), BUS_OK, "",
 			 schema_snapshot_list_reply(), &snapshots);
@@ -329,10 +408,22 @@ static void test_a_namespace_is_deleted_only_when_nothing_is_left_in_it(void **s
 	assert_int_equal(create("web", NULL, NULL), BUS_OK);
 	answer = service_case_send(&test, "namespace.delete", NULL, 0, &request);
 	service_case_turn(&test);
-	answer_what_is_left(true);
+	answer_what_is_left_in("default", true);
 	wait_answer(answer);
 	assert_int_equal(answer->status, BUS_FAILED_PRECONDITION);
 	assert_non_null(strstr(answer->text, "containers, images"));
+	/* The same for one that has no record. */
+	request.name = (char *)"other";
+	answer = service_case_send(&test, "namespace.delete", NULL, 0, &request);
+	service_case_turn(&test);
+	answer_what_is_left_in("other", false);
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_NOT_FOUND);
+	answer = service_case_send(&test, "namespace.delete", NULL, 0, &request);
+	service_case_turn(&test);
+	answer_what_is_left_in("other", true);
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_FAILED_PRECONDITION);
 
 	assert_int_equal(name_call("namespace.get", "default", NULL), BUS_OK);
 }
@@ -348,7 +439,7 @@ static void test_an_empty_namespace_goes_and_is_told_of(void **state)
 	assert_int_equal(service_case_call(&test, "namespace.create", NULL, &make, NULL), BUS_OK);
 	answer = service_case_send(&test, "namespace.delete", NULL, 0, &request);
 	service_case_turn(&test);
-	answer_what_is_left(false);
+	answer_what_is_left_in("default", false);
 	wait_answer(answer);
 	assert_int_equal(answer->status, BUS_OK);
 	assert_int_equal(name_call("namespace.get", "default", NULL), BUS_NOT_FOUND);
@@ -384,6 +475,8 @@ TEST_MAIN(TEST(test_a_container_is_stored_with_uid_and_times_and_told_of),
 	  TEST(test_a_list_never_outgrows_a_message),
 	  TEST(test_an_update_changes_what_its_mask_names),
 	  TEST(test_a_namespace_springs_into_being_with_its_first_container),
+	  TEST(test_a_namespace_that_has_only_images_is_listed),
+	  TEST(test_namespaces_are_not_listed_in_part_when_a_service_cannot_say),
 	  TEST(test_namespaces_are_made_labelled_and_named_like_identifiers),
 	  TEST(test_a_namespace_is_deleted_only_when_nothing_is_left_in_it),
 	  TEST(test_an_empty_namespace_goes_and_is_told_of),

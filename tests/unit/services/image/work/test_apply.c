@@ -415,6 +415,47 @@ static void test_a_cut_layer_is_refused(void **state)
 	schema_buffer_clear(&tar);
 }
 
+/*
+ * An archive that ends with the last byte of its last file is whole, as umoci insert writes it. One byte less, or
+ * a part of the zeros that would follow, is a cut: refused without any digest. Where the digest is known, what was
+ * cut exactly there is refused too.
+ */
+static void test_the_last_block_need_not_be_filled_up(void **state)
+{
+	static const char data[512] = "last";
+	static const size_t sizes[] = {1, 77, 511};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		const struct tar_entry entries[] = {
+			FILE_("first", "1"),
+			{.type = '0', .name = "last", .data = data, .size = sizes[i]},
+			{}};
+		size_t end = 512 + 512 + 512 + sizes[i];
+		struct schema_buffer tar = {};
+		char digest[DIGEST_SIZE];
+
+		tar_write(&tar, entries);
+		digest_of(tar.data, tar.size, digest);
+		for (size_t size = end - 1; size < end + 2 && size < 2048; size++) {
+			assert_int_equal(apply_bytes(f, tar.data, size,
+						     (struct work_apply_request){.target = "1"}),
+					 size == end ? 0 : WORK_E_INVALID);
+			assert_int_not_equal(apply_bytes(f, tar.data, size,
+							 (struct work_apply_request){
+								 .target = "1", .diff_id = digest}),
+					     0);
+		}
+		assert_int_equal(
+			apply_bytes(f, tar.data, end, (struct work_apply_request){.target = "1"}),
+			0);
+		assert_int_equal(status_of(f, "1/fs/last").st_size, sizes[i]);
+		digest_of(tar.data, end, digest);
+		assert_string_equal(f->result.diff_id, digest);
+		schema_buffer_clear(&tar);
+	}
+}
+
 static void test_only_tar_is_understood(void **state)
 {
 	static const char *const others[] = {"Rar!\x1a\x07\x01 some more bytes",
@@ -638,8 +679,9 @@ static void test_an_entry_replaces_what_was_there(void **state)
 TEST_MAIN(CASE(test_no_entry_leads_out_of_the_root),
 	  CASE(test_no_entry_leads_out_over_layers_below), CASE(test_no_entry_leads_out_natively),
 	  CASE(test_limits_name_themselves_and_the_entry), CASE(test_too_many_entries_are_refused),
-	  CASE(test_a_cut_layer_is_refused), CASE(test_only_tar_is_understood),
-	  CASE(test_a_wrong_diff_id_is_data_loss), CASE(test_files_are_as_the_archive_says),
+	  CASE(test_a_cut_layer_is_refused), CASE(test_the_last_block_need_not_be_filled_up),
+	  CASE(test_only_tar_is_understood), CASE(test_a_wrong_diff_id_is_data_loss),
+	  CASE(test_files_are_as_the_archive_says),
 	  CASE(test_a_long_name_comes_from_its_pax_header),
 	  CASE(test_a_link_of_a_layer_below_is_followed_as_in_the_merged_view),
 	  CASE(test_whiteouts_become_devices_only_where_something_is_hidden),
