@@ -3,11 +3,13 @@
  *
  *	davit-runtime [--root DIR] [--state DIR] [--runtime NAME=PATH]…
  *	davit-runtime --probe NAME PATH		(started by itself)
+ *	davit-runtime --user USER		(started by itself)
  */
 
 #include <stdio.h>
 #include <string.h>
 
+#include "services/runtime/process.h"
 #include "services/runtime/runtime.h"
 
 /* Takes each --runtime out of @argv; the rest is for service_main(). */
@@ -35,6 +37,8 @@ int main(int argc, char *argv[])
 {
 	if (argc == 4 && !strcmp(argv[1], "--probe"))
 		return probe_main(argv[2], argv[3]);
+	if (argc == 3 && !strcmp(argv[1], "--user"))
+		return process_user_main(argv[2]);
 	argc = take_runtimes(argc, argv);
 	if (argc < 0) {
 		fprintf(stderr,

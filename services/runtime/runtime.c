@@ -9,6 +9,7 @@
 #include "services/lib/operation.h"
 #include "services/runtime/bundle.h"
 #include "services/runtime/host.h"
+#include "services/runtime/process.h"
 #include "services/runtime/runtime.h"
 #include "services/runtime/user.h"
 
@@ -196,6 +197,15 @@ static int runtime_spec(struct runtime_service *service, const struct runtime_sp
 		return refuse(call, r, &why);
 	return schema_set(&reply->runtime, runtime.name)
 		       ?: schema_set(&reply->stop_signal, making.image.stop_signal);
+}
+
+/* ---- runtime.process ---- */
+
+static int runtime_process(struct runtime_service *service,
+			   const struct runtime_process_request *request,
+			   struct runtime_process_reply *reply, struct call *call)
+{
+	return process_make(service->service, request, reply, call);
 }
 
 /* ---- runtime.prepare ---- */

@@ -102,6 +102,18 @@ void spec_facts_clear(struct spec_facts *facts);
 int spec_check(const struct spec_host *host, const char *text, const char *rootfs,
 	       json_t **ret_spec, struct spec_facts *ret_facts, struct why *why);
 
+/* The same for a process: spec_check() does it too. @process is changed. */
+int spec_check_process(const struct spec_host *host, json_t *process, struct why *why);
+
+/*
+ * Another process of a container: the process of @spec (the text of its config.json) or of
+ * @request->process, changed as @request says, and checked. @user: request->user in numbers; NULL: it
+ * stays what it was.
+ */
+int spec_make_process(const struct spec_host *host, const char *spec,
+		      const struct runtime_process_request *request, const struct spec_user *user,
+		      json_t **ret_process, struct why *why);
+
 /* ---- the parts (spec_*.c) ---- */
 /* containerd's default spec, and what --seccomp gives. NULL when memory is out. */
 json_t *spec_default(void);
@@ -124,3 +136,10 @@ int spec_capability_number(const char *name); /* CAP_CHOWN: 0; -1: unknown */
 const char *spec_capability_name(unsigned number);
 json_t *spec_capability_names(uint64_t capabilities);
 bool spec_annotation_is_reserved(const char *key);
+/* NAME=value sets, NAME alone takes away. */
+int spec_set_env(json_t *env, const struct schema_strs *variables, struct why *why);
+int spec_set_user(json_t *process, const struct spec_user *user);
+/* Adds and takes away by name what davit has itself. */
+int spec_change_capabilities(const struct spec_host *host, const struct schema_strs *add,
+			     const struct schema_strs *drop, uint64_t *capabilities,
+			     struct why *why);

@@ -168,13 +168,11 @@ static int clamp_limits(const struct spec_host *host, json_t *process, struct wh
 	return r;
 }
 
-static int check_process(const struct spec_host *host, json_t *spec, struct why *why)
+int spec_check_process(const struct spec_host *host, json_t *process, struct why *why)
 {
-	json_t *process = json_object_get(spec, "process");
 	int r;
 
-	r = check_type(spec, "process", JSON_OBJECT, true, why);
-	r = r ?: check_type(process, "args", JSON_ARRAY, true, why);
+	r = check_type(process, "args", JSON_ARRAY, true, why);
 	r = r ?: check_type(process, "env", JSON_ARRAY, false, why);
 	r = r ?: check_type(process, "cwd", JSON_STRING, true, why);
 	r = r ?: check_strings("process.args", json_object_get(process, "args"), why);
@@ -335,7 +333,8 @@ int spec_check(const struct spec_host *host, const char *text, const char *rootf
 	if (!spec)
 		return why_set(why, SPEC_E_INVALID, "OCI spec: %s", fault.text);
 	r = check_version(spec, why);
-	r = r ?: check_process(host, spec, why);
+	r = r ?: check_type(spec, "process", JSON_OBJECT, true, why);
+	r = r ?: spec_check_process(host, json_object_get(spec, "process"), why);
 	r = r ?: check_root(spec, rootfs, &facts, why);
 	r = r ?: check_mounts(spec, why);
 	r = r ?: check_linux(spec, &facts, why);

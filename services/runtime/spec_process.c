@@ -106,7 +106,7 @@ static int set_env(json_t *env, const char *variable, struct why *why)
 	return r ? error_origin(-ENOMEM) : 0;
 }
 
-static int set_envs(json_t *env, const struct schema_strs *variables, struct why *why)
+int spec_set_env(json_t *env, const struct schema_strs *variables, struct why *why)
 {
 	int r = 0;
 
@@ -125,8 +125,8 @@ static int add_env(const struct spec_input *input, json_t *process, struct why *
 	if (!r && input->options->terminal)
 		r = set_env(env, "TERM=xterm", why);
 	if (!r && input->image)
-		r = set_envs(env, &input->image->env, why);
-	return r ?: set_envs(env, &input->options->env, why);
+		r = spec_set_env(env, &input->image->env, why);
+	return r ?: spec_set_env(env, &input->options->env, why);
 }
 
 /* ---- working directory ---- */
@@ -180,19 +180,20 @@ static int add_cwd(const struct spec_input *input, json_t *process, struct why *
 
 /* ---- user ---- */
 
-static int add_user(const struct spec_input *input, json_t *process)
+int spec_set_user(json_t *process, const struct spec_user *user)
 {
-	json_t *user = json_object_get(process, "user");
 	_cleanup_(json_cleanup) json_t *groups = json_array();
+	json_t *object = json_object();
+	int r = groups ? put(process, "user", object) : error_origin(-ENOMEM);
 
-	for (size_t i = 0; groups && i < input->user->n_groups; i++)
-		if (json_array_append_new(groups, json_integer(input->user->groups[i])))
-			return error_origin(-ENOMEM);
-	if (!groups)
-		return error_origin(-ENOMEM);
-	return put(user, "uid", json_integer(input->user->uid))
-		       ?: put(user, "gid", json_integer(input->user->gid))
-		       ?: (json_array_size(groups) ? put(user, "additionalGids", json_incref(groups)) : 0);
+	for (size_t i = 0; !r && i < user->n_groups; i++)
+		if (json_array_append_new(groups, json_integer(user->groups[i])))
+			r = error_origin(-ENOMEM);
+	r = r ?: put(object, "uid", json_integer(user->uid));
+	r = r ?: put(object, "gid", json_integer(user->gid));
+	if (!r && json_array_size(groups))
+		r = put(object, "additionalGids", json_incref(groups));
+	return r;
 }
 
 /* ---- capabilities ---- */
@@ -208,32 +209,39 @@ static int read_capability(const char *name, uint64_t *ret_bit, struct why *why)
 	return 0;
 }
 
-static int choose_capabilities(const struct spec_host *host, const struct spec_options *options,
-			       uint64_t *ret_capabilities, struct why *why)
+int spec_change_capabilities(const struct spec_host *host, const struct schema_strs *add,
+			     const struct schema_strs *drop, uint64_t *capabilities,
+			     struct why *why)
 {
-	uint64_t chosen = options->privileged ? host->capabilities
-					      : host->capabilities & default_capabilities;
 	uint64_t bit = 0;
 	int r;
 
-	for (size_t i = 0; i < options->cap_add.count; i++) {
-		r = read_capability(options->cap_add.items[i], &bit, why);
+	for (size_t i = 0; i < add->count; i++) {
+		r = read_capability(add->items[i], &bit, why);
 		if (r)
 			return error_trace(r);
 		if (!(host->capabilities & bit))
 			return why_set(why, SPEC_E_INVALID,
 				       "davit does not have %s here and cannot give it",
-				       options->cap_add.items[i]);
-		chosen |= bit;
+				       add->items[i]);
+		*capabilities |= bit;
 	}
-	for (size_t i = 0; i < options->cap_drop.count; i++) {
-		r = read_capability(options->cap_drop.items[i], &bit, why);
+	for (size_t i = 0; i < drop->count; i++) {
+		r = read_capability(drop->items[i], &bit, why);
 		if (r)
 			return error_trace(r);
-		chosen &= ~bit;
+		*capabilities &= ~bit;
 	}
-	*ret_capabilities = chosen;
 	return 0;
+}
+
+static int choose_capabilities(const struct spec_host *host, const struct spec_options *options,
+			       uint64_t *ret_capabilities, struct why *why)
+{
+	*ret_capabilities = options->privileged ? host->capabilities
+						: host->capabilities & default_capabilities;
+	return spec_change_capabilities(host, &options->cap_add, &options->cap_drop,
+					ret_capabilities, why);
 }
 
 static int add_capabilities(json_t *process, uint64_t capabilities)
@@ -314,7 +322,7 @@ int spec_add_process(const struct spec_host *host, const struct spec_input *inpu
 	int r;
 
 	r = add_args(input, process, why) ?: add_env(input, process, why) ?: add_cwd(input, process, why);
-	r = r ?: add_user(input, process);
+	r = r ?: spec_set_user(process, input->user);
 	r = r ?: choose_capabilities(host, options, &capabilities, why);
 	r = r ?: add_capabilities(process, capabilities);
 	r = r ?: add_limits(host, input, process, why);

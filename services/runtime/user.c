@@ -197,12 +197,12 @@ int user_resolve(const struct user_name *name, const char *passwd, const char *g
 	int r;
 
 	if (!find_user(passwd, name, found, &user.uid, &user.gid) && !name->has_uid)
-		return why_set(why, SPEC_E_INVALID, "no user '%s' in the image's etc/passwd",
+		return why_set(why, SPEC_E_INVALID, "no user '%s' in the container's etc/passwd",
 			       name->user);
 	if (name->has_gid)
 		user.gid = name->gid;
 	else if (name->has_group && !find_group(group, name->group, &user.gid))
-		return why_set(why, SPEC_E_INVALID, "no group '%s' in the image's etc/group",
+		return why_set(why, SPEC_E_INVALID, "no group '%s' in the container's etc/group",
 			       name->group);
 	r = add_groups(&user, group, found, why);
 	if (r)

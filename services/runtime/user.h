@@ -30,5 +30,7 @@ void user_files_clear(struct user_files *files);
  */
 int user_files_read(const struct mount *mounts, size_t n_mounts, const char *rootfs,
 		    struct user_files *ret_files, struct why *why);
+/* The same of a root that is open as @root. */
+int user_files_read_root(int root, struct user_files *ret_files, struct why *why);
 /* The same of an overlay, layer by layer, for kernels that cannot put one together detached. */
 int user_files_read_layers(const struct mount *mount, struct user_files *ret_files, struct why *why);

@@ -50,10 +50,11 @@ static int read_regular(int fd, const char *path, char **ret_text, struct why *w
 	if (fstat(fd, &status))
 		return error_origin(-errno);
 	if (!S_ISREG(status.st_mode))
-		return why_set(why, SPEC_E_INVALID, "the image's %s is not a regular file", path);
+		return why_set(why, SPEC_E_INVALID, "the container's %s is not a regular file",
+			       path);
 	if (status.st_size > USER_FILE_MAX)
-		return why_set(why, SPEC_E_INVALID, "the image's %s is larger than %u bytes", path,
-			       USER_FILE_MAX);
+		return why_set(why, SPEC_E_INVALID, "the container's %s is larger than %u bytes",
+			       path, USER_FILE_MAX);
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	file = open(link, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	text = malloc((size_t)status.st_size + 1);
@@ -62,8 +63,8 @@ static int read_regular(int fd, const char *path, char **ret_text, struct why *w
 	while (size < (size_t)status.st_size) {
 		n = read(file, text + size, (size_t)status.st_size - size);
 		if (n < 0)
-			return why_errno(why, error_origin(-errno), "cannot read the image's %s",
-					 path);
+			return why_errno(why, error_origin(-errno),
+					 "cannot read the container's %s", path);
 		if (!n)
 			break;
 		size += (size_t)n;
@@ -81,7 +82,7 @@ static int read_in_root(int root, const char *path, char **ret_text, struct why 
 	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return 0;
 	if (fd < 0)
-		return why_errno(why, SPEC_E_INVALID, "cannot open the image's %s", path);
+		return why_errno(why, SPEC_E_INVALID, "cannot open the container's %s", path);
 	return read_regular(fd, path, ret_text, why);
 }
 
@@ -89,6 +90,18 @@ static int read_both(int root, struct user_files *files, struct why *why)
 {
 	return read_in_root(root, "etc/passwd", &files->passwd, why)
 		       ?: read_in_root(root, "etc/group", &files->group, why);
+}
+
+int user_files_read_root(int root, struct user_files *ret_files, struct why *why)
+{
+	_cleanup_(user_files_clear) struct user_files files = {};
+	int r = read_both(root, &files, why);
+
+	if (r)
+		return r;
+	*ret_files = files;
+	files = (struct user_files){};
+	return 0;
 }
 
 static int read_directory(const char *path, struct user_files *files, struct why *why)
@@ -197,11 +210,11 @@ static int look_in_layer(const struct layers *layers, size_t index, const char *
 	fd = open_beneath(root, path, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
 	if (fd < 0 && errno == ELOOP)
 		return why_set(why, SPEC_E_INVALID,
-			       "the image's %s is a symbolic link, which this kernel's overlay "
+			       "the container's %s is a symbolic link, which this kernel's overlay "
 			       "file system does not let davit follow",
 			       path);
 	if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
-		return why_errno(why, SPEC_E_INVALID, "cannot open the image's %s", path);
+		return why_errno(why, SPEC_E_INVALID, "cannot open the container's %s", path);
 	*ret_is_end = fd >= 0 || (etc >= 0 && is_whiteout(etc)) ||
 		      is_opaque(layer, layers->has_user_xattrs);
 	if (fd < 0 || is_whiteout(fd))

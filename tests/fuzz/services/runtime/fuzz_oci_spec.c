@@ -63,12 +63,32 @@ static void make(const char *text)
 	spec_image_clear(&image);
 }
 
+/* As the spec of a running container, and as a process of the caller's: what comes out passes the check again. */
+static void make_process(char *text, bool is_whole)
+{
+	char *words[] = {(char *)"A=1", (char *)"CAP_KILL"};
+	struct runtime_process_request request = {.args = {&words[0], 1},
+						  .env = {&words[0], 1},
+						  .cap_add = {&words[1], 1},
+						  .terminal = true,
+						  .process = is_whole ? text : NULL};
+	struct why why = {};
+	json_t *process = NULL;
+	int r = spec_make_process(this_host(), text, &request, NULL, &process, &why);
+
+	FUZZ_ASSERT(r == 0 || (r == SPEC_E_INVALID && why.text[0]));
+	FUZZ_ASSERT(r || !spec_check_process(this_host(), process, &why));
+	json_decref(process);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char *text = fuzz_text(data, size);
 
 	check(text);
 	make(text);
+	make_process(text, false);
+	make_process(text, true);
 	free(text);
 	return 0;
 }
