@@ -131,7 +131,7 @@ static int parse_number(const char *text, uint64_t *ret_number)
 }
 
 /* Go's durations: 1h2m3s, 500ms; a bare number is seconds. */
-static int parse_duration(const char *text, uint64_t *ret_ms)
+int command_parse_duration(const char *text, uint64_t *ret_ms)
 {
 	uint64_t total = 0;
 
@@ -178,7 +178,7 @@ static int store_value(struct context *context, const struct option_spec *option
 		r = parse_number(text, member);
 		break;
 	case OPTION_SECONDS:
-		r = parse_duration(text, member);
+		r = command_parse_duration(text, member);
 		break;
 	case OPTION_LIST:
 		r = schema_strs_add(member, text);

@@ -80,6 +80,8 @@ extern const struct option_spec global_options[];
 
 /* Parses and runs; returns the exit code. */
 int command_main(int argc, char *argv[]);
+/* Go's durations: 1h2m3s, 500ms; a bare number is seconds. -EINVAL. */
+int command_parse_duration(const char *text, uint64_t *ret_ms);
 void command_print_help(const struct command *command, const char *path, FILE *out);
 
 /* Says `davit: text` on stderr; returns the command's failure code. */
@@ -94,4 +96,4 @@ int fail_usage(struct context *context, const char *format, ...)
 extern const struct command run_command, ps_command, rm_command, events_command, up_command,
 	down_command, doctor_command, version_command, containers_command, tasks_command,
 	images_command, namespaces_command, snapshots_command, content_command, bus_command,
-	wait_command, kill_command, bus_bench_command;
+	leases_command, wait_command, kill_command, bus_bench_command;

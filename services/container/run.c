@@ -98,7 +98,8 @@ static int run_image(struct operation *operation)
 	prepare = (struct image_prepare_request){.name = request->image,
 						 .key = context->snapshot_key,
 						 .snapshotter = context->snapshotter,
-						 .platform = request->platform};
+						 .platform = request->platform,
+						 .leased = true};
 	return operation_call(operation, schema_find_method("image", "prepare"), NULL, &prepare,
 			      take_image);
 }

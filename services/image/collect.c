@@ -3,9 +3,11 @@
 #include <string.h>
 
 #include "broker/lib/log.h"
-#include "services/image/image.h"
+#include "services/image/labels.h"
+#include "services/image/lease.h"
 
-#define NESTING_MAX 4
+#define NESTING_MAX    4
+#define CLOCK_CHECK_MS 3600000
 
 void references_clear(struct references *references)
 {
@@ -130,22 +132,38 @@ static int mark_snapshot(void *userdata, const struct store_key *key, void *data
 	return error_trace(mark_chain(userdata, record->snapshotter, record->parent));
 }
 
-static int mark_pins(struct image_service *image, struct references *references)
+/* ---- leases ---- */
+
+static int mark_leased(struct marking *marking, const struct lease_resource *resource, bool is_flat)
 {
-	int r = 0;
+	struct descriptor descriptor = {.digest = resource->id};
 
-	for (size_t i = 0; i < ARRAY_SIZE(image->pins) && !r; i++) {
-		const struct set *pins = image->pins[i];
+	if (!strcmp(resource->type, LEASE_CONTENT))
+		return is_flat ? error_trace(set_add(&marking->references->digests, resource->id))
+			       : error_trace(mark_document(marking, &descriptor, 0));
+	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
+		return error_trace(mark_chain(marking, resource->type + strlen(LEASE_SNAPSHOTS),
+					      resource->id));
+	return 0;
+}
 
-		for (size_t slot = 0; pins && slot < pins->n_slots && !r; slot++) {
-			if (!pins->slots[slot])
-				continue;
-			r = set_add(&references->digests, pins->slots[slot]);
-			if (!r)
-				r = set_add(&references->chains, pins->slots[slot]);
-		}
-	}
-	return r ? error_trace(r) : error_trace(unpack_references(image, references));
+static int mark_resource(void *userdata, const struct store_key *key, void *data)
+{
+	_cleanup_(lease_record_clear) struct lease_record lease = {};
+	struct marking *marking = userdata;
+	struct store_key lease_key;
+	int r;
+
+	r = store_key(&lease_key, store_key_part(key, 0), store_key_part(key, 1), NULL);
+	if (!r)
+		r = store_get(marking->image->store, TABLE_LEASES, &lease_key,
+			      schema_lease_record(), &lease);
+	if (r == STORE_E_NOT_FOUND)
+		return 0;
+	if (r || label_expiry(&lease.labels) <= time_real_ns())
+		return error_trace(r);
+	return error_trace(
+		mark_leased(marking, data, schema_map_get(&lease.labels, LABEL_FLAT) != NULL));
 }
 
 static int walk(struct marking *marking, const char *table, const struct schema_message *schema,
@@ -172,8 +190,10 @@ int references_find(struct image_service *image, const char *namespace,
 	r = walk(&marking, TABLE_IMAGES, schema_image_record(), mark_image);
 	if (!r)
 		r = walk(&marking, TABLE_SNAPSHOTS, schema_snapshot_record(), mark_snapshot);
+	if (!r)
+		r = walk(&marking, TABLE_LEASE_RESOURCES, schema_lease_resource(), mark_resource);
 	if (!r && !namespace)
-		r = mark_pins(image, ret_references);
+		r = unpack_references(image, ret_references);
 	return r;
 }
 
@@ -268,13 +288,70 @@ static void sweep_clear(struct sweep *sweep)
 	free(sweep->layers.items);
 }
 
+/* ---- what ends by itself ---- */
+
+static int end_expired(void *userdata, const struct store_key *key, void *data)
+{
+	struct image_service *image = userdata;
+	const struct lease_record *record = data;
+	const struct event_lease event = {.id = record->id};
+	const char *namespace = store_key_part(key, 0);
+	uint64_t end = label_expiry(&record->labels);
+	int r;
+
+	if (end > time_real_ns()) {
+		collect_expires(image, end);
+		return 0;
+	}
+	r = lease_drop(image, namespace, record->id);
+	return r ? error_trace(r)
+		 : error_trace(service_emit(image->service, namespace,
+					    schema_find_event("/leases/delete"), record->id,
+					    &event));
+}
+
+static int collect_expired(void *userdata)
+{
+	return error_trace(collect(userdata));
+}
+
+static void expired(struct loop_timer *timer)
+{
+	struct image_service *image = container_of(timer, struct image_service, expiry_timer);
+
+	image->expires_ns = UINT64_MAX;
+	if (service_transact(image->service, collect_expired, image))
+		log_warning("collect=failed");
+}
+
+/* The wall clock may be set: it is looked at again each hour. */
+void collect_expires(struct image_service *image, uint64_t ns)
+{
+	uint64_t now = time_real_ns(), wait;
+
+	if (ns >= image->expires_ns)
+		return;
+	image->expires_ns = ns;
+	wait = ns > now ? (ns - now) / 1000000 + 1 : 0;
+	loop_timer_set(service_loop(image->service), &image->expiry_timer,
+		       time_boot_ms() + (wait < CLOCK_CHECK_MS ? wait : CLOCK_CHECK_MS), expired);
+}
+
+void collect_close(struct image_service *image)
+{
+	loop_timer_cancel(&image->expiry_timer);
+}
+
 int collect(struct image_service *image)
 {
 	_cleanup_(sweep_clear) struct sweep sweep = {.image = image};
 	struct store_key prefix;
 	int r;
 
-	r = references_find(image, NULL, &sweep.references);
+	r = store_walk(image->store, TABLE_LEASES, NULL, NULL, schema_lease_record(), end_expired,
+		       image);
+	if (!r)
+		r = references_find(image, NULL, &sweep.references);
 	if (!r)
 		r = store_walk(image->store, TABLE_BLOBS, NULL, NULL, schema_content_record(),
 			       find_blob, &sweep);

@@ -7,6 +7,7 @@
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
 #include "services/image/handlers.h"
+#include "services/image/lease.h"
 
 #define SERVICE_TYPE    struct image_service
 #define SERVICE_DEF     "schemas/image.def"
@@ -142,27 +143,6 @@ int image_work_start(struct image_service *image, const char *mode,
 	return error_trace(r);
 }
 
-/* ---- pins ---- */
-
-int image_pin(struct image_service *image, struct set *pins)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(image->pins); i++) {
-		if (image->pins[i])
-			continue;
-		image->pins[i] = pins;
-		return 0;
-	}
-	return -EBUSY;
-}
-
-void image_unpin(struct image_service *image, struct set *pins)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(image->pins); i++) {
-		if (image->pins[i] == pins)
-			image->pins[i] = NULL;
-	}
-}
-
 /* ---- start and end ---- */
 
 static int open_dir(struct image_service *image, const char *name, int *ret_fd)
@@ -264,6 +244,7 @@ static void image_close(void *object)
 
 	while (image->works)
 		image_work_free(image->works);
+	collect_close(image);
 	unpack_close(image);
 	trash_close(image);
 	for (size_t i = 0; i < RESOLVED_CACHE; i++)
@@ -287,6 +268,7 @@ static int image_open(struct service *service, void **ret_object)
 		return error_origin(-ENOMEM);
 	image->service = service;
 	image->store = service_store(service);
+	image->expires_ns = UINT64_MAX;
 	image->blobs = image->ingest = image->snapshots = image->trash = -1;
 	/* Places in trash/ of an earlier process of the same pid are not taken again. */
 	image->next_trash = time_boot_ms() << 20;
@@ -354,10 +336,11 @@ int image_stats(struct image_service *image, const struct empty *request,
 	return service_stats(image->service, reply);
 }
 
-static const char *const names[] = {"image", "content", "snapshot", NULL};
-static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS, TABLE_SNAPSHOTS, NULL};
-static const struct operation_type *const operations[] = {&import_operation, &prepare_operation,
-							  &delete_operation, NULL};
+static const char *const names[] = {"image", "content", "snapshot", "lease", NULL};
+static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS,           TABLE_SNAPSHOTS,
+				     TABLE_LEASES, TABLE_LEASE_RESOURCES, NULL};
+static const struct operation_type *const operations[] = {
+	&import_operation, &prepare_operation, &delete_operation, &lease_delete_operation, NULL};
 
 const struct service_definition image_definition = {
 	.program = "davit-image",

@@ -66,7 +66,6 @@ struct image_service {
 
 	struct unpack *unpacks; /* under way: what they need is kept */
 	struct layer_job *layer_jobs;
-	struct set *pins[64]; /* digests and chain ids that operations need; see image_pin() */
 
 	struct schema_strs trash_names; /* to be removed by a child */
 	uint64_t next_trash;
@@ -74,6 +73,9 @@ struct image_service {
 	struct trash_waiter *trash_waiters;
 	struct image_work *works; /* children */
 	bool is_ready, is_draining;
+
+	struct loop_timer expiry_timer; /* the next lease ends */
+	uint64_t expires_ns;            /* when; UINT64_MAX: none does */
 
 	uint8_t boot[ID_SIZE];
 	bool is_syncing, must_sync; /* a child syncs; layers were made since it began */
@@ -99,8 +101,6 @@ int image_work_start(struct image_service *image, const char *mode,
 		     const struct schema_message *request, const void *message, const int *fds,
 		     size_t n_fds, const struct schema_message *reply, uint64_t deadline_ms,
 		     work_fn fn, void *userdata, struct why *why);
-int image_pin(struct image_service *image, struct set *pins);
-void image_unpin(struct image_service *image, struct set *pins);
 /* Cuts labels so that they fit into an event. */
 int image_event_labels(const struct schema_map *labels, struct schema_map *ret_labels);
 
@@ -150,8 +150,13 @@ struct references {
 int references_find(struct image_service *image, const char *namespace,
 		    struct references *ret_references);
 void references_clear(struct references *references);
-/* In a transaction: forgets blobs and layers that nothing needs. */
+/* In a transaction: forgets blobs, layers and leases that nothing needs. */
 int collect(struct image_service *image);
+/* Something ends by itself at @ns (since 1970; UINT64_MAX: never). */
+void collect_expires(struct image_service *image, uint64_t ns);
+void collect_close(struct image_service *image);
+/* Step of an operation: waits until nothing is left to be removed. */
+int collect_files_step(struct operation *operation);
 
 /* ---- snapshot.c ---- */
 int snapshot_check_name(struct image_service *image, const char *snapshotter, const char **ret_name,
@@ -221,3 +226,4 @@ void trash_close(struct image_service *image);
 extern const struct operation_type import_operation;
 extern const struct operation_type prepare_operation;
 extern const struct operation_type delete_operation;
+extern const struct operation_type lease_delete_operation;

@@ -13,14 +13,13 @@
 #include "broker/lib/file.h"
 #include "schemas/check.h"
 #include "services/image/handlers.h"
+#include "services/image/lease.h"
 
 struct importing {
 	struct image_service *image;
 	struct operation *operation;
 	char ingest[ID_TEXT_SIZE]; /* name of its directory */
 	bool has_ingest;
-	struct set pins;
-	bool is_pinned;
 	/* Images that are unpacked one after the other. */
 	struct resolved *resolved[256];
 	size_t n_resolved, index;
@@ -32,9 +31,6 @@ static void importing_free(void *userdata)
 	struct importing *importing = userdata;
 	struct image_service *image = importing->image;
 
-	if (importing->is_pinned)
-		image_unpin(image, &importing->pins);
-	set_clear(&importing->pins);
 	unpack_forget(importing->unpack);
 	for (size_t i = 0; i < importing->n_resolved; i++)
 		resolved_free(importing->resolved[i]);
@@ -178,14 +174,9 @@ static int import_read(struct operation *operation)
 /* What was recorded is not needed by any name. */
 static int import_undo(struct operation *operation)
 {
-	struct importing *importing = operation_data(operation);
 	int r;
 
-	if (importing && importing->is_pinned) {
-		image_unpin(importing->image, &importing->pins);
-		importing->is_pinned = false;
-	}
-	r = collect(operation_object(operation));
+	r = lease_end_of(operation);
 	return r ? image_step_failed(operation, r, NULL) : 0;
 }
 
@@ -198,15 +189,9 @@ static int import_record(struct operation *operation)
 	int r = 0;
 
 	for (size_t i = 0; i < context->result->blobs.count && !r; i++)
-		r = set_add(&importing->pins, context->result->blobs.items[i].digest);
-	if (!r && !importing->is_pinned) {
-		r = image_pin(importing->image, &importing->pins);
-		importing->is_pinned = !r;
-	}
-	if (r)
-		return operation_fail(operation, BUS_RESOURCE_EXHAUSTED,
-				      "too many imports at a time: try again");
-	r = content_record_blobs(importing->image, context->result);
+		r = lease_hold_content(operation, context->result->blobs.items[i].digest);
+	if (!r)
+		r = content_record_blobs(importing->image, context->result);
 	return r ? image_step_failed(operation, r, NULL) : 0;
 }
 
@@ -285,10 +270,7 @@ static int choose_image(struct importing *importing, const struct descriptor *ta
 	if (r)
 		return error_trace(r);
 	importing->n_resolved++;
-	/* Its layers have no name that keeps them until the end. */
-	for (size_t i = 0; i < resolved->n_layers && !r; i++)
-		r = set_add(&importing->pins, resolved->chains[i]);
-	return error_trace(r);
+	return 0;
 }
 
 static int choose_images(struct operation *operation, struct why *why)
@@ -341,6 +323,8 @@ static int import_finish(struct operation *operation, void *data)
 				       &context->result->images.items[i], record)
 			   : error_origin(-ENOMEM);
 	}
+	if (!r)
+		r = lease_end_of(operation);
 	if (r == -ENAMETOOLONG)
 		return operation_fail(operation, BUS_INVALID_ARGUMENT,
 				      "a name in the archive is too long");

@@ -405,47 +405,9 @@ static int delete_name(struct operation *operation)
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
-static void files_are_gone(void *userdata)
-{
-	operation_set_data(userdata, NULL, NULL);
-	operation_step_done(userdata);
-}
-
-static void wait_for_files(struct operation *operation)
-{
-	if (trash_wait(operation_object(operation), files_are_gone, operation))
-		operation_step_failed(operation, BUS_INTERNAL, "out of memory");
-}
-
-struct waiting {
-	struct image_service *image;
-	struct operation *operation;
-};
-
-static void waiting_free(void *userdata)
-{
-	struct waiting *waiting = userdata;
-
-	trash_forget_waiter(waiting->image, waiting->operation);
-	free(waiting);
-}
-
-static int delete_files(struct operation *operation)
-{
-	struct waiting *waiting = malloc(sizeof(*waiting));
-	int r;
-
-	if (!waiting)
-		return error_origin(-ENOMEM);
-	*waiting = (struct waiting){.image = operation_object(operation), .operation = operation};
-	operation_set_data(operation, waiting, waiting_free);
-	r = operation_after_commit(operation, wait_for_files);
-	return r ? error_trace(r) : OPERATION_LATER;
-}
-
 static const struct operation_step delete_steps[] = {
 	{.name = "name", .run = delete_name, .persist = true},
-	{.name = "files", .run = delete_files},
+	{.name = "files", .run = collect_files_step},
 	{},
 };
 

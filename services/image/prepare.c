@@ -9,6 +9,7 @@
 
 #include "broker/lib/file.h"
 #include "services/image/handlers.h"
+#include "services/image/lease.h"
 
 /* What a request comes down to. */
 struct preparing {
@@ -213,7 +214,9 @@ static int start_working(struct operation *operation, struct working *working, s
 	if (r)
 		return r;
 	working->snapshotter = preparing.snapshotter;
-	return error_trace(resolved_copy(preparing.resolved, &working->resolved));
+	r = lease_hold_content(operation, preparing.resolved->manifest);
+	return r ? error_trace(r)
+		 : error_trace(resolved_copy(preparing.resolved, &working->resolved));
 }
 
 static int prepare_unpack(struct operation *operation)
@@ -350,11 +353,20 @@ static int prepare_finish(struct operation *operation, void *data)
 	if (!r)
 		r = fill_mounts(working->image, operation_namespace(operation), request,
 				working->snapshotter, data, &why);
+	if (!r)
+		r = lease_end_of(operation);
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
+static int prepare_undo(struct operation *operation)
+{
+	int r = lease_end_of(operation);
+
+	return r ? image_step_failed(operation, r, NULL) : 0;
+}
+
 static const struct operation_step prepare_steps[] = {
-	{.name = "unpack", .run = prepare_unpack},
+	{.name = "unpack", .run = prepare_unpack, .undo = prepare_undo},
 	{.name = "copy", .run = prepare_copy, .undo = prepare_undo_copy},
 	{},
 };

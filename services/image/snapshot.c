@@ -11,6 +11,8 @@
 #include "broker/lib/log.h"
 #include "schemas/check.h"
 #include "services/image/handlers.h"
+#include "services/image/labels.h"
+#include "services/image/lease.h"
 #include "services/image/list.h"
 #include "services/image/mounts.h"
 
@@ -207,6 +209,25 @@ int snapshot_record_layer(struct image_service *image, const char *snapshotter, 
 	return error_trace(r);
 }
 
+/* Who prepared it directly keeps it until it is released, as ctr does. */
+static int hold_own(struct image_service *image, const char *namespace,
+		    const struct image_prepare_request *request, const char *snapshotter,
+		    struct schema_map *labels)
+{
+	char now[LABEL_TIME_SIZE];
+	int r;
+
+	r = schema_map_copy(&request->labels, labels);
+	if (!r && request->leased)
+		r = lease_make(image, namespace, request->key, true)
+			    ?: lease_add_snapshot(image, namespace, request->key, snapshotter,
+						  request->key);
+	if (r || request->leased || schema_map_get(labels, LABEL_ROOT))
+		return error_trace(r);
+	label_format_time(time_real_ns(), now);
+	return error_trace(schema_map_set(labels, LABEL_ROOT, now));
+}
+
 int snapshot_record_own(struct image_service *image, const char *namespace,
 			const struct image_prepare_request *request, const char *snapshotter,
 			const char *parent, uint64_t number)
@@ -217,13 +238,16 @@ int snapshot_record_own(struct image_service *image, const char *namespace,
 								    : SNAPSHOT_ACTIVE,
 					 .snapshotter = (char *)snapshotter,
 					 .number = number,
-					 .created_at_ns = time_real_ns(),
-					 .labels = request->labels};
+					 .created_at_ns = time_real_ns()};
+	_cleanup_(schema_map_clear) struct schema_map labels = {};
 	struct store_key key;
 	int r;
 
 	record.updated_at_ns = record.created_at_ns;
-	r = make_key(namespace, snapshotter, request->key, &key);
+	r = hold_own(image, namespace, request, snapshotter, &labels);
+	record.labels = labels;
+	if (!r)
+		r = make_key(namespace, snapshotter, request->key, &key);
 	if (!r)
 		r = store_put(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
 			      &record);
@@ -241,6 +265,8 @@ int snapshot_remove(struct image_service *image, const struct store_key *key, co
 	int r;
 
 	r = store_delete(image->store, TABLE_SNAPSHOTS, key);
+	if (!r && namespace[0])
+		r = lease_end_unused(image, namespace, record->key);
 	if (!r)
 		r = service_emit(image->service, namespace, schema_find_event("/snapshot/remove"),
 				 record->key, &event);

@@ -30,6 +30,10 @@ _davit_step() {
 	'davit content') words=" list get --help"; path='davit content' ;;
 	'davit content list' | 'davit content ls') words=" --quiet --format --help"; path='davit content list' ;;
 	'davit content get') words=" --help"; path='davit content get' ;;
+	'davit leases') words=" list create delete --help"; path='davit leases' ;;
+	'davit leases list' | 'davit leases ls') words=" --quiet --format --help"; path='davit leases list' ;;
+	'davit leases create') words=" --id --expires --help"; path='davit leases create' ;;
+	'davit leases delete' | 'davit leases del' | 'davit leases remove' | 'davit leases rm') words=" --sync --help"; path='davit leases delete' ;;
 	'davit namespaces' | 'davit namespace' | 'davit ns') words=" create list remove label --help"; path='davit namespaces' ;;
 	'davit namespaces create' | 'davit namespaces c') words=" --help"; path='davit namespaces create' ;;
 	'davit namespaces list' | 'davit namespaces ls') words=" --quiet --format --help"; path='davit namespaces list' ;;
@@ -53,7 +57,7 @@ _davit_step() {
 }
 _davit() {
 	local path=davit words i
-	words=" run ps wait kill rm containers tasks images snapshots content namespaces events bus up down doctor version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run ps wait kill rm containers tasks images snapshots content leases namespaces events bus up down doctor version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;

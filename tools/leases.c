@@ -1,0 +1,166 @@
+/* davit leases. */
+
+#include <time.h>
+
+#include "tools/lists.h"
+
+#define LABEL_EXPIRE       "containerd.io/gc.expire"
+#define EXPIRES_DEFAULT_MS 86400000 /* ctr's: a day */
+
+struct list_command {
+	struct list_options list;
+};
+
+static void lease_row(struct table *table, const void *item)
+{
+	const struct lease_record *lease = item;
+	_cleanup_(cleanup_free) char *labels = list_labels(&lease->labels);
+	char created[40];
+
+	output_time(lease->created_at_ns, created);
+	table_add(table, lease->id, created, labels);
+}
+
+static const char *lease_name(const void *item)
+{
+	return ((const struct lease_record *)item)->id;
+}
+
+static int list_leases(struct context *context, void *data, char **args, int n_args)
+{
+	const struct list_command *options = data;
+	const struct listing listing = {
+		.method = schema_find_method("lease", "list"),
+		.item = schema_lease_record(),
+		.reply = schema_lease_list_reply(),
+		.list_offset = offsetof(struct lease_list_reply, leases),
+		.after_offset = offsetof(struct lease_list_reply, after),
+		.row = lease_row,
+		.name = lease_name,
+	};
+	_cleanup_(table_clear) struct table table = {};
+
+	table_init(&table, "LEASE ID", "CREATED AT", "LABELS", NULL);
+	return list_run(context, &options->list, &listing, &table, args, n_args);
+}
+
+/* ---- create -------------------------------------------------------------- */
+
+struct create_options {
+	char *id, *expires;
+};
+
+static int set_expiry(struct context *context, const char *expires, struct schema_map *labels)
+{
+	uint64_t ms = EXPIRES_DEFAULT_MS;
+	char text[32];
+	struct tm date;
+	time_t end;
+
+	if (schema_map_get(labels, LABEL_EXPIRE))
+		return EXIT_OK;
+	if (expires && command_parse_duration(expires, &ms))
+		return fail_usage(context, "--expires: '%s' is not a time such as 24h or 1h30m",
+				  expires);
+	if (!ms)
+		return EXIT_OK;
+	end = time(NULL) + (time_t)((ms + 999) / 1000);
+	if (!gmtime_r(&end, &date) || !strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &date))
+		return fail_usage(context, "--expires: '%s' is too long", expires);
+	return schema_map_set(labels, LABEL_EXPIRE, text) ? fail(context, "out of memory")
+							  : EXIT_OK;
+}
+
+static int create(struct context *context, void *data, char **args, int n_args)
+{
+	const struct create_options *options = data;
+	_cleanup_(lease_reply_clear) struct lease_reply reply = {};
+	_cleanup_(schema_map_clear) struct schema_map labels = {};
+	struct lease_create_request request = {.id = options->id};
+	int code = list_parse_labels(context, args, n_args, &labels), r;
+
+	if (!code)
+		code = set_expiry(context, options->expires, &labels);
+	if (code)
+		return code;
+	request.labels = labels;
+	r = lease_create_ask(&context->ask, &request, &reply);
+	if (r)
+		return fail_ask(context, r);
+	puts(reply.lease->id);
+	return EXIT_OK;
+}
+
+/* ---- delete -------------------------------------------------------------- */
+
+struct delete_options {
+	bool sync;
+};
+
+static int delete_one(struct context *context, const char *name, void *data)
+{
+	const struct delete_options *options = data;
+	struct lease_delete_request request = {.id = (char *)name, .sync = options->sync};
+	int r = lease_delete_ask(&context->ask, &request, NULL);
+
+	if (r)
+		return fail_ask(context, r);
+	puts(name);
+	return EXIT_OK;
+}
+
+static int delete_leases(struct context *context, void *data, char **args, int n_args)
+{
+	return list_each(context, args, n_args, delete_one, data);
+}
+
+/* ---- the table ----------------------------------------------------------- */
+
+static const struct option_spec list_options[] = {LIST_OPTIONS(struct list_command), {}};
+static const struct option_spec create_options[] = {
+	OPTION(struct create_options, id, TEXT, "id", 0, "ID",
+	       "set the id (default: one is made up)"),
+	OPTION(struct create_options, expires, TEXT, "expires", 'x', "TIME",
+	       "the lease ends after this time; 0: never (default: 24h)"),
+	{}};
+static const struct option_spec delete_options[] = {
+	OPTION(struct delete_options, sync, FLAG, "sync", 0, NULL,
+	       "return when what the leases held and nothing else needs is gone too"),
+	{}};
+
+static const struct command list_command = {
+	.name = "list",
+	.aliases = "ls",
+	.arguments = "[FILTER...]",
+	.summary = "list leases",
+	.options = list_options,
+	.options_size = sizeof(struct list_command),
+	.max_args = -1,
+	.run = list_leases,
+};
+static const struct command create_command = {
+	.name = "create",
+	.arguments = "[KEY=VALUE...]",
+	.summary = "create a lease",
+	.options = create_options,
+	.options_size = sizeof(struct create_options),
+	.max_args = -1,
+	.run = create,
+};
+static const struct command delete_command = {
+	.name = "delete",
+	.aliases = "del remove rm",
+	.arguments = "ID [ID...]",
+	.summary = "delete leases",
+	.options = delete_options,
+	.options_size = sizeof(struct delete_options),
+	.min_args = 1,
+	.max_args = -1,
+	.run = delete_leases,
+};
+const struct command leases_command = {
+	.name = "leases",
+	.summary = "manage leases: what one holds is not collected",
+	.subcommands = (const struct command *const[]){&list_command, &create_command,
+						       &delete_command, NULL},
+};
