@@ -13,7 +13,8 @@ struct answer {
 	uint8_t id[ID_SIZE];
 	uint32_t body_crc; /* 0: not known, from a journal */
 	enum bus_status status;
-	char *text; /* owned; NULL: "" */
+	char *text;                 /* owned; NULL: "" */
+	struct schema_buffer reply; /* owned; packed */
 };
 
 struct answers {
@@ -21,9 +22,10 @@ struct answers {
 	size_t next; /* to be overwritten */
 };
 
-/* One that is there already is left as it is. Memory that is out costs the text only. */
+/* Takes @reply (may be NULL). One of that id that is there already is replaced. Memory that is out
+ * costs the text only. */
 void answers_add(struct answers *answers, const struct schema_method *method,
 		 const uint8_t id[ID_SIZE], uint32_t body_crc, enum bus_status status,
-		 const char *text);
+		 const char *text, struct schema_buffer *reply);
 const struct answer *answers_find(const struct answers *answers, const uint8_t id[ID_SIZE]);
 void answers_deinit(struct answers *answers);

@@ -96,24 +96,17 @@ struct connection *control_connection(struct control *control, const struct call
 }
 
 static int write_reply(const struct call *call, enum bus_status status, const char *text,
-		       const void *message, struct schema_buffer *packet)
+		       struct schema_span body, struct schema_buffer *packet)
 {
-	_cleanup_(schema_buffer_clear) struct schema_buffer body = {};
-	struct envelope_reply reply = {.status = status};
-	int r = 0;
+	struct envelope_reply reply = {.status = status, .body = body};
 
 	memcpy(reply.id, call->id, sizeof(reply.id));
 	snprintf(reply.text, sizeof(reply.text), "%s", text);
-	if (message && call->method)
-		r = schema_pack(call->method->reply(), message, &body, NULL);
-	if (r)
-		return error_fold(r);
-	reply.body = (struct schema_span){body.data, body.size};
 	return error_trace(envelope_write_reply(&reply, packet));
 }
 
-void control_answer(struct control *control, const struct call *call, enum bus_status status,
-		    const char *text, const void *message)
+void control_answer_packed(struct control *control, const struct call *call, enum bus_status status,
+			   const char *text, struct schema_span body)
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer packet = {};
 	struct connection *connection = control_connection(control, call);
@@ -121,13 +114,29 @@ void control_answer(struct control *control, const struct call *call, enum bus_s
 
 	if (!connection)
 		return;
-	r = write_reply(call, status, text, message, &packet);
+	r = write_reply(call, status, text, body, &packet);
 	if (r) {
 		log_error("a reply could not be written: %s", strerror(-r));
 		drop(connection);
 		return;
 	}
 	send_packet(connection, &packet);
+}
+
+void control_answer(struct control *control, const struct call *call, enum bus_status status,
+		    const char *text, const void *message)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer body = {};
+	int r = 0;
+
+	if (message && call->method)
+		r = schema_pack(call->method->reply(), message, &body, NULL);
+	if (r)
+		control_answer_packed(control, call, BUS_INTERNAL, "the reply cannot be packed",
+				      (struct schema_span){});
+	else
+		control_answer_packed(control, call, status, text,
+				      (struct schema_span){body.data, body.size});
 }
 
 void control_tell(struct control *control, const struct envelope_event *event)
@@ -168,14 +177,10 @@ static const struct handler {
 #include "schemas/end.h"
 };
 
-/* All of a SCHEMA message fits: the largest is a few strings and numbers. */
-union request {
-	struct shim_hello_request hello;
-	struct shim_create_request create;
-	struct shim_kill_request kill;
-	struct shim_delete_request delete;
-	struct empty empty;
-	uint8_t bytes[256];
+union any_request {
+#define METHOD(service_, name_, request_, reply_, effect_, doc_) struct request_ name_;
+#include "schemas/shim.def"
+#include "schemas/end.h"
 };
 
 static void run_handler(struct control *control, const struct handler *handler,
@@ -183,20 +188,16 @@ static void run_handler(struct control *control, const struct handler *handler,
 {
 	const struct schema_message *schema = call->method->request();
 	struct schema_fault fault = {};
-	union request request = {};
+	union any_request request = {};
 	int r;
 
-	if (schema->size > sizeof(request)) {
-		control_answer(control, call, BUS_NOT_IMPLEMENTED, "too large a message", NULL);
-		return;
-	}
 	r = schema_unpack(schema, body->data, body->size, &request, &fault);
 	if (r) {
 		control_answer(control, call, r > 0 ? BUS_INVALID_ARGUMENT : BUS_INTERNAL,
 			       r > 0 ? fault.text : "out of memory", NULL);
 		return;
 	}
-	if (!shim_is_repeated(control->shim, call, call->method->mutates))
+	if (!call->method->mutates || !request_is_repeated(control->shim, call))
 		handler->fn(control->shim, &request, call);
 	schema_clear(schema, &request);
 }

@@ -55,6 +55,9 @@ void control_deinit(struct control *control);
 /* @message: the method's reply, NULL for an error. */
 void control_answer(struct control *control, const struct call *call, enum bus_status status,
 		    const char *text, const void *message);
+/* @body: packed already; empty for an error. */
+void control_answer_packed(struct control *control, const struct call *call, enum bus_status status,
+			   const char *text, struct schema_span body);
 /* The connection that @call came by; NULL: gone. */
 struct connection *control_connection(struct control *control, const struct call *call);
 /* To every connection that watches. */

@@ -25,15 +25,15 @@ static void tell(struct shim *shim, const struct journal_record *record)
 	control_tell(&shim->control, &event);
 }
 
-static int append(struct shim *shim, struct journal_record *record,
+static int append(struct shim *shim, const struct process *process, struct journal_record *record,
 		  const struct schema_event *event, const struct schema_buffer *packed)
 {
 	int r;
 
 	record->topic = (char *)event->topic;
-	record->process = shim->config.container_id;
-	record->pid = (uint64_t)shim->init.pid;
-	record->start_time = shim->init.start_time;
+	record->process = (char *)process->id;
+	record->pid = (uint64_t)process->pid;
+	record->start_time = process->start_time;
 	record->event = (struct schema_bytes){packed->data, packed->size};
 	r = journal_append(&shim->journal, record);
 	if (r) {
@@ -46,8 +46,8 @@ static int append(struct shim *shim, struct journal_record *record,
 }
 
 /* Packs @message and appends it. Borrows everything. */
-static int append_event(struct shim *shim, struct journal_record *record, const char *topic,
-			const void *message)
+static int append_event(struct shim *shim, const struct process *process,
+			struct journal_record *record, const char *topic, const void *message)
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer packed = {};
 	const struct schema_event *event = schema_find_event(topic);
@@ -63,7 +63,7 @@ static int append_event(struct shim *shim, struct journal_record *record, const 
 		r = -EMSGSIZE;
 	if (r)
 		return error_trace(r);
-	return append(shim, record, event, &packed);
+	return append(shim, process, record, event, &packed);
 }
 
 static struct schema_bytes borrow_id(const uint8_t id[ID_SIZE])
@@ -85,12 +85,12 @@ int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE])
 	};
 	int r;
 
-	r = append_event(shim, &record, "/tasks/create", &event);
+	r = append_event(shim, &shim->init, &record, "/tasks/create", &event);
 	if (r != -EMSGSIZE)
 		return r;
 	/* A root of very many layers: the mounts are left out. */
 	event.rootfs.count = 0;
-	return append_event(shim, &record, "/tasks/create", &event);
+	return append_event(shim, &shim->init, &record, "/tasks/create", &event);
 }
 
 int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE])
@@ -102,7 +102,7 @@ int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE])
 		.task_id = shim->config.task_id,
 	};
 
-	return append_event(shim, &record, "/tasks/start", &event);
+	return append_event(shim, &shim->init, &record, "/tasks/start", &event);
 }
 
 int shim_journal_oom(struct shim *shim)
@@ -113,27 +113,28 @@ int shim_journal_oom(struct shim *shim)
 		.task_id = shim->config.task_id,
 	};
 
-	return append_event(shim, &record, "/tasks/oom", &event);
+	return append_event(shim, &shim->init, &record, "/tasks/oom", &event);
 }
 
-int shim_journal_exit(struct shim *shim)
+int shim_journal_exit(struct shim *shim, const struct process *process)
 {
-	struct journal_record record = {.kind = JOURNAL_EXIT, .exit = &shim->exit};
+	const struct exit_record *exit = &process->exit;
+	struct journal_record record = {.kind = JOURNAL_EXIT, .exit = (struct exit_record *)exit};
 	struct event_task_exit event = {
 		.container_id = shim->config.container_id,
-		.id = shim->config.container_id,
-		.pid = (uint64_t)shim->init.pid,
-		.exit_status = shim->exit.exit_status,
-		.exited_at_ns = shim->exit.exited_at_ns,
-		.signal = shim->exit.signal,
-		.core = shim->exit.core,
-		.oom_killed = shim->exit.oom_killed,
-		.source = shim->exit.source,
-		.cause = shim->exit.cause,
+		.id = (char *)process->id,
+		.pid = (uint64_t)process->pid,
+		.exit_status = exit->exit_status,
+		.exited_at_ns = exit->exited_at_ns,
+		.signal = exit->signal,
+		.core = exit->core,
+		.oom_killed = exit->oom_killed,
+		.source = exit->source,
+		.cause = exit->cause,
 		.task_id = shim->config.task_id,
 	};
 
-	return append_event(shim, &record, "/tasks/exit", &event);
+	return append_event(shim, process, &record, "/tasks/exit", &event);
 }
 
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE])
@@ -142,11 +143,11 @@ int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE])
 	struct event_task_delete event = {
 		.container_id = shim->config.container_id,
 		.pid = (uint64_t)shim->init.pid,
-		.exit_status = shim->exit.exit_status,
-		.exited_at_ns = shim->exit.exited_at_ns,
+		.exit_status = shim->init.exit.exit_status,
+		.exited_at_ns = shim->init.exit.exited_at_ns,
 		.id = shim->config.container_id,
 		.task_id = shim->config.task_id,
 	};
 
-	return append_event(shim, &record, "/tasks/delete", &event);
+	return append_event(shim, &shim->init, &record, "/tasks/delete", &event);
 }

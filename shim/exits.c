@@ -10,6 +10,7 @@
 
 #include "broker/lib/log.h"
 #include "shim/shim.h"
+#include "shim/streams.h"
 
 #define RETRY_MS       20
 #define KILL_ROUNDS    100 /* of RETRY_MS, until what init left behind is given up on */
@@ -17,28 +18,15 @@
 
 /* ---- init ---------------------------------------------------------------- */
 
-/* A zombie's pidfd opens, and its pid is its own until it is reaped. */
 int shim_adopt(struct shim *shim, int pid, uint64_t start_time)
 {
-	_cleanup_(cleanup_fd) int pidfd = pidfd_open(pid, 0);
-	siginfo_t info = {};
-	uint64_t ticks;
 	int r;
 
-	if (pidfd < 0)
-		return -errno;
-	r = process_start_time(pid, &ticks);
-	if (r || (start_time && ticks != start_time))
-		return -ESRCH;
-	if (!shim->is_cleanup &&
-	    waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
-		return -errno;
-	close_fd(shim->init.pidfd);
-	cgroup_deinit(&shim->init.cgroup);
-	shim->init.pid = pid;
-	shim->init.start_time = ticks;
-	shim->init.pidfd = TAKE_FD(pidfd);
-	return error_trace(cgroup_find(shim->config.cgroup, pid, &shim->init.cgroup));
+	r = process_identify(&shim->init, pid, start_time, !shim->is_cleanup);
+	if (r)
+		return r;
+	cgroup_deinit(&shim->cgroup);
+	return error_trace(cgroup_find(shim->config.cgroup, pid, &shim->cgroup));
 }
 
 static void on_retry(struct loop_timer *timer)
@@ -59,9 +47,9 @@ static bool kill_leftovers(struct shim *shim)
 {
 	size_t count = 0;
 
-	if (shim->config.own_pid_ns || !shim->init.cgroup.procs)
+	if (shim->config.own_pid_ns || !shim->cgroup.procs)
 		return true;
-	if (cgroup_signal(&shim->init.cgroup, SIGKILL, shim->init.pid, &count) || !count)
+	if (cgroup_signal(&shim->cgroup, SIGKILL, shim->init.pid, &count) || !count)
 		return true;
 	if (shim->kill_rounds++ < KILL_ROUNDS)
 		return false;
@@ -74,17 +62,18 @@ static int record_exit(struct shim *shim)
 {
 	int r;
 
-	if (shim->exit.oom_killed && !shim->has_oom) {
+	if (shim->init.exit.oom_killed && !shim->has_oom) {
 		r = shim_journal_oom(shim);
 		if (r)
 			return r;
 		shim->has_oom = true;
 	}
-	r = shim_journal_exit(shim);
+	r = shim_journal_exit(shim, &shim->init);
 	if (r)
 		return r;
-	shim->has_exit = true;
+	shim->init.has_exit = true;
 	shim_move(shim, STATE_STOPPED);
+	streams_process_ended(&shim->init);
 	return 0;
 }
 
@@ -92,12 +81,12 @@ static void fill_exit(struct shim *shim, const siginfo_t *info)
 {
 	bool by_signal = info->si_code != CLD_EXITED;
 
-	shim->exit = (struct exit_record){
+	shim->init.exit = (struct exit_record){
 		.exit_status = (uint64_t)(by_signal ? 128 + info->si_status : info->si_status),
 		.signal = by_signal ? (uint64_t)info->si_status : 0,
 		.core = info->si_code == CLD_DUMPED,
-		.oom_killed = cgroup_oom_kills(&shim->init.cgroup) > 0,
-		.exited_at_ns = shim->exit.exited_at_ns ?: time_real_ns(),
+		.oom_killed = cgroup_oom_kills(&shim->cgroup) > 0,
+		.exited_at_ns = shim->init.exit.exited_at_ns ?: time_real_ns(),
 		.source = EXIT_OBSERVED,
 	};
 }
@@ -121,11 +110,11 @@ void shim_note_unknown_exit(struct shim *shim)
 {
 	static char cause[] = "shim-died";
 
-	loop_file_remove(&shim->init.file);
-	shim->exit = (struct exit_record){
+	loop_file_remove(&shim->lost);
+	shim->init.exit = (struct exit_record){
 		.exit_status = 255,
-		.oom_killed = cgroup_oom_kills(&shim->init.cgroup) > 0,
-		.exited_at_ns = shim->exit.exited_at_ns ?: time_real_ns(),
+		.oom_killed = cgroup_oom_kills(&shim->cgroup) > 0,
+		.exited_at_ns = shim->init.exit.exited_at_ns ?: time_real_ns(),
 		.source = EXIT_UNKNOWN,
 		.cause = cause,
 	};
@@ -140,13 +129,13 @@ void shim_note_unknown_exit(struct shim *shim)
 static void lost_ended(struct loop_file *file, uint32_t events)
 {
 	(void)events;
-	shim_note_unknown_exit(container_of(file, struct shim, init.file));
+	shim_note_unknown_exit(container_of(file, struct shim, lost));
 }
 
 int shim_watch_lost(struct shim *shim)
 {
 	return error_trace(
-		loop_file_add(shim->loop, &shim->init.file, shim->init.pidfd, EPOLLIN, lost_ended));
+		loop_file_add(shim->loop, &shim->lost, shim->init.pidfd, EPOLLIN, lost_ended));
 }
 
 /* ---- all children -------------------------------------------------------- */
@@ -175,7 +164,7 @@ static void bury(pid_t pid)
 		;
 }
 
-static bool is_dead(const struct init *init)
+static bool is_dead(const struct process *init)
 {
 	siginfo_t info = {};
 
@@ -208,7 +197,7 @@ void shim_reap(struct shim *shim)
 {
 	siginfo_t info;
 
-	if (shim->state == STATE_LOST && shim->init.pid && !shim->init.file.loop) {
+	if (shim->state == STATE_LOST && shim->init.pid && !shim->lost.loop) {
 		shim_note_unknown_exit(shim);
 		return;
 	}

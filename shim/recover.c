@@ -12,12 +12,36 @@
 #define COMMAND_MAX (64u << 10)
 #define KILL_ROUNDS 50
 
-static void note_answer(struct shim *shim, const char *method, const struct journal_record *record,
-			enum bus_status status)
+static void note_answer(struct shim *shim, const char *name, const struct journal_record *record,
+			enum bus_status status, const void *message)
 {
-	if (record->request_id.size == ID_SIZE)
-		answers_add(&shim->answers, schema_find_method("shim", method),
-			    record->request_id.data, 0, status, record->error);
+	_cleanup_(schema_buffer_clear) struct schema_buffer reply = {};
+	const struct schema_method *method = schema_find_method("shim", name);
+
+	/* The start of a create that was asked to start has the id of the create. */
+	if (record->request_id.size != ID_SIZE ||
+	    answers_find(&shim->requests.answers, record->request_id.data))
+		return;
+	if (status == BUS_OK)
+		(void)schema_pack(method->reply(), message, &reply, NULL);
+	answers_add(&shim->requests.answers, method, record->request_id.data, 0, status,
+		    record->error, &reply);
+}
+
+static void note_process(struct shim *shim, const char *name, const struct journal_record *record)
+{
+	struct shim_pid_reply reply = {record->pid, record->start_time};
+
+	note_answer(shim, name, record, BUS_OK, &reply);
+}
+
+static void note_deleted(struct shim *shim, const struct journal_record *record)
+{
+	struct shim_delete_reply reply = {(uint64_t)shim->init.pid,
+					  shim->init.has_exit ? &shim->init.exit : NULL};
+
+	note_answer(shim, "delete", record, BUS_OK, &reply);
+	shim_move(shim, STATE_DELETED);
 }
 
 static void note_exit(struct shim *shim, const struct exit_record *exit)
@@ -26,10 +50,10 @@ static void note_exit(struct shim *shim, const struct exit_record *exit)
 
 	if (!exit)
 		return;
-	shim->exit = *exit;
+	shim->init.exit = *exit;
 	/* The record goes away; nothing else than this is ever written there. */
-	shim->exit.cause = exit->cause ? cause : NULL;
-	shim->has_exit = true;
+	shim->init.exit.cause = exit->cause ? cause : NULL;
+	shim->init.has_exit = true;
 }
 
 /* Entries only tell; the state is decided in shim_recover(). */
@@ -40,15 +64,15 @@ int shim_replay(void *userdata, const struct journal_record *record)
 	shim->is_cleanup = true;
 	switch (record->kind) {
 	case JOURNAL_CREATED:
-		note_answer(shim, "create", record, BUS_OK);
+		note_process(shim, "create", record);
 		shim->init.pid = (int)record->pid;
 		shim->init.start_time = record->start_time;
 		break;
 	case JOURNAL_STARTED:
-		note_answer(shim, "start", record, BUS_OK);
+		note_process(shim, "start", record);
 		break;
 	case JOURNAL_KILL:
-		note_answer(shim, "kill", record, BUS_OK);
+		note_answer(shim, "kill", record, BUS_OK, &(struct empty){});
 		break;
 	case JOURNAL_OOM:
 		shim->has_oom = true;
@@ -57,11 +81,10 @@ int shim_replay(void *userdata, const struct journal_record *record)
 		note_exit(shim, record->exit);
 		break;
 	case JOURNAL_DELETED:
-		note_answer(shim, "delete", record, BUS_OK);
-		shim_move(shim, STATE_DELETED);
+		note_deleted(shim, record);
 		break;
 	case JOURNAL_FAILED:
-		note_answer(shim, "create", record, BUS_FAILED_PRECONDITION);
+		note_answer(shim, "create", record, BUS_FAILED_PRECONDITION, NULL);
 		shim_move(shim, STATE_FAILED);
 		break;
 	case JOURNAL_EXEC_ADDED:
@@ -136,7 +159,7 @@ static int look_at_init(struct shim *shim)
 		return error_trace(r);
 	shim->init.pid = pid;
 	shim->init.start_time = start_time;
-	(void)cgroup_find(shim->config.cgroup, 0, &shim->init.cgroup);
+	(void)cgroup_find(shim->config.cgroup, 0, &shim->cgroup);
 	shim_note_unknown_exit(shim);
 	return 0;
 }
@@ -149,7 +172,7 @@ int shim_recover(struct shim *shim, struct why *why)
 	if (!shim->is_cleanup || shim->state == STATE_DELETED || shim->state == STATE_FAILED)
 		return 0;
 	log_info("task=%s: taking over from a shim that died", shim->config.task_id);
-	if (shim->has_exit)
+	if (shim->init.has_exit)
 		shim_move(shim, STATE_STOPPED);
 	else if (shim->init.pid || shim->config.pid)
 		r = look_at_init(shim);

@@ -10,15 +10,40 @@
 
 #include "broker/lib/log.h"
 #include "shim/log_ring.h"
+#include "shim/streams.h"
 
 /* ---- states -------------------------------------------------------------- */
 
+/* What the container's state says of init. */
+static enum process_state init_state(const struct shim *shim, enum state state)
+{
+	switch (state) {
+	case STATE_CREATING:
+		return PROCESS_STARTING;
+	case STATE_CREATED:
+	case STATE_STARTING:
+	case STATE_RUNNING:
+	case STATE_LOST:
+		return PROCESS_RUNNING;
+	case STATE_STOPPED:
+		return PROCESS_STOPPED;
+	case STATE_FAILED:
+		return PROCESS_FAILED;
+	default:
+		return shim->init.state;
+	}
+}
+
 void shim_move(struct shim *shim, enum state next)
 {
+	enum process_state init = init_state(shim, next);
+
 	assert(state_may_move(shim->state, next));
 	log_debug("task=%s: %s -> %s", shim->config.task_id, state_name(shim->state),
 		  state_name(next));
 	shim->state = next;
+	if (init != shim->init.state)
+		process_move(&shim->init, init);
 }
 
 /* ---- the end ------------------------------------------------------------- */
@@ -44,7 +69,7 @@ static void end(struct shim *shim)
 
 void shim_consider_end(struct shim *shim)
 {
-	if (shim->operation.method)
+	if (shim_is_busy(shim))
 		return;
 	if (shim->state == STATE_DELETED && !journal_is_unpublished(&shim->journal))
 		end(shim);
@@ -93,7 +118,7 @@ static void after_turn(void *userdata)
 	struct shim *shim = userdata;
 
 	publisher_kick(&shim->publisher);
-	if (shim->operation.method || shim->publisher.is_busy)
+	if (shim_is_busy(shim) || shim->publisher.is_busy)
 		return;
 	log_ring_trim(STDERR_FILENO);
 	give_back_memory();
@@ -123,12 +148,12 @@ int shim_init(struct shim *shim, struct loop *loop, struct shim_config *config, 
 {
 	int r;
 
-	*shim = (struct shim){.loop = loop,
-			      .config = *config,
-			      .journal = {.fd = -1},
-			      .control = {.fd = -1},
-			      .init = {.pidfd = -1}};
+	*shim = (struct shim){
+		.loop = loop, .config = *config, .journal = {.fd = -1}, .control = {.fd = -1}};
 	*config = (struct shim_config){};
+	process_init(&shim->init, shim, shim->config.container_id);
+	shim->init.io = shim->config.io;
+	processes_init(&shim->added);
 	shim->runtime = (struct runtime){.loop = loop, .config = &shim->config};
 	r = open_parts(shim, why);
 	if (r)
@@ -143,14 +168,16 @@ void shim_deinit(struct shim *shim)
 	loop_timer_cancel(&shim->linger);
 	loop_timer_cancel(&shim->operation.timer);
 	loop_signals_remove(&shim->signals);
-	loop_file_remove(&shim->init.file);
-	shim->init.pidfd = close_fd(shim->init.pidfd);
-	cgroup_deinit(&shim->init.cgroup);
+	loop_file_remove(&shim->lost);
+	processes_deinit(&shim->added);
+	streams_close(&shim->init);
+	process_forget(&shim->init);
+	cgroup_deinit(&shim->cgroup);
 	runtime_deinit(&shim->runtime);
 	publisher_deinit(&shim->publisher);
 	control_deinit(&shim->control);
 	journal_deinit(&shim->journal);
-	answers_deinit(&shim->answers);
+	answers_deinit(&shim->requests.answers);
 	shim_config_clear(&shim->config);
 	free(shim->operation.text);
 	free(shim->rootfs);

@@ -11,41 +11,32 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "shim/answers.h"
 #include "shim/cgroup.h"
 #include "shim/control.h"
 #include "shim/journal.h"
+#include "shim/process.h"
 #include "shim/publisher.h"
+#include "shim/requests.h"
 #include "shim/runtime.h"
 #include "shim/state.h"
 
-#define SHIM_LINGER_MS 30000 /* without task and connection, then it ends */
-#define SHIM_WAITERS   8     /* callers that wait for one request */
+#define SHIM_LINGER_MS   30000 /* without task and connection, then it ends */
+#define SHIM_ADOPT_MS    5000  /* within which what a runtime left becomes our child */
+#define SHIM_DEATH_MS    10000 /* within which a process that got SIGKILL should end */
+#define SHIM_DRAIN_MS    2000  /* that delete waits for output, if config does not say */
 
-/* The container's first process. */
-struct init {
-	int pid; /* 0: none */
-	uint64_t start_time;
-	int pidfd;             /* -1: none */
-	struct loop_file file; /* LOST: its end is seen by the pidfd */
-	struct cgroup cgroup;
-};
-
-/* The create, start or delete that is under way. */
+/* The create, start or delete that is under way: one of the whole container at a time. */
 struct operation {
-	const char *method; /* NULL: none */
-	uint8_t id[ID_SIZE];
-	uint32_t body_crc;
-	uint64_t deadline_ms;
+	struct request request; /* without a method: none */
 	bool start;             /* of a create */
 	bool force;             /* of a delete: the OCI runtime's --force */
+	bool has_waited;        /* of a delete: for output, long enough */
 	int pid;                /* of a create: init, which is not our child yet */
 	bool has_run;           /* the OCI runtime was called */
 	enum bus_status status; /* of a create that is being undone */
 	char *text;
-	struct call waiters[SHIM_WAITERS];
-	size_t n_waiters;
-	struct loop_timer timer; /* init does not become our child, or does not die */
+	/* init does not become our child, or does not die; output does not end */
+	struct loop_timer timer;
 };
 
 struct shim {
@@ -58,14 +49,16 @@ struct shim {
 	struct runtime runtime;
 	struct control control;
 	struct publisher publisher;
-	struct answers answers;
+	struct requests requests;
 	struct loop_signals signals;
 	struct loop_timer retry; /* of an exit that is not journaled yet */
 	struct loop_timer linger;
-	struct init init;
+	struct process init;
+	struct processes added;
+	struct cgroup cgroup;
+	struct loop_file lost; /* LOST: init's end is seen by its pidfd */
 	struct operation operation;
-	struct exit_record exit;
-	bool has_exit, has_oom;
+	bool has_oom;
 	unsigned kill_rounds; /* of what init left in its cgroup */
 };
 
@@ -95,7 +88,7 @@ void shim_note_unknown_exit(struct shim *shim);
 int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_oom(struct shim *shim);
-int shim_journal_exit(struct shim *shim);
+int shim_journal_exit(struct shim *shim, const struct process *process);
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE]);
 
 /* ---- recover.c ---- */
@@ -104,21 +97,36 @@ int shim_replay(void *userdata, const struct journal_record *record);
 /* Looks at what the replay left, and at the world. */
 int shim_recover(struct shim *shim, struct why *why);
 
-/* ---- methods.c ---- */
-/* Begins nothing that was begun: answers a repeated request, joins a running one. True: dealt
- * with. */
-bool shim_is_repeated(struct shim *shim, const struct call *call, bool mutates);
+/* ---- methods.c: what the methods of the whole container share ---- */
+static inline bool shim_is_busy(const struct shim *shim)
+{
+	return shim->operation.request.method;
+}
+/* False: refused, another operation is under way. */
+bool shim_begin(struct shim *shim, const struct call *call);
 /* Answers all who wait for the operation; it is over. @is_final: the answer is kept for repeated
  * requests. */
 void shim_finish(struct shim *shim, enum bus_status status, const char *text, bool is_final);
-/* Init has ended: a delete may go on. */
-void shim_delete_goes_on(struct shim *shim);
+
+/* ---- create.c ---- */
 /* Some runtimes leave init to a process of theirs that ends a moment after them (crun run
  * --detach), so init becomes our child a moment later. Tries whether it has; true: it is settled
  * either way. */
 bool shim_adopt_created(struct shim *shim);
 /* Another shim died in the midst of create: undoes what it left. */
 int shim_undo_create(struct shim *shim, const char *reason);
+
+/* ---- kill.c ---- */
+/* To init, or to @all of the container. -ESRCH: nobody is left. */
+int shim_signal(struct shim *shim, int signal, bool all);
+
+/* ---- delete.c ---- */
+/* Init has ended: a delete may go on. */
+void shim_delete_goes_on(struct shim *shim);
+/* Nothing of what @process wrote is under way any more. */
+void shim_streams_drained(struct process *process);
+
+/* ---- the methods of schemas/shim.def ---- */
 #define METHOD(service_, name_, request_, reply_, effect_, doc_)                                   \
 	void shim_method_##name_(struct shim *shim, const struct request_ *request,                \
 				 const struct call *call);

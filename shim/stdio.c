@@ -94,7 +94,7 @@ static int open_stream(const char *uri, int stream, int *ret_fd, struct why *why
 int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *why)
 {
 	static const struct task_io nothing;
-	_cleanup_(stdio_close) struct stdio stdio = {{-1, -1, -1}};
+	_cleanup_(stdio_close) struct stdio stdio = {.fds = {-1, -1, -1}};
 	int r;
 
 	if (!io)
@@ -109,7 +109,7 @@ int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *wh
 	if (r)
 		return r;
 	*ret_stdio = stdio;
-	stdio = (struct stdio){{-1, -1, -1}};
+	stdio = (struct stdio){.fds = {-1, -1, -1}};
 	return 0;
 }
 
@@ -117,4 +117,6 @@ void stdio_close(struct stdio *stdio)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(stdio->fds); i++)
 		stdio->fds[i] = close_fd(stdio->fds[i]);
+	free(stdio->console_socket);
+	stdio->console_socket = NULL;
 }

@@ -18,7 +18,8 @@ enum {
 };
 
 struct stdio {
-	int fds[3]; /* owned */
+	int fds[3];           /* owned */
+	char *console_socket; /* owned; with a terminal, the descriptors are then not set */
 };
 
 /* @io may be NULL. @ret_stdio is set only on success. */

@@ -1,0 +1,312 @@
+/*
+ * create and start. Each step ends in a callback of the OCI runtime. A create
+ * that fails is undone before it is answered.
+ */
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+
+#include "broker/lib/log.h"
+#include "shim/mounts.h"
+#include "shim/preflight.h"
+#include "shim/shim.h"
+#include "shim/streams.h"
+
+/* ---- what goes wrong ----------------------------------------------------- */
+
+static void create_undone(void *userdata, bool is_ok, const char *text)
+{
+	struct shim *shim = userdata;
+	struct operation *operation = &shim->operation;
+	struct journal_record record = {
+		.kind = JOURNAL_FAILED,
+		.request_id = {operation->request.id, operation->request.n_waiters ? ID_SIZE : 0},
+		.error = operation->text,
+	};
+	struct why why = {};
+
+	if (!is_ok && text[0])
+		log_warning("task=%s: undoing create: %s", shim->config.task_id, text);
+	if (mounts_undo(shim->rootfs, &why))
+		log_error("task=%s: %s", shim->config.task_id, why.text);
+	cgroup_remove(shim->config.cgroup);
+	if (journal_append(&shim->journal, &record))
+		log_error("task=%s: its failure cannot be journaled", shim->config.task_id);
+	streams_close(&shim->init);
+	shim_move(shim, STATE_FAILED);
+	shim_finish(shim, operation->status, operation->text ?: "out of memory", true);
+}
+
+/* What the OCI runtime may have left is killed and deleted, then the root unmounted. */
+static void undo_create(struct shim *shim, enum bus_status status, const char *text)
+{
+	static const char *const force[] = {"--force", NULL};
+	struct cgroup cgroup = {};
+	struct why why = {};
+	size_t count;
+
+	shim->operation.status = status;
+	shim->operation.text = strdup(text);
+	(void)cgroup_find(shim->config.cgroup, 0, &cgroup);
+	(void)cgroup_signal(&cgroup, SIGKILL, 0, &count);
+	cgroup_deinit(&cgroup);
+	if (shim->operation.has_run &&
+	    !runtime_call(&shim->runtime, "delete", force, NULL, 0, create_undone, shim, &why))
+		return;
+	create_undone(shim, !why.text[0], why.text);
+}
+
+int shim_undo_create(struct shim *shim, const char *reason)
+{
+	shim->operation = (struct operation){.has_run = true};
+	shim->operation.request.method = schema_find_method("shim", "create");
+	shim_move(shim, STATE_CREATING);
+	undo_create(shim, BUS_FAILED_PRECONDITION, reason);
+	return 0;
+}
+
+/* Init's pid, from the file that the OCI runtime wrote. */
+static int read_pid(struct shim *shim, int *ret_pid, struct why *why)
+{
+	_cleanup_(cleanup_free) char *path = runtime_pid_file(&shim->config), *text = NULL;
+	long pid;
+	int r;
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	r = file_read(AT_FDCWD, path, 64, &text, NULL);
+	if (r)
+		return why_errno(why, r, "the OCI runtime wrote no pid: %s", path);
+	pid = strtol(text, NULL, 10);
+	if (pid <= 1 || pid > INT32_MAX)
+		return why_set(why, -EINVAL, "%s holds no pid", path);
+	*ret_pid = (int)pid;
+	return 0;
+}
+
+/* The journal says that init exists before anybody hears of it. */
+static int journal_created(struct shim *shim, struct why *why)
+{
+	int r;
+
+	r = shim_journal_created(shim, shim->operation.request.id);
+	if (!r && shim->operation.start)
+		r = shim_journal_started(shim, shim->operation.request.id);
+	return r ? why_errno(why, r, "cannot write %s", shim->journal.path) : 0;
+}
+
+static void forget_init(struct shim *shim)
+{
+	process_forget(&shim->init);
+	cgroup_deinit(&shim->cgroup);
+}
+
+static void take_created(struct shim *shim)
+{
+	struct why why = {};
+
+	loop_timer_cancel(&shim->operation.timer);
+	shim->operation.pid = 0;
+	if (journal_created(shim, &why)) {
+		forget_init(shim);
+		undo_create(shim, BUS_INTERNAL, why.text);
+		return;
+	}
+	streams_started(&shim->init);
+	shim_move(shim, STATE_CREATED);
+	if (shim->operation.start)
+		shim_move(shim, STATE_RUNNING);
+	shim_finish(shim, BUS_OK, "", true);
+	/* Init may have ended by now; the caller of this goes on reaping. */
+}
+
+static void on_no_child(struct loop_timer *timer)
+{
+	struct shim *shim = container_of(timer, struct shim, operation.timer);
+	char text[96];
+
+	snprintf(text, sizeof(text), "the OCI runtime left process %d, which is not ours",
+		 shim->operation.pid);
+	shim->operation.pid = 0;
+	undo_create(shim, BUS_INTERNAL, text);
+}
+
+bool shim_adopt_created(struct shim *shim)
+{
+	struct operation *operation = &shim->operation;
+	char text[96];
+	int r;
+
+	if (!operation->pid)
+		return false;
+	r = shim_adopt(shim, operation->pid, 0);
+	if (r == -ECHILD && operation->timer.loop)
+		return false;
+	if (r == -ECHILD)
+		r = loop_timer_set(shim->loop, &operation->timer, time_boot_ms() + SHIM_ADOPT_MS,
+				   on_no_child)
+			    ?: -ECHILD;
+	if (r == -ECHILD)
+		return false;
+	if (!r) {
+		take_created(shim);
+		return true;
+	}
+	loop_timer_cancel(&operation->timer);
+	snprintf(text, sizeof(text), "process %d, which the OCI runtime left: %s", operation->pid,
+		 strerror(-r));
+	operation->pid = 0;
+	undo_create(shim, BUS_INTERNAL, text);
+	return true;
+}
+
+static void on_created(void *userdata, bool is_ok, const char *text)
+{
+	struct shim *shim = userdata;
+	struct why why = {};
+
+	if (!is_ok) {
+		undo_create(shim,
+			    shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED
+						    : BUS_FAILED_PRECONDITION,
+			    text);
+	} else if (read_pid(shim, &shim->operation.pid, &why)) {
+		undo_create(shim, BUS_INTERNAL, why.text);
+	} else {
+		(void)shim_adopt_created(shim);
+	}
+}
+
+static int run_create(struct shim *shim, const struct stdio *stdio, struct why *why)
+{
+	_cleanup_(cleanup_free) char *pid_file = runtime_pid_file(&shim->config);
+	const char *options[10];
+	size_t n = 0;
+	int r;
+
+	if (!pid_file)
+		return error_origin(-ENOMEM);
+	(void)unlink(pid_file);
+	if (shim->operation.start)
+		options[n++] = "--detach";
+	if (shim->config.no_pivot)
+		options[n++] = "--no-pivot";
+	options[n++] = "--bundle";
+	options[n++] = shim->config.bundle;
+	options[n++] = "--pid-file";
+	options[n++] = pid_file;
+	if (stdio->console_socket) {
+		options[n++] = "--console-socket";
+		options[n++] = stdio->console_socket;
+	}
+	options[n] = NULL;
+	r = runtime_call(&shim->runtime, shim->operation.start ? "run" : "create", options,
+			 stdio->console_socket ? NULL : stdio->fds,
+			 shim->operation.request.deadline_ms, on_created, shim, why);
+	shim->operation.has_run = !r;
+	return r;
+}
+
+/* Everything up to the OCI runtime. @ret_status: what to tell if it fails. */
+static int prepare_and_run(struct shim *shim, enum bus_status *ret_status, struct why *why)
+{
+	_cleanup_(stdio_close) struct stdio stdio = {.fds = {-1, -1, -1}};
+	struct journal_record intent = {.kind = JOURNAL_INTENT,
+					.request_id = {shim->operation.request.id, ID_SIZE}};
+	int r;
+
+	*ret_status = BUS_INTERNAL;
+	r = journal_append(&shim->journal, &intent);
+	if (r)
+		return why_errno(why, r, "cannot write %s", shim->journal.path);
+	*ret_status = BUS_FAILED_PRECONDITION;
+	r = mounts_make(shim->rootfs, shim->config.rootfs.items, shim->config.rootfs.count, why);
+	if (r)
+		return r;
+	*ret_status = BUS_INVALID_ARGUMENT;
+	r = preflight_check(shim->config.bundle, why);
+	if (r)
+		return r;
+	r = streams_open(&shim->init, shim->init.io, &stdio, why);
+	if (r) {
+		*ret_status = r == STDIO_E_NOT_IMPLEMENTED ? BUS_NOT_IMPLEMENTED
+							   : BUS_INVALID_ARGUMENT;
+		return r;
+	}
+	*ret_status = BUS_FAILED_PRECONDITION;
+	return run_create(shim, &stdio, why);
+}
+
+void shim_method_create(struct shim *shim, const struct shim_create_request *request,
+			const struct call *call)
+{
+	struct why why = {};
+	enum bus_status status;
+	int r;
+
+	if (!shim_begin(shim, call))
+		return;
+	if (shim->state != STATE_NEW || shim->is_cleanup) {
+		shim_finish(shim, BUS_FAILED_PRECONDITION, "the task is there already", false);
+		return;
+	}
+	shim->operation.start = request->start;
+	shim_move(shim, STATE_CREATING);
+	r = prepare_and_run(shim, &status, &why);
+	if (r)
+		undo_create(shim, status, why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));
+}
+
+/* ---- start --------------------------------------------------------------- */
+
+/* Whether it runs is not known, or cannot be written down: it shall not. */
+static void start_failed(struct shim *shim, enum bus_status status, const char *text, bool kill_it)
+{
+	if (kill_it)
+		(void)pidfd_send_signal(shim->init.pidfd, SIGKILL, NULL, 0);
+	shim_move(shim, STATE_CREATED);
+	shim_finish(shim, status, text, true);
+}
+
+static void on_started(void *userdata, bool is_ok, const char *text)
+{
+	struct shim *shim = userdata;
+
+	if (!is_ok) {
+		start_failed(shim,
+			     shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED
+						     : BUS_FAILED_PRECONDITION,
+			     text, shim->runtime.timed_out);
+		return;
+	}
+	if (shim_journal_started(shim, shim->operation.request.id)) {
+		start_failed(shim, BUS_INTERNAL, "its start cannot be journaled", true);
+		return;
+	}
+	shim_move(shim, STATE_RUNNING);
+	shim_finish(shim, BUS_OK, "", true);
+}
+
+void shim_method_start(struct shim *shim, const struct empty *request, const struct call *call)
+{
+	static const char *const none[] = {NULL};
+	struct why why = {};
+	int r;
+
+	(void)request;
+	if (shim->state != STATE_CREATED && !shim_is_busy(shim)) {
+		request_refuse(shim, call, BUS_FAILED_PRECONDITION,
+			       "container '%s' is %s, not created", shim->config.container_id,
+			       shim->state == STATE_STOPPED ? "stopped: init has ended"
+							    : state_name(shim->state));
+		return;
+	}
+	if (!shim_begin(shim, call))
+		return;
+	shim_move(shim, STATE_STARTING);
+	r = runtime_call(&shim->runtime, "start", none, NULL, shim->operation.request.deadline_ms,
+			 on_started, shim, &why);
+	if (r)
+		start_failed(shim, BUS_INTERNAL, why.text[0] ? why.text : strerror(-r), false);
+}

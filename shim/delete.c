@@ -1,0 +1,179 @@
+/*
+ * delete: what still lives is killed, its output awaited for a moment, then the
+ * OCI runtime's delete, the journal, the root. One that fails can be asked again.
+ */
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/lib/log.h"
+#include "shim/mounts.h"
+#include "shim/shim.h"
+#include "shim/streams.h"
+
+static void delete_failed(struct shim *shim, enum bus_status status, const char *text)
+{
+	if (shim->state == STATE_DELETING)
+		shim_move(shim, STATE_STOPPED);
+	/* It may be asked again. */
+	shim_finish(shim, status, text, false);
+}
+
+/* Whether the OCI runtime still knows the container. */
+static bool is_forgotten(const struct shim *shim)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/%s", shim->config.oci_root,
+							 shim->config.task_id);
+
+	return path && access(path, F_OK) && errno == ENOENT;
+}
+
+static void finish_delete(struct shim *shim)
+{
+	struct why why = {};
+
+	if (shim_journal_deleted(shim, shim->operation.request.id)) {
+		delete_failed(shim, BUS_INTERNAL, "its deletion cannot be journaled");
+		return;
+	}
+	streams_close(&shim->init);
+	if (mounts_undo(shim->rootfs, &why))
+		log_error("task=%s: %s", shim->config.task_id, why.text);
+	shim_move(shim, STATE_DELETED);
+	shim_finish(shim, BUS_OK, "", true);
+}
+
+static void run_delete(struct shim *shim);
+
+static void on_deleted(void *userdata, bool is_ok, const char *text)
+{
+	struct shim *shim = userdata;
+
+	if (is_ok || is_forgotten(shim)) {
+		if (shim->operation.force || !is_ok)
+			cgroup_remove(shim->config.cgroup);
+		finish_delete(shim);
+	} else if (!shim->operation.force) {
+		shim->operation.force = true;
+		run_delete(shim);
+	} else {
+		delete_failed(shim, shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED : BUS_INTERNAL,
+			      text);
+	}
+}
+
+static void run_delete(struct shim *shim)
+{
+	static const char *const force[] = {"--force", NULL}, *const none[] = {NULL};
+	struct why why = {};
+	size_t count;
+	int r;
+
+	if (shim->operation.force)
+		(void)cgroup_signal(&shim->cgroup, SIGKILL, 0, &count);
+	r = runtime_call(&shim->runtime, "delete", shim->operation.force ? force : none, NULL,
+			 shim->operation.request.deadline_ms, on_deleted, shim, &why);
+	if (r)
+		delete_failed(shim, BUS_INTERNAL, why.text[0] ? why.text : strerror(-r));
+}
+
+static bool is_drained(const struct shim *shim)
+{
+	for (const struct process *process = shim->added.first; process; process = process->next)
+		if (!streams_is_drained(process))
+			return false;
+	return streams_is_drained(&shim->init);
+}
+
+static void on_not_drained(struct loop_timer *timer)
+{
+	struct shim *shim = container_of(timer, struct shim, operation.timer);
+
+	log_warning("task=%s: its output has not ended: what is left of it is lost",
+		    shim->config.task_id);
+	shim->operation.has_waited = true;
+	shim_delete_goes_on(shim);
+}
+
+/* Whoever holds the other ends may keep them for ever. */
+static bool waits_for_output(struct shim *shim)
+{
+	uint64_t ms = shim->config.stdio_wait_ms ?: SHIM_DRAIN_MS;
+
+	if (shim->operation.has_waited || is_drained(shim))
+		return false;
+	return !loop_timer_set(shim->loop, &shim->operation.timer, time_boot_ms() + ms,
+			       on_not_drained);
+}
+
+void shim_delete_goes_on(struct shim *shim)
+{
+	struct operation *operation = &shim->operation;
+
+	if (!shim_is_busy(shim) || strcmp(operation->request.method->name, "delete") ||
+	    shim->state != STATE_STOPPED)
+		return;
+	loop_timer_cancel(&operation->timer);
+	if (waits_for_output(shim))
+		return;
+	shim_move(shim, STATE_DELETING);
+	run_delete(shim);
+}
+
+void shim_streams_drained(struct process *process)
+{
+	shim_delete_goes_on(process->shim);
+}
+
+static void on_no_death(struct loop_timer *timer)
+{
+	struct shim *shim = container_of(timer, struct shim, operation.timer);
+	char text[ENVELOPE_NAME_MAX + 64];
+
+	snprintf(text, sizeof(text), "container '%s' does not end after SIGKILL",
+		 shim->config.container_id);
+	delete_failed(shim, BUS_DEADLINE_EXCEEDED, text);
+}
+
+static void kill_then_delete(struct shim *shim)
+{
+	uint64_t limit_ms = time_boot_ms() + SHIM_DEATH_MS;
+	int r;
+
+	if (shim->operation.request.deadline_ms && shim->operation.request.deadline_ms < limit_ms)
+		limit_ms = shim->operation.request.deadline_ms;
+	r = shim_signal(shim, SIGKILL, true);
+	if (!r || r == -ESRCH) /* its end comes by itself */
+		r = loop_timer_set(shim->loop, &shim->operation.timer, limit_ms, on_no_death);
+	if (r)
+		delete_failed(shim, BUS_INTERNAL, strerror(-r));
+}
+
+void shim_method_delete(struct shim *shim, const struct shim_delete_request *request,
+			const struct call *call)
+{
+	const char *id = shim->config.container_id;
+
+	if (shim->state == STATE_DELETED) {
+		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' is deleted already", id);
+		return;
+	}
+	if ((shim->state == STATE_RUNNING || shim->state == STATE_LOST) && !request->force) {
+		request_refuse(shim, call, BUS_FAILED_PRECONDITION,
+			       "container '%s' is running: kill it first, or use force", id);
+		return;
+	}
+	if (!shim_begin(shim, call))
+		return;
+	/* What another shim's OCI runtime was doing when it died is not known. */
+	shim->operation.force = shim->is_cleanup;
+	if (shim->state == STATE_NEW || shim->state == STATE_FAILED) {
+		shim_move(shim, STATE_DELETED);
+		shim_finish(shim, BUS_OK, "", true);
+	} else if (shim->state == STATE_STOPPED) {
+		shim_delete_goes_on(shim);
+	} else {
+		kill_then_delete(shim);
+	}
+}

@@ -1,0 +1,194 @@
+#include "shim/process.h"
+
+#include <assert.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+
+#include "broker/lib/file.h"
+#include "shim/streams.h"
+
+/* ---- states -------------------------------------------------------------- */
+
+#define TO(state) (1u << PROCESS_##state)
+
+static const unsigned allowed[] = {
+	/* From ADDED also to what a journal tells of an earlier shim. */
+	[PROCESS_ADDED] = TO(STARTING) | TO(RUNNING) | TO(STOPPED) | TO(FAILED),
+	/* To STOPPED when it is not known whether it was started. */
+	[PROCESS_STARTING] = TO(RUNNING) | TO(FAILED) | TO(STOPPED),
+	[PROCESS_RUNNING] = TO(STOPPED),
+	[PROCESS_STOPPED] = 0,
+	[PROCESS_FAILED] = 0,
+};
+_Static_assert(ARRAY_SIZE(allowed) == PROCESS_STATE_COUNT, "a row for each state");
+
+bool process_may_move(enum process_state from, enum process_state to)
+{
+	return allowed[from] & 1u << to;
+}
+
+const char *process_state_name(enum process_state state)
+{
+	static const char *const names[] = {
+		[PROCESS_ADDED] = "not started",
+		[PROCESS_STARTING] = "being started",
+		[PROCESS_RUNNING] = "running",
+		[PROCESS_STOPPED] = "stopped",
+		[PROCESS_FAILED] = "not started: that failed",
+	};
+
+	return names[state];
+}
+
+enum task_status process_status(enum process_state state)
+{
+	static const enum task_status statuses[] = {
+		[PROCESS_ADDED] = TASK_CREATED,   [PROCESS_STARTING] = TASK_CREATED,
+		[PROCESS_RUNNING] = TASK_RUNNING, [PROCESS_STOPPED] = TASK_STOPPED,
+		[PROCESS_FAILED] = TASK_STOPPED,
+	};
+
+	return statuses[state];
+}
+
+void process_move(struct process *process, enum process_state next)
+{
+	assert(process_may_move(process->state, next));
+	process->state = next;
+}
+
+bool process_is_alive(const struct process *process)
+{
+	return process->state == PROCESS_RUNNING;
+}
+
+/* ---- who it is ----------------------------------------------------------- */
+
+void process_init(struct process *process, struct shim *shim, const char *id)
+{
+	process->shim = shim;
+	process->id = id;
+	process->pidfd = -1;
+}
+
+void process_forget(struct process *process)
+{
+	process->pidfd = close_fd(process->pidfd);
+	process->pid = 0;
+	process->start_time = 0;
+}
+
+/* A zombie's pid is its own until it is reaped, so what was opened between two looks at the start
+ * time is it. */
+int process_identify(struct process *process, int pid, uint64_t start_time, bool must_be_child)
+{
+	_cleanup_(cleanup_fd) int pidfd = pidfd_open(pid, 0);
+	siginfo_t info = {};
+	uint64_t ticks;
+	int r;
+
+	if (pidfd < 0)
+		return -errno;
+	r = process_start_time(pid, &ticks);
+	if (r || (start_time && ticks != start_time))
+		return -ESRCH;
+	if (must_be_child && waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+		return -errno;
+	close_fd(process->pidfd);
+	process->pid = pid;
+	process->start_time = ticks;
+	process->pidfd = TAKE_FD(pidfd);
+	return 0;
+}
+
+/* ---- the added ones ------------------------------------------------------ */
+
+void processes_init(struct processes *processes)
+{
+	*processes = (struct processes){.last = &processes->first};
+}
+
+struct process *processes_find(const struct processes *processes, const char *id)
+{
+	for (struct process *process = processes->first; process; process = process->next)
+		if (!strcmp(process->id, id))
+			return process;
+	return NULL;
+}
+
+static void free_process(struct process *process)
+{
+	streams_close(process);
+	process_forget(process);
+	if (process->io) {
+		schema_clear(schema_task_io(), (void *)process->io);
+		free((void *)process->io);
+	}
+	free((void *)process->id);
+	free(process);
+}
+
+static int copy_io(const struct task_io *io, const struct task_io **ret_io)
+{
+	struct task_io *copy = calloc(1, sizeof(*copy));
+	int r;
+
+	if (!copy)
+		return error_origin(-ENOMEM);
+	r = schema_copy(schema_task_io(), io, copy);
+	if (r) {
+		free(copy);
+		return error_fold(r);
+	}
+	*ret_io = copy;
+	return 0;
+}
+
+int processes_add(struct processes *processes, struct shim *shim, const char *id,
+		  const struct task_io *io, struct process **ret_process)
+{
+	struct process *process;
+	int r = 0;
+
+	if (processes_find(processes, id))
+		return -EEXIST;
+	if (processes->count == PROCESS_ADDED_MAX)
+		return -ENOSPC;
+	process = calloc(1, sizeof(*process));
+	if (!process)
+		return error_origin(-ENOMEM);
+	process_init(process, shim, strdup(id));
+	if (!process->id)
+		r = error_origin(-ENOMEM);
+	if (!r && io)
+		r = copy_io(io, &process->io);
+	if (r) {
+		free_process(process);
+		return r;
+	}
+	*processes->last = process;
+	processes->last = &process->next;
+	processes->count++;
+	*ret_process = process;
+	return 0;
+}
+
+void processes_remove(struct processes *processes, struct process *process)
+{
+	struct process **at = &processes->first;
+
+	while (*at != process)
+		at = &(*at)->next;
+	*at = process->next;
+	if (processes->last == &process->next)
+		processes->last = at;
+	processes->count--;
+	free_process(process);
+}
+
+void processes_deinit(struct processes *processes)
+{
+	while (processes->first)
+		processes_remove(processes, processes->first);
+}
