@@ -471,6 +471,26 @@ static int run_leaf(struct context *context, const struct command *command, cons
 }
 
 static int run_command_in(struct context *context, const struct command *parent, const char *path,
+			  int argc, char **argv);
+
+/* A group of commands, with the options that stand before the command. */
+static int run_group(struct context *context, const struct command *group, const char *path,
+		     int argc, char **argv)
+{
+	int first = 1;
+
+	if (group->options)
+		first = parse_options(context, group->options, context, true, argc, argv);
+	if (first < 0)
+		return -first;
+	if (context->help) {
+		command_print_help(group, path, stdout);
+		return EXIT_OK;
+	}
+	return run_command_in(context, group, path, argc - first, argv + first);
+}
+
+static int run_command_in(struct context *context, const struct command *parent, const char *path,
 			  int argc, char **argv)
 {
 	const struct command *command;
@@ -493,7 +513,7 @@ static int run_command_in(struct context *context, const struct command *parent,
 	}
 	snprintf(full, sizeof(full), "%s %s", path, command->name);
 	context->command = command;
-	return command->subcommands ? run_command_in(context, command, full, argc - 1, argv + 1)
+	return command->subcommands ? run_group(context, command, full, argc, argv)
 				    : run_leaf(context, command, full, argc, argv);
 }
 

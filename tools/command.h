@@ -57,7 +57,9 @@ struct command {
 	const char *summary;
 	const char *details;                      /* paragraphs for --help, or NULL */
 	const struct command *const *subcommands; /* NULL-terminated, or NULL */
-	const struct option_spec *options;        /* terminated by a NULL name, or NULL */
+	/* Terminated by a NULL name, or NULL. Those of a group of commands stand before the command and land in
+	 * the context. */
+	const struct option_spec *options;
 	size_t options_size;
 	int min_args, max_args; /* max_args -1: any number */
 	bool is_run;            /* failures exit with 125 */
@@ -69,6 +71,7 @@ struct command {
 struct context {
 	const struct command *command;
 	char *address, *namespace, *root, *state;
+	char *snapshotter; /* of a group of commands that has such an option */
 	uint64_t timeout_ms;
 	bool debug, help, version;
 	struct paths paths;

@@ -1,4 +1,4 @@
-/* davit images, snapshots and content. */
+/* davit images and content. */
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -245,37 +245,7 @@ static int label(struct context *context, void *data, char **args, int n_args)
 	return EXIT_OK;
 }
 
-/* ---- snapshots, content -------------------------------------------------- */
-
-static void snapshot_row(struct table *table, const void *item)
-{
-	const struct snapshot_record *snapshot = item;
-	table_add(table, snapshot->key, snapshot->parent ?: "",
-		  schema_enum_text(&schema_enum_snapshot_kind, snapshot->kind));
-}
-
-static const char *list_snapshots_name(const void *item)
-{
-	return ((const struct snapshot_record *)item)->key;
-}
-
-static int list_snapshots(struct context *context, void *data, char **args, int n_args)
-{
-	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("snapshot", "list"),
-		.item = schema_snapshot_record(),
-		.reply = schema_snapshot_list_reply(),
-		.list_offset = offsetof(struct snapshot_list_reply, snapshots),
-		.after_offset = offsetof(struct snapshot_list_reply, after),
-		.row = snapshot_row,
-		.name = list_snapshots_name,
-	};
-	_cleanup_(table_clear) struct table table = {};
-
-	table_init(&table, "KEY", "PARENT", "KIND", NULL);
-	return list_run(context, &options->list, &listing, &table, args, n_args);
-}
+/* ---- content -------------------------------------------------------------- */
 
 static void content_row(struct table *table, const void *item)
 {
@@ -420,23 +390,6 @@ const struct command images_command = {
 	.subcommands = (const struct command *const[]){&import_command, &list_command,
 						       &delete_command, &tag_command,
 						       &label_command, NULL},
-};
-
-static const struct command snapshots_list_command = {
-	.name = "list",
-	.aliases = "ls",
-	.arguments = "[FILTER...]",
-	.summary = "list snapshots",
-	.options = list_options,
-	.options_size = sizeof(struct list_command),
-	.max_args = -1,
-	.run = list_snapshots,
-};
-const struct command snapshots_command = {
-	.name = "snapshots",
-	.aliases = "snapshot",
-	.summary = "look at snapshots",
-	.subcommands = (const struct command *const[]){&snapshots_list_command, NULL},
 };
 
 static const struct command content_list_command = {

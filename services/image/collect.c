@@ -255,7 +255,7 @@ static int remove_layer(struct sweep *sweep, size_t i)
 
 	r = store_key(&key, SCOPE_SHARED, layer->snapshotter, layer->key, NULL);
 	if (!r)
-		r = snapshot_remove(sweep->image, &key, "", layer);
+		r = snapshot_forget(sweep->image, &key, "", layer);
 	snapshot_record_clear(layer);
 	*layer = sweep->layers.items[--sweep->layers.count];
 	return error_trace(r);

@@ -340,7 +340,11 @@ static const char *const names[] = {"image", "content", "snapshot", "lease", NUL
 static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS,           TABLE_SNAPSHOTS,
 				     TABLE_LEASES, TABLE_LEASE_RESOURCES, NULL};
 static const struct operation_type *const operations[] = {
-	&import_operation, &prepare_operation, &delete_operation, &lease_delete_operation, NULL};
+	&import_operation,           &prepare_operation,
+	&delete_operation,           &lease_delete_operation,
+	&snapshot_prepare_operation, &snapshot_view_operation,
+	&snapshot_commit_operation,  NULL,
+};
 
 const struct service_definition image_definition = {
 	.program = "davit-image",

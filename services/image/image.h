@@ -177,18 +177,34 @@ int snapshot_record_own(struct image_service *image, const char *namespace,
 int snapshot_check_new(struct image_service *image, const char *namespace, const char *snapshotter,
 		       const char *key, struct why *why);
 /* Its root looks like the parent's. */
-int snapshot_copy_root(struct image_service *image, const char *snapshotter, const char *parent,
-		       uint64_t number, struct why *why);
-/* Numbers of the directories of @chain and what lies below it, top first. */
-int snapshot_chain(struct image_service *image, const char *snapshotter, const char *chain,
-		   uint64_t *numbers, size_t max, size_t *ret_count, struct why *why);
-int snapshot_mounts(struct image_service *image, const struct snapshot_record *record,
-		    struct mount **ret_mounts, size_t *ret_count, struct why *why);
+int snapshot_copy_root(struct image_service *image, const char *namespace, const char *snapshotter,
+		       const char *parent, uint64_t number, struct why *why);
+/* Numbers of the directories of snapshot @chain and what lies below it, top first. */
+int snapshot_chain(struct image_service *image, const char *namespace, const char *snapshotter,
+		   const char *chain, uint64_t *numbers, size_t max, size_t *ret_count,
+		   struct why *why);
+int snapshot_make_mounts(struct image_service *image, const char *namespace,
+		    const struct snapshot_record *record, struct mount **ret_mounts,
+		    size_t *ret_count, struct why *why);
+/* A digest names a layer, which all namespaces share; any other key belongs to @namespace. */
+int snapshot_key(const char *namespace, const char *snapshotter, const char *key,
+		 struct store_key *ret_key);
+/* By a request's words; refuses with NOT_FOUND. */
+int snapshot_find(struct image_service *image, const char *namespace, const char *snapshotter,
+		  const char *key, struct store_key *ret_key, struct snapshot_record *ret_record,
+		  struct why *why);
+int snapshot_emit_commit(struct image_service *image, const char *namespace, const char *key,
+			 const char *name, const char *snapshotter);
 /* In a transaction: forgets a snapshot; its directory goes after the commit. */
-int snapshot_remove(struct image_service *image, const struct store_key *key, const char *namespace,
+int snapshot_forget(struct image_service *image, const struct store_key *key, const char *namespace,
 		    const struct snapshot_record *record);
 int snapshot_clean(struct image_service *image);
 int snapshot_probe(struct image_service *image);
+
+/* ---- snapshot_change.c ---- */
+/* A child copies directory @parent into the new directory @number; natively a snapshot starts so. */
+int snapshot_start_copy(struct image_service *image, uint64_t parent, uint64_t number, work_fn fn,
+			void *userdata, struct why *why);
 
 /* ---- unpack.c ---- */
 /* r: 0, or REFUSED + status with @why. */
@@ -227,3 +243,6 @@ extern const struct operation_type import_operation;
 extern const struct operation_type prepare_operation;
 extern const struct operation_type delete_operation;
 extern const struct operation_type lease_delete_operation;
+extern const struct operation_type snapshot_prepare_operation;
+extern const struct operation_type snapshot_view_operation;
+extern const struct operation_type snapshot_commit_operation;

@@ -75,8 +75,8 @@ static int fill_mounts(struct image_service *image, const char *namespace,
 
 	r = snapshot_get(image, namespace, snapshotter, request->key, &record);
 	if (!r)
-		r = snapshot_mounts(image, &record, &reply->mounts.items, &reply->mounts.count,
-				    why);
+		r = snapshot_make_mounts(image, namespace, &record, &reply->mounts.items,
+					 &reply->mounts.count, why);
 	return r;
 }
 
@@ -116,8 +116,8 @@ static int make_at_once(struct image_service *image, const char *namespace,
 
 	r = snapshot_make_dir(image, &number, why);
 	if (!r && preparing->parent[0])
-		r = snapshot_copy_root(image, preparing->snapshotter, preparing->parent, number,
-				       why);
+		r = snapshot_copy_root(image, namespace, preparing->snapshotter, preparing->parent,
+				       number, why);
 	if (!r)
 		r = snapshot_record_own(image, namespace, request, preparing->snapshotter,
 					preparing->parent, number);
@@ -253,24 +253,12 @@ static void copied(void *userdata, void *data, const struct why *why)
 
 static int start_copy(struct working *working, struct why *why)
 {
-	_cleanup_(work_apply_request_clear) struct work_apply_request request = {
-		.native = true, .copy = true, .no_sync = true};
-	_cleanup_(cleanup_free) char *parent = NULL;
-	int fds[] = {-1, working->image->snapshots};
 	int r;
 
 	r = snapshot_make_dir(working->image, &working->number, why);
-	if (r)
-		return r;
-	parent = text_format("%llu", (unsigned long long)working->parent_number);
-	request.target = text_format("%llu", (unsigned long long)working->number);
-	if (!parent || !request.target)
-		return error_origin(-ENOMEM);
-	r = schema_strs_add(&request.parents, parent);
-	if (r)
-		return error_trace(r);
-	return image_work_start(working->image, "apply", schema_work_apply_request(), &request, fds,
-				2, schema_work_apply_result(), 0, copied, working, why);
+	return r ? r
+		 : snapshot_start_copy(working->image, working->parent_number, working->number,
+				       copied, working, why);
 }
 
 static void copy(struct operation *operation)
@@ -294,8 +282,8 @@ static int prepare_copy(struct operation *operation)
 
 	if (strcmp(working->snapshotter, SNAPSHOTTER_NATIVE) || !working->resolved->n_layers)
 		return 0;
-	r = snapshot_chain(working->image, working->snapshotter, working_parent(working), numbers,
-			   ARRAY_SIZE(numbers), &count, &why);
+	r = snapshot_chain(working->image, SCOPE_SHARED, working->snapshotter,
+			   working_parent(working), numbers, ARRAY_SIZE(numbers), &count, &why);
 	if (r)
 		return image_step_failed(operation, r, &why);
 	working->parent_number = numbers[0];
@@ -327,8 +315,8 @@ static int record(struct operation *operation, struct working *working, struct w
 	if (!r && !working->number) {
 		r = snapshot_make_dir(working->image, &working->number, why);
 		if (!r && parent[0])
-			r = snapshot_copy_root(working->image, working->snapshotter, parent,
-					       working->number, why);
+			r = snapshot_copy_root(working->image, namespace, working->snapshotter,
+					       parent, working->number, why);
 	}
 	if (!r)
 		r = snapshot_record_own(working->image, namespace, request, working->snapshotter,

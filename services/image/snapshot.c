@@ -24,6 +24,12 @@ static int make_key(const char *scope, const char *snapshotter, const char *key,
 	return store_key(ret_key, scope, snapshotter, key, NULL);
 }
 
+int snapshot_key(const char *namespace, const char *snapshotter, const char *key,
+		 struct store_key *ret_key)
+{
+	return make_key(check_digest(key) ? SCOPE_SHARED : namespace, snapshotter, key, ret_key);
+}
+
 int snapshot_check_name(struct image_service *image, const char *snapshotter, const char **ret_name,
 			struct why *why)
 {
@@ -43,24 +49,17 @@ int snapshot_check_name(struct image_service *image, const char *snapshotter, co
 	return 0;
 }
 
-/* A container's own first, then a layer. */
 static int get_with_key(struct image_service *image, const char *namespace, const char *snapshotter,
 			const char *key, struct store_key *ret_key,
 			struct snapshot_record *ret_record)
 {
 	int r;
 
-	r = make_key(namespace, snapshotter, key, ret_key);
-	if (!r)
-		r = store_get(image->store, TABLE_SNAPSHOTS, ret_key, schema_snapshot_record(),
-			      ret_record);
-	if (r != STORE_E_NOT_FOUND || !check_digest(key))
-		return r;
-	r = make_key(SCOPE_SHARED, snapshotter, key, ret_key);
-	if (!r)
-		r = store_get(image->store, TABLE_SNAPSHOTS, ret_key, schema_snapshot_record(),
-			      ret_record);
-	return r;
+	r = snapshot_key(namespace, snapshotter, key, ret_key);
+	if (r)
+		return r == -ENAMETOOLONG ? STORE_E_NOT_FOUND : error_trace(r);
+	return store_get(image->store, TABLE_SNAPSHOTS, ret_key, schema_snapshot_record(),
+			 ret_record);
 }
 
 int snapshot_get(struct image_service *image, const char *namespace, const char *snapshotter,
@@ -92,7 +91,7 @@ int snapshot_check_new(struct image_service *image, const char *namespace, const
 	}
 	if (!key[0] || check_digest(key))
 		return why_set(why, refused(BUS_INVALID_ARGUMENT),
-			       "'%s' cannot be the key of a container's snapshot", key);
+			       "'%s' cannot be the key of a snapshot: digests name layers", key);
 	r = make_key(namespace, snapshotter, key, &stored);
 	if (r)
 		return error_trace(r);
@@ -128,8 +127,8 @@ int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct 
 	return 0;
 }
 
-int snapshot_copy_root(struct image_service *image, const char *snapshotter, const char *parent,
-		       uint64_t number, struct why *why)
+int snapshot_copy_root(struct image_service *image, const char *namespace, const char *snapshotter,
+		       const char *parent, uint64_t number, struct why *why)
 {
 	char from[32], to[32];
 	struct timespec times[2];
@@ -138,16 +137,17 @@ int snapshot_copy_root(struct image_service *image, const char *snapshotter, con
 	size_t count;
 	int r;
 
-	r = snapshot_chain(image, snapshotter, parent, lowers, ARRAY_SIZE(lowers), &count, why);
+	r = snapshot_chain(image, namespace, snapshotter, parent, lowers, ARRAY_SIZE(lowers),
+			   &count, why);
 	if (r || !count)
 		return r;
 	snprintf(from, sizeof(from), "%llu/fs", (unsigned long long)lowers[0]);
 	snprintf(to, sizeof(to), "%llu/fs", (unsigned long long)number);
 	if (fstatat(image->snapshots, from, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return why_set(why, refused(BUS_DATA_LOSS),
-			       "the directory of layer %s is missing: remove the image and import "
-			       "it again",
-			       parent);
+			       "the directory of layer %s is missing: `davit snapshots repair %s` "
+			       "makes it again",
+			       parent, parent);
 	times[0] = status.st_atim;
 	times[1] = status.st_mtim;
 	if (fchownat(image->snapshots, to, status.st_uid, status.st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
@@ -169,14 +169,14 @@ static int emit_prepare(struct image_service *image, const char *namespace, cons
 					schema_find_event("/snapshot/prepare"), key, &event));
 }
 
-static int emit_commit(struct image_service *image, const char *key, const char *name,
-		       const char *snapshotter)
+int snapshot_emit_commit(struct image_service *image, const char *namespace, const char *key,
+			 const char *name, const char *snapshotter)
 {
 	struct event_snapshot_commit event = {
 		.key = (char *)key, .name = (char *)name, .snapshotter = (char *)snapshotter};
 
-	return error_trace(service_emit(image->service, "", schema_find_event("/snapshot/commit"),
-					name, &event));
+	return error_trace(service_emit(image->service, namespace,
+					schema_find_event("/snapshot/commit"), name, &event));
 }
 
 int snapshot_record_layer(struct image_service *image, const char *snapshotter, const char *chain,
@@ -205,7 +205,7 @@ int snapshot_record_layer(struct image_service *image, const char *snapshotter, 
 	if (!r)
 		r = emit_prepare(image, "", before, parent, snapshotter);
 	if (!r)
-		r = emit_commit(image, before, chain, snapshotter);
+		r = snapshot_emit_commit(image, "", before, chain, snapshotter);
 	return error_trace(r);
 }
 
@@ -256,7 +256,7 @@ int snapshot_record_own(struct image_service *image, const char *namespace,
 	return error_trace(r);
 }
 
-int snapshot_remove(struct image_service *image, const struct store_key *key, const char *namespace,
+int snapshot_forget(struct image_service *image, const struct store_key *key, const char *namespace,
 		    const struct snapshot_record *record)
 {
 	struct event_snapshot_remove event = {.key = record->key,
@@ -281,11 +281,12 @@ int snapshot_remove(struct image_service *image, const struct store_key *key, co
 static int lost_layer(const char *chain, struct why *why)
 {
 	return why_set(why, refused(BUS_DATA_LOSS),
-		       "layer %s is missing: remove the image and import it again", chain);
+		       "layer %s is missing: `davit images unpack` makes it again", chain);
 }
 
-int snapshot_chain(struct image_service *image, const char *snapshotter, const char *chain,
-		   uint64_t *numbers, size_t max, size_t *ret_count, struct why *why)
+int snapshot_chain(struct image_service *image, const char *namespace, const char *snapshotter,
+		   const char *chain, uint64_t *numbers, size_t max, size_t *ret_count,
+		   struct why *why)
 {
 	_cleanup_(cleanup_free) char *next = chain && chain[0] ? strdup(chain) : NULL;
 	size_t count = 0;
@@ -297,10 +298,7 @@ int snapshot_chain(struct image_service *image, const char *snapshotter, const c
 
 		if (count == max)
 			return why_set(why, refused(BUS_DATA_LOSS), "layer %s has no end", chain);
-		r = make_key(SCOPE_SHARED, snapshotter, next, &key);
-		if (!r)
-			r = store_get(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
-				      &record);
+		r = get_with_key(image, namespace, snapshotter, next, &key, &record);
 		if (r == STORE_E_NOT_FOUND || r == STORE_E_DAMAGED)
 			return lost_layer(next, why);
 		if (r)
@@ -313,8 +311,9 @@ int snapshot_chain(struct image_service *image, const char *snapshotter, const c
 	return 0;
 }
 
-int snapshot_mounts(struct image_service *image, const struct snapshot_record *record,
-		    struct mount **ret_mounts, size_t *ret_count, struct why *why)
+int snapshot_make_mounts(struct image_service *image, const char *namespace,
+			 const struct snapshot_record *record, struct mount **ret_mounts,
+			 size_t *ret_count, struct why *why)
 {
 	bool is_overlay = !strcmp(record->snapshotter, SNAPSHOTTER_OVERLAY);
 	uint64_t lowers[SNAPSHOT_DEPTH_MAX];
@@ -326,7 +325,7 @@ int snapshot_mounts(struct image_service *image, const struct snapshot_record *r
 			       "snapshot '%s' is a layer: it has no mounts of its own",
 			       record->key);
 	if (is_overlay)
-		r = snapshot_chain(image, record->snapshotter, record->parent, lowers,
+		r = snapshot_chain(image, namespace, record->snapshotter, record->parent, lowers,
 				   ARRAY_SIZE(lowers), &n_lowers, why);
 	else
 		r = 0;
@@ -338,22 +337,28 @@ int snapshot_mounts(struct image_service *image, const struct snapshot_record *r
 
 /* ---- methods ---- */
 
+int snapshot_find(struct image_service *image, const char *namespace, const char *snapshotter,
+		  const char *key, struct store_key *ret_key, struct snapshot_record *ret_record,
+		  struct why *why)
+{
+	int r;
+
+	r = snapshot_check_name(image, snapshotter, &snapshotter, why);
+	if (r)
+		return r;
+	r = get_with_key(image, namespace, snapshotter, key, ret_key, ret_record);
+	if (r == STORE_E_NOT_FOUND)
+		return why_set(why, refused(BUS_NOT_FOUND), "no snapshot '%s' (%s)", key,
+			       snapshotter);
+	return error_trace(r);
+}
+
 static int find(struct image_service *image, struct call *call,
 		const struct snapshot_key_request *request, struct store_key *ret_key,
 		struct snapshot_record *ret_record, struct why *why)
 {
-	const char *snapshotter;
-	int r;
-
-	r = snapshot_check_name(image, request->snapshotter, &snapshotter, why);
-	if (r)
-		return r;
-	r = get_with_key(image, call_namespace(call), snapshotter, request->key, ret_key,
-			 ret_record);
-	if (r == STORE_E_NOT_FOUND)
-		return why_set(why, refused(BUS_NOT_FOUND), "no snapshot '%s' (%s)", request->key,
-			       snapshotter);
-	return error_trace(r);
+	return snapshot_find(image, call_namespace(call), request->snapshotter, request->key,
+			     ret_key, ret_record, why);
 }
 
 int image_mounts(struct image_service *image, const struct snapshot_key_request *request,
@@ -366,8 +371,8 @@ int image_mounts(struct image_service *image, const struct snapshot_key_request 
 
 	r = find(image, call, request, &key, &record, &why);
 	if (!r)
-		r = snapshot_mounts(image, &record, &reply->mounts.items, &reply->mounts.count,
-				    &why);
+		r = snapshot_make_mounts(image, call_namespace(call), &record, &reply->mounts.items,
+					 &reply->mounts.count, &why);
 	return image_answer(call, r, &why, "the snapshot");
 }
 
@@ -388,7 +393,7 @@ int image_release(struct image_service *image, const struct snapshot_key_request
 			    "snapshot '%s' is a layer: it goes with the last image that needs it",
 			    request->key);
 	if (!r)
-		r = snapshot_remove(image, &key, call_namespace(call), &record);
+		r = snapshot_forget(image, &key, call_namespace(call), &record);
 	return image_answer(call, r, &why, "the snapshot");
 }
 

@@ -158,9 +158,9 @@ static int look_up_parents(void *userdata)
 {
 	struct lookup *lookup = userdata;
 
-	return snapshot_chain(lookup->job->image, lookup->job->snapshotter, lookup->job->parent,
-			      lookup->numbers, ARRAY_SIZE(lookup->numbers), &lookup->count,
-			      lookup->why);
+	return snapshot_chain(lookup->job->image, SCOPE_SHARED, lookup->job->snapshotter,
+			      lookup->job->parent, lookup->numbers, ARRAY_SIZE(lookup->numbers),
+			      &lookup->count, lookup->why);
 }
 
 static int fill_request(struct layer_job *job, const char *diff_id,

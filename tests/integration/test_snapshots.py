@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Snapshots, and what of them is seen from outside."""
 
+import json
 import os
 import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
-from davit import Davit, main  # noqa: E402
+from davit import TOP, Davit, main  # noqa: E402
+from mounted import mounted, mounted_tree  # noqa: E402
 
 
 def make_image(d, name, *contents):
@@ -44,6 +46,122 @@ def test_a_layer_that_umoci_inserted_is_taken():
         (record,) = d.json("snapshots", "ls")
         with open(os.path.join(d.root, "image", "snapshots", str(record["number"]), "fs", "inserted")) as data:
             assert data.read() == "odd size"
+
+
+# ---- the snapshots of a client's own ----
+
+def own(d, snapshotter):
+    def call(method, *words):
+        return d.call("snapshot." + method, "snapshotter=" + snapshotter, *words)
+    return call
+
+
+def write(call, d, key, name, text):
+    with mounted(call("mounts", "key=" + key)["mounts"], d.work) as root:
+        with open(os.path.join(root, name), "w") as out:
+            out.write(text)
+
+
+def test_snapshots_are_prepared_committed_and_lie_on_each_other():
+    with Davit() as d:
+        d.check("images", "import", make_image(d, "t:1", [layers.f("below", b"1")]))
+        chain = d.json("snapshots", "ls")[0]["key"]
+        for snapshotter in ("overlayfs", "native"):
+            call = own(d, snapshotter)
+            if snapshotter == "native":
+                d.check("images", "import", "--snapshotter", "native", make_image(d, "t:1", [layers.f("below", b"1")]))
+            first = call("prepare", "key=a", "parent=" + chain)
+            assert first["snapshot"]["kind"] == "active" and first["snapshot"]["parent"] == chain, first
+            write(call, d, "a", "one", "1")
+            done = call("commit", "name=layer-a", "key=a", "labels.x=y")["snapshot"]
+            assert done["kind"] == "committed" and done["labels"]["x"] == "y" and done["size"] >= 1, done
+            call("prepare", "key=b", "parent=layer-a")
+            write(call, d, "b", "two", "2")
+            call("commit", "name=layer-b", "key=b")
+            view = call("view", "key=v", "parent=layer-b")
+            tree = mounted_tree(view["mounts"], d.work)
+            assert {"below", "one", "two"} <= set(tree), tree
+            with mounted(view["mounts"], d.work) as root:
+                try:
+                    open(os.path.join(root, "new"), "w")
+                    raise AssertionError("a view can be written")
+                except OSError:
+                    pass
+            for key in ("layer-a", "layer-b", chain):
+                refused = d("snapshots", "--snapshotter", snapshotter, "rm", key)
+                assert refused.returncode == 1 and key.encode() in refused.stderr, refused
+            d.check("snapshots", "--snapshotter", snapshotter, "rm", "v", "layer-b", "layer-a")
+        d.call("snapshot.cleanup")
+        left = set(os.listdir(os.path.join(d.root, "image", "snapshots")))
+        assert left == {str(r["number"]) for r in d.json("snapshots", "ls")}, left
+        topics = [e["topic"] for e in d.events() if e["topic"].startswith("/snapshot/")]
+        assert topics.count("/snapshot/remove") == 6, topics
+        assert topics.count("/snapshot/commit") == 2 + 4, topics
+
+
+def test_what_makes_no_sense_is_refused_by_name():
+    with Davit() as d:
+        d.check("snapshots", "prepare", "a")
+        cases = [(["snapshots", "prepare", "a"], b"exists"), (["snapshots", "prepare", "b", "a"], b"not committed"),
+                 (["snapshots", "prepare", "b", "none"], b"no snapshot 'none'"),
+                 (["snapshots", "prepare", "sha256:" + "0" * 64], b"digests name layers"),
+                 (["snapshots", "commit", "sha256:" + "0" * 64, "a"], b"digests name layers"),
+                 (["snapshots", "commit", "c", "none"], b"no snapshot 'none'"),
+                 (["snapshots", "--snapshotter", "zfs", "prepare", "b"], b"overlayfs and native"),
+                 (["snapshots", "rm", "none"], b"no snapshot 'none'"), (["snapshots", "info", "none"], b"no snapshot 'none'"),
+                 (["snapshots", "label", "none", "a=b"], b"no snapshot 'none'")]
+        for words, text in cases:
+            result = d(*words)
+            assert result.returncode == 1 and text in result.stderr, (words, result)
+        d.check("snapshots", "view", "v")
+        refused = d("snapshots", "commit", "c", "v")
+        assert refused.returncode == 1 and b"not active" in refused.stderr, refused
+        assert [s["key"] for s in d.json("snapshots", "ls")] == ["a", "v"]
+        d.check("snapshots", "rm", "a", "v")
+
+
+def test_the_snapshot_commands_print_as_ctr_does():
+    with Davit() as d:
+        d.check("snapshots", "prepare", "base")
+        d.check("snapshots", "commit", "layer", "base")
+        out = d.check("snapshots", "prepare", "-t", "/mnt/x", "top", "layer").split()
+        assert out[:5] == ["mount", "-t", "overlay", "overlay", "/mnt/x"] and "lowerdir=" in out[6], out
+        assert d.check("snapshots", "mounts", "/mnt/x", "top").split() == out
+        assert d.check("snapshots", "ls").splitlines()[0].split() == ["KEY", "PARENT", "KIND"]
+        assert d.check("snapshots", "tree") == " layer\n  \\_ top\n"
+        assert d.check("snapshots", "label", "top", "a=1", "b=2") .strip().split(",")[-2:] == ["a=1", "b=2"]
+        d.check("snapshots", "label", "top", "b=")
+        labels = d.json("snapshots", "ls", "name==top")[0]["labels"]
+        assert labels["a"] == "1" and "b" not in labels, labels
+        lines = d.check("snapshots", "usage", "-b", "top").splitlines()
+        assert lines[0].split() == ["KEY", "SIZE", "INODES"] and lines[1].split() == ["top", "0", "0"], lines
+        assert json.loads(d.check("snapshots", "info", "top"))["parent"] == "layer"
+        d.check("snapshots", "rm", "top", "layer")
+
+
+def test_a_container_runs_on_120_layers():
+    with Davit() as d:
+        path = os.path.join(d.work, "deep.tar")
+        subprocess.run([sys.executable, os.path.join(TOP, "tools", "examples", "make-image.py"), "--layers", "120", path],
+                       check=True)
+        d.check("images", "import", path)
+        layers_ = [s for s in d.json("snapshots", "ls") if s["kind"] == "committed"]
+        assert len(layers_) == 120, len(layers_)
+        out = d.check("run", "--rm", "busybox", "deep", "sh", "-c", "ls /etc | grep -c layer- && touch /etc/new")
+        assert out.strip() == "119", out
+        many = [d.start("run", "--rm", "busybox", "deep%d" % i, "cat", "/etc/layer-%d" % (i + 1)) for i in range(4)]
+        for i, process in enumerate(many):
+            stdout, stderr = process.communicate(timeout=60)
+            assert stdout.decode().strip() == str(i + 1), (stdout, stderr)
+        mounts = d.call("snapshot.prepare", "key=p", "parent=" + top_of(layers_))["mounts"]
+        assert sum(len(o) for o in mounts[0]["options"]) > 4096
+        assert len([n for n in mounted_tree(mounts, d.work) if n.startswith("etc/layer-")]) == 119
+        d.check("snapshots", "rm", "p")
+
+
+def top_of(records):
+    (top,) = {r["key"] for r in records} - {r.get("parent") for r in records}
+    return top
 
 
 if __name__ == "__main__":

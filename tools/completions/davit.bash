@@ -25,8 +25,17 @@ _davit_step() {
 	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --help"; path='davit images delete' ;;
 	'davit images tag') words=" --force --help"; path='davit images tag' ;;
 	'davit images label') words=" --replace-all --help"; path='davit images label' ;;
-	'davit snapshots' | 'davit snapshot') words=" list --help"; path='davit snapshots' ;;
+	'davit snapshots' | 'davit snapshot') words=" commit info list mounts prepare delete label tree usage view --snapshotter --help"; path='davit snapshots' ;;
+	'davit snapshots commit') words=" --help"; path='davit snapshots commit' ;;
+	'davit snapshots info') words=" --help"; path='davit snapshots info' ;;
 	'davit snapshots list' | 'davit snapshots ls') words=" --quiet --format --help"; path='davit snapshots list' ;;
+	'davit snapshots mounts' | 'davit snapshots m' | 'davit snapshots mount') words=" --help"; path='davit snapshots mounts' ;;
+	'davit snapshots prepare') words=" --target --mounts --help"; path='davit snapshots prepare' ;;
+	'davit snapshots delete' | 'davit snapshots del' | 'davit snapshots remove' | 'davit snapshots rm') words=" --help"; path='davit snapshots delete' ;;
+	'davit snapshots label') words=" --help"; path='davit snapshots label' ;;
+	'davit snapshots tree') words=" --help"; path='davit snapshots tree' ;;
+	'davit snapshots usage') words=" --bytes --help"; path='davit snapshots usage' ;;
+	'davit snapshots view') words=" --target --mounts --help"; path='davit snapshots view' ;;
 	'davit content') words=" list get --help"; path='davit content' ;;
 	'davit content list' | 'davit content ls') words=" --quiet --format --help"; path='davit content list' ;;
 	'davit content get') words=" --help"; path='davit content get' ;;

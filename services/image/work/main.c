@@ -113,6 +113,20 @@ static int run_remove(struct why *why)
 	return error_trace(write_answer(schema_work_remove_result(), &result));
 }
 
+static int run_usage(struct why *why)
+{
+	_cleanup_(work_usage_request_clear) struct work_usage_request request = {};
+	_cleanup_(work_usage_result_clear) struct work_usage_result result = {};
+	int r;
+
+	r = read_request(schema_work_usage_request(), &request, why);
+	if (!r)
+		r = work_usage(&request, FIRST_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_usage_result(), &result));
+}
+
 /* Waits until all of the file system is on disk. */
 static int run_sync(struct why *why)
 {
@@ -143,6 +157,8 @@ static int run(const char *mode, struct why *why)
 		return error_trace(run_remove(why));
 	if (!strcmp(mode, "sync"))
 		return error_trace(run_sync(why));
+	if (!strcmp(mode, "usage"))
+		return error_trace(run_usage(why));
 	return why_set(why, -EINVAL, "unknown mode '%s'", mode);
 }
 
@@ -163,7 +179,7 @@ int main(int argc, char *argv[])
 	if (argc != 2 || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
 		fprintf(stderr,
 			"davit-image-work is started by davit-image:\n"
-			"usage: davit-image-work import|apply|remove|sync 3<REQUEST 4>ANSWER\n");
+			"usage: davit-image-work import|apply|remove|sync|usage 3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */
