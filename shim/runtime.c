@@ -146,6 +146,8 @@ static void fill_arguments(const struct shim_config *config, const char *verb,
 	arguments[n++] = config->oci_root;
 	if (config->systemd_cgroup)
 		arguments[n++] = "--systemd-cgroup";
+	if (config->no_cgroup)
+		arguments[n++] = "--cgroup-manager=disabled";
 	/* A relative name: crun takes what stands before a colon for a kind of log. */
 	arguments[n++] = "--log";
 	arguments[n++] = LOG_NAME;

@@ -12,10 +12,15 @@
 	OPTION(struct container_options, member_, kind_, name_, letter_, value_, help_)
 
 /* clang-format off */
+#define BLKIO(member_, name_, alias_, value_, help_) \
+	{ .name = name_, .kind = OPTION_LIST, .offset = offsetof(struct container_options, member_), .value = value_, .help = help_, .alias = alias_ }
+
 #define CREATE_OPTIONS \
 	{ .name = "snapshotter", .kind = OPTION_TEXT, .offset = offsetof(struct container_options, snapshotter), .value = "NAME", \
 	  .help = "overlayfs or native (default: what this host can do)", .environment = "CONTAINERD_SNAPSHOTTER" }, \
-	O(config, TEXT, "config", 'c', "FILE", "whole OCI spec instead of the options below"), \
+	O(snapshotter_labels, LIST, "snapshotter-label", 0, "KEY=VALUE", "label of the container's snapshot; may be repeated"), \
+	O(config, TEXT, "config", 'c', "FILE", "whole OCI spec; excludes the options that make one"), \
+	O(dump_config, TEXT, "dump-config", 0, "FILE", "write the OCI spec there first"), \
 	O(cwd, TEXT, "cwd", 0, "DIR", "working directory of the process"), \
 	O(env, LIST, "env", 'e', "NAME=VALUE", "environment variable; may be repeated"), \
 	O(env_file, TEXT, "env-file", 0, "FILE", "environment variables, one a line"), \
@@ -25,8 +30,12 @@
 	O(mounts, LIST, "mount", 0, "type=…,src=…,dst=…,options=…", "further mount; options are joined by colons; may be repeated"), \
 	O(net_host, FLAG, "net-host", 0, NULL, "the host's network"), \
 	O(privileged, FLAG, "privileged", 0, NULL, "all capabilities and devices, nothing masked"), \
+	O(privileged_without_host_devices, FLAG, "privileged-without-host-devices", 0, NULL, "with --privileged: none of the host's devices"), \
 	O(read_only, FLAG, "read-only", 0, NULL, "root file system read-only"), \
 	O(runtime, TEXT, "runtime", 0, "NAME|PATH", "OCI runtime (default: as `davit doctor` says)"), \
+	O(runc_binary, TEXT, "runc-binary", 0, "PATH", "program of the OCI runtime; instead of --runtime"), \
+	O(runc_root, TEXT, "runc-root", 0, "DIR", "the OCI runtime's own directory"), \
+	O(runtime_config_path, TEXT, "runtime-config-path", 0, "FILE", "for runtimes that have a configuration file; crun and runc have none"), \
 	O(tty, FLAG, "tty", 't', NULL, "allocate a terminal"), \
 	O(with_ns, LIST, "with-ns", 0, "TYPE:PATH", "join a namespace; may be repeated"), \
 	O(pid_file, TEXT, "pid-file", 0, "FILE", "write the pid of the container's init process there"), \
@@ -37,21 +46,35 @@
 	O(cpu_period, NUMBER, "cpu-period", 0, "US", "CFS period"), \
 	O(cpuset_cpus, TEXT, "cpuset-cpus", 0, "LIST", "CPUs to run on"), \
 	O(cpuset_mems, TEXT, "cpuset-mems", 0, "LIST", "memory nodes to use"), \
-	O(pids_limit, NUMBER, "pids-limit", 0, "N", "limit of processes"), \
+	O(pids_limit, TEXT, "pids-limit", 0, "N", "limit of processes; -1 for none"), \
+	{ .name = "blkio-weight", .kind = OPTION_NUMBER, .offset = offsetof(struct container_options, blkio_weight), .value = "N", \
+	  .help = "block I/O weight, 10 to 1000"}, \
+	BLKIO(blkio_weight_device, "blkio-weight-device", NULL, "DEV:N", "block I/O weight on one device; may be repeated"), \
+	BLKIO(blkio_read_bps, "blkio-read-bps", "device-read-bps", "DEV:BYTES", "limit of bytes read a second; may be repeated"), \
+	BLKIO(blkio_write_bps, "blkio-write-bps", "device-write-bps", "DEV:BYTES", "limit of bytes written a second; may be repeated"), \
+	BLKIO(blkio_read_iops, "blkio-read-iops", "device-read-iops", "DEV:N", "limit of reads a second; may be repeated"), \
+	BLKIO(blkio_write_iops, "blkio-write-iops", "device-write-iops", "DEV:N", "limit of writes a second; may be repeated"), \
 	O(cpus, TEXT, "cpus", 0, "N", "CPUs' worth of time, e.g. 1.5"), \
 	O(devices, LIST, "device", 0, "PATH", "device of the host to pass in; may be repeated"), \
 	O(cap_add, LIST, "cap-add", 0, "CAP_…", "capability to add; may be repeated"), \
 	O(cap_drop, LIST, "cap-drop", 0, "CAP_…", "capability to drop; may be repeated"), \
 	O(seccomp, FLAG, "seccomp", 0, NULL, "the default seccomp profile"), \
 	O(seccomp_profile, TEXT, "seccomp-profile", 0, "FILE", "a seccomp profile of your own; with --seccomp"), \
-	O(apparmor_profile, TEXT, "apparmor-profile", 0, "NAME", "AppArmor profile"), \
+	O(apparmor_profile, TEXT, "apparmor-profile", 0, "NAME", "AppArmor profile that is loaded already"), \
+	O(apparmor_default_profile, TEXT, "apparmor-default-profile", 0, "NAME", "AppArmor profile of this name with davit's rules; loaded if it is not"), \
+	O(rdt_class, TEXT, "rdt-class", 0, "NAME", "class of service for CPU caches (resctrl)"), \
+	O(gpus, TEXT, "gpus", 0, "N", "not supported; --device passes devices in"), \
+	O(uidmap, LIST, "uidmap", 0, "ID:HOSTID:COUNT", "user namespace: users of the container; may be repeated"), \
+	O(gidmap, LIST, "gidmap", 0, "ID:HOSTID:COUNT", "user namespace: groups of the container; may be repeated"), \
+	O(remap_labels, FLAG, "remap-labels", 0, NULL, "write --uidmap and --gidmap to labels of the snapshot"), \
 	O(hostname, TEXT, "hostname", 0, "NAME", "host name (default: the container's id)"), \
 	O(rlimit_nofile, TEXT, "rlimit-nofile", 0, "SOFT[:HARD]", "limit of open files"), \
 	O(rootfs, FLAG, "rootfs", 0, NULL, "the first argument is a directory, not an image"), \
 	O(rootfs_propagation, TEXT, "rootfs-propagation", 0, "MODE", "mount propagation of the root"), \
 	O(no_pivot, FLAG, "no-pivot", 0, NULL, "do not use pivot_root"), \
 	O(cgroup, TEXT, "cgroup", 0, "PATH", "cgroup path; \"\" for none"), \
-	O(systemd_cgroup, FLAG, "systemd-cgroup", 0, NULL, "let systemd make the cgroup"), \
+	{ .name = "systemd-cgroup", .kind = OPTION_FLAG, .offset = offsetof(struct container_options, systemd_cgroup), \
+	  .help = "let systemd make the cgroup", .alias = "runc-systemd-cgroup" }, \
 	O(platform, TEXT, "platform", 0, "OS/ARCH", "choose from a multi-platform image")
 
 const struct option_spec create_options[] = { CREATE_OPTIONS, {} };
@@ -136,10 +159,9 @@ static int add_env_file(struct context *context, const char *path, struct schema
 {
 	_cleanup_(cleanup_free) char *data = NULL;
 	char *rest, *line;
-	size_t size;
 	int r;
 
-	r = file_read(AT_FDCWD, path, 1 << 20, &data, &size);
+	r = file_read_proc(path, 1 << 20, &data, NULL);
 	if (r)
 		return fail(context, "--env-file %s: %s", path, strerror(-r));
 	rest = data;
@@ -152,33 +174,61 @@ static int add_env_file(struct context *context, const char *path, struct schema
 	return 0;
 }
 
-/* ---- the request --------------------------------------------------------- */
+/* ---- the spec ------------------------------------------------------------ */
+
+static int set_integer(struct context *context, const char *option, const char *text,
+		       int64_t *ret_number)
+{
+	char *end;
+
+	if (!text)
+		return 0;
+	errno = 0;
+	*ret_number = strtoll(text, &end, 10);
+	if (*end || end == text || errno)
+		return fail_usage(context, "--%s '%s' is not a whole number", option, text);
+	return 0;
+}
 
 static int set_cpus(struct context *context, const struct container_options *options,
 		    struct spec_options *spec)
 {
+	int code = set_integer(context, "cpu-quota", options->cpu_quota, &spec->cpu_quota);
 	char *end;
 	double cpus;
 
 	spec->cpu_period = options->cpu_period;
-	if (options->cpu_quota) {
-		spec->cpu_quota = strtoll(options->cpu_quota, &end, 10);
-		if (*end || end == options->cpu_quota)
-			return fail_usage(context, "--cpu-quota '%s' is not a number",
-					  options->cpu_quota);
-		if (spec->cpu_quota == -1)
-			spec->cpu_quota = 0;
-	}
-	if (!options->cpus)
-		return 0;
+	if (code || !options->cpus)
+		return code;
 	if (options->cpu_quota || options->cpu_period)
 		return fail_usage(context, "--cpus excludes --cpu-quota and --cpu-period");
 	cpus = strtod(options->cpus, &end);
-	if (*end || end == options->cpus || !(cpus > 0) || cpus > 1e6)
-		return fail_usage(context, "--cpus '%s' is not a positive number", options->cpus);
+	if (*end || end == options->cpus || !(cpus >= 0.01) || cpus > 1e6)
+		return fail_usage(context, "--cpus '%s' is not a number from 0.01 to 1000000",
+				  options->cpus);
 	spec->cpu_period = 100000;
 	spec->cpu_quota = (int64_t)(cpus * 100000);
 	return 0;
+}
+
+static int set_resources(struct context *context, const struct container_options *options,
+			 struct spec_options *spec)
+{
+	int code = set_integer(context, "pids-limit", options->pids_limit, &spec->pids_limit)
+			   ?: set_cpus(context, options, spec);
+
+	spec->memory_limit = options->memory_limit;
+	spec->cpu_shares = options->cpu_shares;
+	spec->blkio_weight = options->blkio_weight;
+	if (!code && (schema_set(&spec->cpuset_cpus, options->cpuset_cpus) ||
+		      schema_set(&spec->cpuset_mems, options->cpuset_mems) ||
+		      schema_strs_copy(&options->blkio_weight_device, &spec->blkio_weight_device) ||
+		      schema_strs_copy(&options->blkio_read_bps, &spec->blkio_read_bps) ||
+		      schema_strs_copy(&options->blkio_write_bps, &spec->blkio_write_bps) ||
+		      schema_strs_copy(&options->blkio_read_iops, &spec->blkio_read_iops) ||
+		      schema_strs_copy(&options->blkio_write_iops, &spec->blkio_write_iops)))
+		code = fail(context, "out of memory");
+	return code;
 }
 
 static int set_lists(struct context *context, const struct container_options *options,
@@ -202,9 +252,40 @@ static int set_lists(struct context *context, const struct container_options *op
 	if (!code && (schema_strs_copy(&options->with_ns, &spec->with_ns) ||
 		      schema_strs_copy(&options->devices, &spec->devices) ||
 		      schema_strs_copy(&options->cap_add, &spec->cap_add) ||
-		      schema_strs_copy(&options->cap_drop, &spec->cap_drop)))
+		      schema_strs_copy(&options->cap_drop, &spec->cap_drop) ||
+		      schema_strs_copy(&options->uidmap, &spec->uidmap) ||
+		      schema_strs_copy(&options->gidmap, &spec->gidmap)))
 		code = fail(context, "out of memory");
 	return code;
+}
+
+/* The service reads the file, and it is elsewhere. */
+static int set_seccomp(struct context *context, const struct container_options *options,
+		       struct spec_options *spec)
+{
+	spec->seccomp = options->seccomp;
+	if (!options->seccomp_profile)
+		return 0;
+	if (!options->seccomp)
+		return fail_usage(context, "--seccomp-profile needs --seccomp");
+	spec->seccomp_profile = realpath(options->seccomp_profile, NULL);
+	if (!spec->seccomp_profile)
+		return fail(context, "--seccomp-profile %s: %s", options->seccomp_profile,
+			    strerror(errno));
+	return 0;
+}
+
+static void set_flags(const struct container_options *options, struct spec_options *spec)
+{
+	spec->terminal = options->tty;
+	spec->read_only = options->read_only;
+	spec->net_host = options->net_host;
+	spec->privileged = options->privileged;
+	spec->privileged_without_host_devices = options->privileged_without_host_devices;
+	spec->allow_new_privs = options->allow_new_privs;
+	spec->no_pivot = options->no_pivot;
+	spec->systemd_cgroup = options->systemd_cgroup;
+	spec->no_cgroup = options->cgroup && !*options->cgroup;
 }
 
 static int set_options(struct context *context, const struct container_options *options,
@@ -212,35 +293,83 @@ static int set_options(struct context *context, const struct container_options *
 {
 	int r;
 
-	spec->terminal = options->tty;
-	spec->read_only = options->read_only;
-	spec->net_host = options->net_host;
-	spec->privileged = options->privileged;
-	spec->allow_new_privs = options->allow_new_privs;
-	spec->memory_limit = options->memory_limit;
-	spec->cpu_shares = options->cpu_shares;
-	spec->pids_limit = (int64_t)options->pids_limit;
-	spec->no_pivot = options->no_pivot;
-	spec->seccomp = options->seccomp;
-	spec->systemd_cgroup = options->systemd_cgroup;
-	spec->no_cgroup = options->cgroup && !*options->cgroup;
+	set_flags(options, spec);
 	r = schema_set(&spec->cwd, options->cwd) ?: schema_set(&spec->user, options->user)
 	    ?: schema_set(&spec->hostname, options->hostname) ?: schema_set(&spec->cgroup, options->cgroup)
-	    ?: schema_set(&spec->cpuset_cpus, options->cpuset_cpus)
-	    ?: schema_set(&spec->cpuset_mems, options->cpuset_mems)
 	    ?: schema_set(&spec->rlimit_nofile, options->rlimit_nofile)
 	    ?: schema_set(&spec->rootfs_propagation, options->rootfs_propagation)
-	    ?: schema_set(&spec->seccomp_profile, options->seccomp_profile)
-	    ?: schema_set(&spec->apparmor_profile, options->apparmor_profile);
+	    ?: schema_set(&spec->apparmor_profile, options->apparmor_profile)
+	    ?: schema_set(&spec->apparmor_default_profile, options->apparmor_default_profile)
+	    ?: schema_set(&spec->rdt_class, options->rdt_class)
+	    ?: schema_set(&spec->oci_root, options->runc_root);
 	if (r)
 		return fail(context, "out of memory");
-	return set_cpus(context, options, spec) ?: set_lists(context, options, spec);
+	return set_seccomp(context, options, spec) ?: set_resources(context, options, spec)
+	       ?: set_lists(context, options, spec);
 }
+
+/* ---- what excludes what -------------------------------------------------- */
+
+static bool is_given(const struct option_spec *option, const struct container_options *options)
+{
+	const void *member = (const char *)options + option->offset;
+
+	switch (option->kind) {
+	case OPTION_FLAG:
+		return *(const bool *)member;
+	case OPTION_TEXT:
+		return *(char *const *)member;
+	case OPTION_NUMBER:
+	case OPTION_SECONDS:
+		return *(const uint64_t *)member;
+	case OPTION_LIST:
+		return ((const struct schema_strs *)member)->count;
+	}
+	return false;
+}
+
+/* A whole spec says it all: an option that would say something else must not be passed over in silence. */
+static int check_config(struct context *context, const struct container_options *options)
+{
+	static const char *const beside[] = {
+		"config", "dump-config", "label",   "platform",    "pid-file",
+		"rootfs", "runc-binary", "runtime", "snapshotter", "snapshotter-label",
+		"tty"};
+
+	if (!options->config)
+		return 0;
+	for (const struct option_spec *option = create_options; option->name; option++) {
+		bool is_beside = false;
+
+		for (size_t i = 0; i < ARRAY_SIZE(beside); i++)
+			is_beside = is_beside || !strcmp(beside[i], option->name);
+		if (!is_beside && is_given(option, options))
+			return fail_usage(context, "--config excludes --%s: the file says it all",
+					  option->name);
+	}
+	return 0;
+}
+
+static int check_options(struct context *context, const struct container_options *options)
+{
+	if (options->gpus)
+		return fail_usage(context, "--gpus is not supported: pass the devices with "
+					   "--device, and the driver's files with --mount");
+	if (options->runtime_config_path)
+		return fail_usage(
+			context, "--runtime-config-path: crun and runc have no configuration file");
+	if (options->runtime && options->runc_binary)
+		return fail_usage(context, "--runtime and --runc-binary exclude each other");
+	if (options->remap_labels && !options->uidmap.count)
+		return fail_usage(context, "--remap-labels needs --uidmap and --gidmap");
+	return check_config(context, options);
+}
+
+/* ---- the request --------------------------------------------------------- */
 
 static int read_config(struct context *context, const char *path, char **ret_spec)
 {
-	size_t size;
-	int r = file_read(AT_FDCWD, path, 512 << 10, ret_spec, &size);
+	int r = file_read_proc(path, 512 << 10, ret_spec, NULL);
 
 	return r ? fail(context, "--config %s: %s", path, strerror(-r)) : 0;
 }
@@ -271,6 +400,75 @@ static int set_arguments(struct context *context, const struct container_options
 	return 0;
 }
 
+/* Ranges as one label: 0:1000:1,1:2000:9. */
+static int label_mapping(const char *key, const struct schema_strs *mapping,
+			 struct schema_map *labels)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+
+	for (size_t i = 0; i < mapping->count; i++) {
+		char *longer = text_format("%s%s%s", text ?: "", text ? "," : "",
+					   mapping->items[i]);
+
+		free(text);
+		text = longer;
+		if (!text)
+			return -ENOMEM;
+	}
+	return text ? schema_map_set(labels, key, text) : 0;
+}
+
+static int set_snapshot_labels(struct context *context, const struct container_options *options,
+			       struct schema_map *labels)
+{
+	int code = split_pairs(context, "snapshotter-label", &options->snapshotter_labels, labels);
+
+	if (code || !options->remap_labels)
+		return code;
+	if (label_mapping("containerd.io/snapshot/uidmapping", &options->uidmap, labels) ||
+	    label_mapping("containerd.io/snapshot/gidmapping", &options->gidmap, labels))
+		return fail(context, "out of memory");
+	return 0;
+}
+
+static int write_spec(struct context *context, const char *path, const char *id)
+{
+	_cleanup_(container_reply_clear) struct container_reply reply = {};
+	struct container_get_request get = {.id = (char *)id};
+	_cleanup_(cleanup_free) char *text = NULL;
+	struct why why = {};
+	json_t *spec;
+	int r = container_get_ask(&context->ask, &get, &reply);
+
+	if (r)
+		return fail_ask(context, r);
+	spec = json_loads(reply.container->spec ?: "", 0, NULL);
+	text = json_dumps(spec, JSON_INDENT(2));
+	json_decref(spec);
+	if (!text)
+		return fail(context, "out of memory");
+	if (file_write(path, text, strlen(text), 0644, false, &why))
+		return fail(context, "--dump-config: %s", why.text);
+	return 0;
+}
+
+/* The container is made to see its spec, and taken away: so the file is there when the run itself fails. */
+static int dump_config(struct context *context, const char *path,
+		       struct container_run_request *request)
+{
+	struct container_remove_request remove = {.id = request->id};
+	int code, r;
+
+	request->create_only = true;
+	r = container_run_ask(&context->ask, request, NULL);
+	request->create_only = false;
+	if (r)
+		return fail_ask(context, r);
+	code = write_spec(context, path, request->id);
+	r = container_remove_ask(&context->ask, &remove, NULL);
+	return code ?: r ? fail_ask(context, r) : 0;
+}
+
 int container_options_request(struct context *context, const struct container_options *options,
 			      char **args, int n_args, struct container_run_request *ret_request)
 {
@@ -281,17 +479,22 @@ int container_options_request(struct context *context, const struct container_op
 	if (!request.options)
 		return fail(context, "out of memory");
 	request.auto_remove = options->rm;
-	code = set_arguments(context, options, args, n_args, &request);
+	code = check_options(context, options)
+		       ?: set_arguments(context, options, args, n_args, &request);
 	if (!code)
 		code = set_options(context, options, request.options);
 	if (!code)
 		code = split_pairs(context, "label", &options->labels, &request.labels);
+	if (!code)
+		code = set_snapshot_labels(context, options, &request.snapshot_labels);
 	if (!code && options->config)
 		code = read_config(context, options->config, &request.spec);
 	if (!code && (schema_set(&request.platform, options->platform) ||
 		      schema_set(&request.snapshotter, options->snapshotter) ||
-		      schema_set(&request.runtime, options->runtime)))
+		      schema_set(&request.runtime, options->runc_binary ?: options->runtime)))
 		code = fail(context, "out of memory");
+	if (!code && options->dump_config)
+		code = dump_config(context, options->dump_config, &request);
 	if (code)
 		return code;
 	*ret_request = request;

@@ -7,14 +7,17 @@
 struct container_options {
 	bool rm, null_io, detach, cni, rootfs, tty, net_host, privileged, read_only,
 		allow_new_privs, no_pivot, seccomp;
-	bool systemd_cgroup;
+	bool systemd_cgroup, privileged_without_host_devices, remap_labels;
 	char *log_uri, *fifo_dir, *cgroup, *platform, *snapshotter, *config, *cwd, *env_file,
-		*runtime, *runc_binary, *pid_file;
+		*runtime, *runc_binary, *runc_root, *runtime_config_path, *pid_file, *dump_config;
 	char *user, *hostname, *rootfs_propagation, *seccomp_profile, *apparmor_profile,
-		*rlimit_nofile, *cpus;
-	char *cpuset_cpus, *cpuset_mems, *cpu_quota;
-	uint64_t memory_limit, cpu_shares, cpu_period, pids_limit;
+		*apparmor_default_profile, *rdt_class, *gpus, *rlimit_nofile, *cpus;
+	char *cpuset_cpus, *cpuset_mems, *cpu_quota, *pids_limit;
+	uint64_t memory_limit, cpu_shares, cpu_period, blkio_weight;
 	struct schema_strs env, labels, annotations, mounts, with_ns, devices, cap_add, cap_drop;
+	struct schema_strs snapshotter_labels, uidmap, gidmap;
+	struct schema_strs blkio_weight_device, blkio_read_bps, blkio_write_bps, blkio_read_iops,
+		blkio_write_iops;
 };
 
 extern const struct option_spec run_options[];

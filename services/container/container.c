@@ -207,7 +207,7 @@ static int check_run(const struct container_run_request *request, struct schema_
 	bool has_rootfs = options && options->rootfs && *options->rootfs;
 
 	if (check_identifier_why("container id", request->id, fault) ||
-	    check_labels(&request->labels, fault))
+	    check_labels(&request->labels, fault) || check_labels(&request->snapshot_labels, fault))
 		return 1;
 	if (request->spec && *request->spec)
 		return check_spec_text(request->spec, fault);

@@ -38,6 +38,55 @@ static int make_uid(struct operation *operation)
 	return schema_set(&context_of(operation)->uid, text);
 }
 
+/* ---- the options ---- */
+
+static int choose_runtime(struct operation *operation)
+{
+	struct container_run_context *context = context_of(operation);
+	const char *asked = request_of(operation)->runtime;
+
+	if (is_set(asked))
+		return schema_set(&context->runtime, asked);
+	free(TAKE(context->runtime));
+	return namespace_default(operation_object(operation), operation_namespace(operation),
+				 "runtime", &context->runtime);
+}
+
+/* Nothing but what every run has: there is nothing to check. */
+static bool is_plain(const struct spec_options *options)
+{
+	struct spec_options rest = *options;
+	struct schema_buffer buffer = {};
+	struct schema_fault fault = {};
+	bool is_empty;
+
+	rest.args = (struct schema_strs){};
+	rest.terminal = rest.read_only = rest.net_host = false;
+	is_empty = !schema_pack(schema_spec_options(), &rest, &buffer, &fault) && buffer.size == 1;
+	schema_buffer_clear(&buffer);
+	return is_empty;
+}
+
+/* So that a wrong option is refused before an image is unpacked for it. */
+static int run_check(struct operation *operation)
+{
+	const struct container_run_request *request = request_of(operation);
+	struct container_run_context *context = context_of(operation);
+	struct runtime_spec_request check;
+	int r;
+
+	if (is_set(request->spec) || !request->options || is_plain(request->options))
+		return 0;
+	r = choose_runtime(operation);
+	if (r)
+		return error_trace(r);
+	check = (struct runtime_spec_request){.container_id = request->id,
+					      .runtime = context->runtime,
+					      .options = request->options,
+					      .check_only = true};
+	return operation_call(operation, schema_find_method("runtime", "spec"), NULL, &check, NULL);
+}
+
 /* ---- the image's snapshot ---- */
 
 static bool uses_image(const struct container_run_request *request)
@@ -99,6 +148,7 @@ static int run_image(struct operation *operation)
 						 .key = context->snapshot_key,
 						 .snapshotter = context->snapshotter,
 						 .platform = request->platform,
+						 .labels = request->snapshot_labels,
 						 .leased = true};
 	return operation_call(operation, schema_find_method("image", "prepare"), NULL, &prepare,
 			      take_image);
@@ -116,18 +166,6 @@ static int undo_image(struct operation *operation)
 }
 
 /* ---- the spec ---- */
-
-static int choose_runtime(struct operation *operation)
-{
-	struct container_run_context *context = context_of(operation);
-	const char *asked = request_of(operation)->runtime;
-
-	if (is_set(asked))
-		return schema_set(&context->runtime, asked);
-	free(TAKE(context->runtime));
-	return namespace_default(operation_object(operation), operation_namespace(operation),
-				 "runtime", &context->runtime);
-}
 
 static int take_spec(struct operation *operation, void *reply)
 {
@@ -268,6 +306,7 @@ static int finish(struct operation *operation, void *object)
 }
 
 static const struct operation_step steps[] = {
+	{.name = "check", .run = run_check},
 	{.name = "image", .run = run_image, .undo = undo_image},
 	{.name = "spec", .run = run_spec},
 	{.name = "record", .run = run_record, .undo = undo_record, .persist = true},

@@ -38,7 +38,7 @@ int snapshot_check_name(struct image_service *image, const char *snapshotter, co
 	if (!snapshotter || !snapshotter[0])
 		is_native = !image->has_overlay;
 	else if (!is_native && strcmp(snapshotter, SNAPSHOTTER_OVERLAY))
-		return why_set(why, refused(BUS_INVALID_ARGUMENT),
+		return why_set(why, refused(BUS_NOT_FOUND),
 			       "no snapshotter '%.76s': there are overlayfs and native",
 			       snapshotter);
 	if (!is_native && !image->has_overlay)

@@ -11,6 +11,7 @@
 
 #define CGROUP2_MAGIC 0x63677270
 #define DEPTH_MAX     16
+#define CGROUPS       "/sys/fs/cgroup"
 
 const char *cgroup_mode_text(enum cgroup_mode mode)
 {
@@ -95,6 +96,60 @@ static int read_capabilities(uint64_t *ret_capabilities)
 	}
 	*ret_capabilities = capabilities;
 	return 0;
+}
+
+/* ---- cgroups and what else a container may ask for ---- */
+
+static void add_word(char *words, size_t size, const char *word)
+{
+	size_t used = strlen(words);
+
+	snprintf(words + used, size - used, "%s%s", used ? " " : "", word);
+}
+
+/* Those that are mounted where runtimes look for them. */
+static void read_v1_controllers(struct spec_host *host)
+{
+	static const char *const names[] = {"blkio",   "cpu",    "cpuset", "devices",
+					    "freezer", "memory", "pids"};
+	char path[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		snprintf(path, sizeof(path), CGROUPS "/%s/cgroup.procs", names[i]);
+		if (!access(path, F_OK))
+			add_word(host->controllers, sizeof(host->controllers), names[i]);
+	}
+}
+
+/* A line of a small file of the kernel's; empty if it is not there. */
+static void read_line(const char *path, char *line, size_t size)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+
+	line[0] = '\0';
+	if (!file_read_proc(path, 65536, &text, NULL))
+		snprintf(line, size, "%.*s", (int)strcspn(text, "\n"), text);
+}
+
+void host_read_features(struct spec_host *host)
+{
+	char enabled[8];
+	bool detach;
+
+	host->controllers[0] = '\0';
+	host->is_cgroup_v2 = cgroup_mode_read(CGROUPS, &detach) == CGROUP_V2;
+	if (host->is_cgroup_v2)
+		read_line(CGROUPS "/cgroup.controllers", host->controllers,
+			  sizeof(host->controllers));
+	else
+		read_v1_controllers(host);
+	read_line("/sys/devices/system/cpu/online", host->cpus, sizeof(host->cpus));
+	read_line("/sys/devices/system/node/online", host->memory_nodes,
+		  sizeof(host->memory_nodes));
+	read_line("/sys/module/apparmor/parameters/enabled", enabled, sizeof(enabled));
+	host->has_apparmor = enabled[0] == 'Y';
+	host->has_systemd = !access("/run/systemd/system", F_OK);
+	host->has_resctrl = !access("/sys/fs/resctrl/schemata", F_OK);
 }
 
 int host_read(const char *state, struct spec_host *ret_host)

@@ -13,10 +13,15 @@ void cgroup_remove_empty(const char *path, const char *parent);
 
 /* Limits, capabilities and the cgroup's name for this state directory. */
 int host_read(const char *state, struct spec_host *ret_host);
+/* What may be asked for in a new container: controllers, CPUs, AppArmor, systemd, resctrl. */
+void host_read_features(struct spec_host *host);
 /* "davit-" and 8 hex digits of the path's hash. */
 void host_cgroup_parent(const char *state, char ret_name[16]);
 /* Devices as asked for, path[:path[:rwm]]; a directory means all devices in it. */
 int host_find_devices(const struct schema_strs *asked, struct spec_devices *ret_devices,
 		      struct why *why);
+/* The block devices that limits of block I/O name. */
+int host_find_blkio(const struct spec_options *options, struct spec_blkio_limits *ret_limits,
+		    struct why *why);
 /* All devices of /dev that a privileged container gets. */
 int host_all_devices(struct spec_devices *ret_devices, struct why *why);

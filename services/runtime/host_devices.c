@@ -132,11 +132,12 @@ static int find_device(const char *asked, struct spec_devices *devices, struct w
 	if (r)
 		return r;
 	if (stat(path, &status))
-		return why_errno(why, SPEC_E_INVALID, "device '%.256s'", path);
+		return why_set(why, SPEC_E_INVALID, "device '%.256s': %s", path, strerror(errno));
 	if (S_ISDIR(status.st_mode))
 		return walk(AT_FDCWD, path, path, target, access, 0, devices, why);
 	if (!S_ISBLK(status.st_mode) && !S_ISCHR(status.st_mode))
-		return why_set(why, SPEC_E_INVALID, "'%.256s' is not a device", path);
+		return why_set(why, SPEC_E_INVALID,
+			       "device '%.256s' is neither a device nor a directory", path);
 	return add_device(devices, target, &status, access, why);
 }
 
@@ -152,5 +153,60 @@ int host_find_devices(const struct schema_strs *asked, struct spec_devices *ret_
 		return error_trace(r);
 	*ret_devices = devices;
 	devices = (struct spec_devices){};
+	return 0;
+}
+
+/* ---- limits of block I/O ---- */
+
+static int add_limit(struct spec_blkio_limits *limits, enum spec_blkio kind, const char *path,
+		     uint64_t number, struct why *why)
+{
+	struct spec_blkio_limit *grown;
+	struct stat status;
+
+	if (stat(path, &status))
+		return why_set(why, SPEC_E_INVALID, "%s: '%.256s': %s",
+			       spec_blkio_options[kind].option, path, strerror(errno));
+	if (!S_ISBLK(status.st_mode))
+		return why_set(why, SPEC_E_INVALID, "%s: '%.256s' is not a block device",
+			       spec_blkio_options[kind].option, path);
+	grown = reallocarray(limits->items, limits->count + 1, sizeof(*grown));
+	if (!grown)
+		return error_origin(-ENOMEM);
+	limits->items = grown;
+	grown[limits->count++] = (struct spec_blkio_limit){.kind = kind,
+							   .major = major(status.st_rdev),
+							   .minor = minor(status.st_rdev),
+							   .number = number};
+	return 0;
+}
+
+static int find_limits(const struct schema_strs *asked, enum spec_blkio kind,
+		       struct spec_blkio_limits *limits, struct why *why)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < asked->count; i++) {
+		_cleanup_(cleanup_free) char *path = NULL;
+		uint64_t number = 0;
+
+		r = spec_blkio_parse(kind, asked->items[i], &path, &number, why);
+		r = r ?: add_limit(limits, kind, path, number, why);
+	}
+	return r;
+}
+
+int host_find_blkio(const struct spec_options *options, struct spec_blkio_limits *ret_limits,
+		    struct why *why)
+{
+	_cleanup_(spec_blkio_clear) struct spec_blkio_limits limits = {};
+	int r = 0;
+
+	for (unsigned kind = 0; !r && kind < SPEC_BLKIO_KINDS; kind++)
+		r = find_limits(spec_blkio_asked(options, kind), kind, &limits, why);
+	if (r)
+		return error_trace(r);
+	*ret_limits = limits;
+	limits = (struct spec_blkio_limits){};
 	return 0;
 }

@@ -84,6 +84,7 @@ struct making {
 	struct spec_image image;
 	struct spec_user user;
 	struct spec_devices devices;
+	struct spec_blkio_limits blkio;
 	json_t *profile;
 };
 
@@ -92,6 +93,7 @@ static void making_clear(struct making *making)
 	spec_image_clear(&making->image);
 	spec_user_clear(&making->user);
 	spec_devices_clear(&making->devices);
+	spec_blkio_clear(&making->blkio);
 	json_decref(making->profile);
 }
 
@@ -112,8 +114,9 @@ static int find_user(const struct runtime_spec_request *request, const struct sp
 
 static int find_devices(const struct spec_options *options, struct making *making, struct why *why)
 {
-	return options->privileged ? host_all_devices(&making->devices, why)
-				   : host_find_devices(&options->devices, &making->devices, why);
+	return spec_has_all_devices(options)
+		       ? host_all_devices(&making->devices, why)
+		       : host_find_devices(&options->devices, &making->devices, why);
 }
 
 static int read_profile(const struct spec_options *options, struct making *making, struct why *why)
@@ -122,12 +125,14 @@ static int read_profile(const struct spec_options *options, struct making *makin
 	const char *path = options->seccomp_profile;
 	int r;
 
-	if (!options->seccomp || !path || !*path)
+	if (!path || !*path)
 		return 0;
+	if (!options->seccomp)
+		return why_set(why, SPEC_E_INVALID, "seccomp-profile needs seccomp");
 	r = *path == '/' ? file_read(AT_FDCWD, path, PROFILE_MAX, &text, NULL) : -EINVAL;
 	if (r)
-		return why_errno(why, SPEC_E_INVALID, "seccomp profile '%.256s': %s", path,
-				 strerror(-r));
+		return why_set(why, SPEC_E_INVALID, "seccomp-profile '%.256s': %s", path,
+			       *path == '/' ? strerror(-r) : "not an absolute path");
 	return spec_seccomp_parse(text, &making->profile, why);
 }
 
@@ -136,10 +141,14 @@ static int gather(struct runtime_service *service, const struct runtime_spec_req
 {
 	int r = host_read(service_paths(service->service)->state, &making->host);
 
+	if (!r)
+		host_read_features(&making->host);
 	if (!r && request->image_config && *request->image_config)
 		r = spec_image_parse(request->image_config, &making->image, why);
-	r = r ?: find_user(request, options, making, why);
+	if (!r && !request->check_only)
+		r = find_user(request, options, making, why);
 	r = r ?: find_devices(options, making, why);
+	r = r ?: host_find_blkio(options, &making->blkio, why);
 	return r ?: read_profile(options, making, why);
 }
 
@@ -156,7 +165,9 @@ static int make_spec(struct making *making, const struct runtime_spec_request *r
 		.image = request->image_config && *request->image_config ? &making->image : NULL,
 		.user = &making->user,
 		.devices = &making->devices,
+		.blkio = &making->blkio,
 		.seccomp = making->profile,
+		.check_only = request->check_only,
 	};
 	int r = spec_make(&making->host, &input, &spec, why);
 
@@ -170,6 +181,19 @@ static int make_spec(struct making *making, const struct runtime_spec_request *r
 			       "container '%s': its OCI spec is larger than %d bytes",
 			       request->container_id, SPEC_SIZE_MAX);
 	return 0;
+}
+
+/* Without a cgroup of its own: crun has a manager that does nothing, runc would make one all the same. */
+static int check_runtime(const struct runtime_record *runtime, const struct spec_options *options,
+			 struct why *why)
+{
+	const char *name = strrchr(runtime->path, '/') + 1;
+
+	if (!options->no_cgroup || !strncmp(name, "crun", 4))
+		return 0;
+	return why_set(why, SPEC_E_INVALID,
+		       "cgroup: a container without one needs crun; %s makes one in any case",
+		       runtime->name);
 }
 
 static int runtime_spec(struct runtime_service *service, const struct runtime_spec_request *request,
@@ -191,7 +215,8 @@ static int runtime_spec(struct runtime_service *service, const struct runtime_sp
 	r = choose(service, request->runtime, &runtime, call);
 	if (r)
 		return r < 0 ? r : 0;
-	r = gather(service, request, options, &making, &why);
+	r = check_runtime(&runtime, options, &why);
+	r = r ?: gather(service, request, options, &making, &why);
 	r = r ?: make_spec(&making, request, options, namespace, &reply->spec, &why);
 	if (r)
 		return refuse(call, r, &why);
@@ -260,9 +285,10 @@ static int fill_reply(const char *state, const char *bundle, const struct runtim
 	reply->systemd_cgroup = facts->systemd_cgroup;
 	reply->own_pid_ns = facts->own_pid_ns;
 	reply->no_pivot = facts->no_pivot;
+	reply->no_cgroup = facts->no_cgroup;
 	reply->cgroup = TAKE(facts->cgroup);
 	reply->rootfs = TAKE(facts->rootfs);
-	reply->oci_root = text_format("%s/oci", state);
+	reply->oci_root = facts->oci_root ? TAKE(facts->oci_root) : text_format("%s/oci", state);
 	if (!reply->oci_root)
 		return error_origin(-ENOMEM);
 	return schema_set(&reply->bundle, bundle) ?: schema_set(&reply->runtime, runtime->name)

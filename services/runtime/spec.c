@@ -45,9 +45,25 @@ static int add_annotations(const struct spec_input *input, json_t *spec, struct 
 				       pair->key, SPEC_RESERVED_PREFIX);
 		r = json_object_set_new(annotations, pair->key, json_string(pair->value));
 	}
-	if (!r && input->options->no_pivot)
+	return r ? error_origin(-ENOMEM) : 0;
+}
+
+/* What runtime.prepare is to know of the options. */
+static int add_notes(const struct spec_options *options, json_t *spec, struct why *why)
+{
+	json_t *annotations = json_object_get(spec, "annotations");
+	const char *oci_root = options->oci_root;
+	int r = 0;
+
+	if (options->no_pivot)
 		r = json_object_set_new(annotations, SPEC_NO_PIVOT, json_string("true"));
-	return r < 0 ? error_origin(-ENOMEM) : r;
+	if (!r && oci_root && *oci_root) {
+		r = spec_check_path("runc-root", oci_root, why);
+		if (r > 0)
+			return r;
+		r = json_object_set_new(annotations, SPEC_OCI_ROOT, json_string(oci_root));
+	}
+	return r ? error_origin(-ENOMEM) : 0;
 }
 
 static int add_root(const struct spec_input *input, json_t *spec, struct why *why)
@@ -66,17 +82,28 @@ static int add_root(const struct spec_input *input, json_t *spec, struct why *wh
 	return r;
 }
 
+static int check_options(const struct spec_options *options, struct why *why)
+{
+	if (options->privileged_without_host_devices && !options->privileged)
+		return why_set(why, SPEC_E_INVALID,
+			       "privileged-without-host-devices needs privileged");
+	return 0;
+}
+
 int spec_make(const struct spec_host *host, const struct spec_input *input, json_t **ret_spec,
 	      struct why *why)
 {
 	_cleanup_(json_cleanup) json_t *spec = spec_default();
 	int r = spec ? 0 : error_origin(-ENOMEM);
 
+	r = r ?: check_options(input->options, why);
 	r = r ?: add_annotations(input, spec, why);
+	r = r ?: add_notes(input->options, spec, why);
 	r = r ?: add_root(input, spec, why);
 	r = r ?: spec_add_process(host, input, spec, why);
 	r = r ?: spec_add_mounts(host, input, spec, why);
 	r = r ?: spec_add_linux(host, input, spec, why);
+	r = r ?: spec_add_userns(input, spec, why);
 	if (r)
 		return r;
 	if (!json_object_size(json_object_get(spec, "annotations")))

@@ -25,6 +25,8 @@
 #define SPEC_RESERVED_PREFIX "io.davit."
 #define SPEC_NO_PIVOT        SPEC_RESERVED_PREFIX "no-pivot"
 #define SPEC_SYSTEMD_CGROUP  SPEC_RESERVED_PREFIX "systemd-cgroup"
+#define SPEC_NO_CGROUP       SPEC_RESERVED_PREFIX "no-cgroup"
+#define SPEC_OCI_ROOT        SPEC_RESERVED_PREFIX "oci-root"
 
 enum {
 	_SPEC_E_SUCCESS,
@@ -57,7 +59,44 @@ struct spec_host {
 	uint64_t capabilities;       /* those that can be given, as bits */
 	char cgroup_parent[16];      /* davit-<8 hex digits> */
 	bool has_hosts, has_resolv_conf;
+	bool has_systemd, has_apparmor, has_resctrl;
+	bool is_cgroup_v2;
+	char controllers[256];              /* of its cgroups, with spaces between them */
+	char cpus[256], memory_nodes[256];  /* those online, as in cpuset(7); empty: not known */
 };
+
+/* Limits of block I/O on one device. */
+enum spec_blkio {
+	SPEC_BLKIO_WEIGHT,
+	SPEC_BLKIO_READ_BPS,
+	SPEC_BLKIO_WRITE_BPS,
+	SPEC_BLKIO_READ_IOPS,
+	SPEC_BLKIO_WRITE_IOPS,
+	SPEC_BLKIO_KINDS,
+};
+
+struct spec_blkio_limit {
+	enum spec_blkio kind;
+	uint32_t major, minor;
+	uint64_t number;
+};
+
+struct spec_blkio_limits {
+	struct spec_blkio_limit *items;
+	size_t count;
+};
+void spec_blkio_clear(struct spec_blkio_limits *limits);
+
+/* Its name as an option, its list in the spec, what the number is called there, its member of spec_options. */
+struct spec_blkio_option {
+	const char *option, *list, *number;
+	size_t offset;
+};
+extern const struct spec_blkio_option spec_blkio_options[SPEC_BLKIO_KINDS];
+const struct schema_strs *spec_blkio_asked(const struct spec_options *options, enum spec_blkio kind);
+/* "/dev/NAME:NUMBER"; numbers of bytes may have K, M, G or T behind them. */
+int spec_blkio_parse(enum spec_blkio kind, const char *text, char **ret_path, uint64_t *ret_number,
+		     struct why *why);
 
 /* A user in numbers. */
 struct spec_user {
@@ -83,7 +122,9 @@ struct spec_input {
 	const struct spec_image *image;  /* may be NULL */
 	const struct spec_user *user;
 	const struct spec_devices *devices; /* asked for, or all with options.privileged */
+	const struct spec_blkio_limits *blkio; /* may be NULL */
 	json_t *seccomp; /* the caller's profile; NULL: none, or the default one */
+	bool check_only; /* the command is not looked at */
 };
 int spec_make(const struct spec_host *host, const struct spec_input *input, json_t **ret_spec,
 	      struct why *why);
@@ -92,7 +133,8 @@ int spec_make(const struct spec_host *host, const struct spec_input *input, json
 struct spec_facts {
 	char *rootfs; /* root.path when absolute */
 	char *cgroup; /* linux.cgroupsPath */
-	bool own_pid_ns, no_pivot, systemd_cgroup;
+	char *oci_root; /* where the caller named one */
+	bool own_pid_ns, no_pivot, systemd_cgroup, no_cgroup;
 };
 void spec_facts_clear(struct spec_facts *facts);
 /*
@@ -126,6 +168,10 @@ int spec_add_mounts(const struct spec_host *host, const struct spec_input *input
 		    struct why *why);
 int spec_add_linux(const struct spec_host *host, const struct spec_input *input, json_t *spec,
 		   struct why *why);
+int spec_add_resources(const struct spec_host *host, const struct spec_input *input,
+		       json_t *resources, struct why *why);
+int spec_add_userns(const struct spec_input *input, json_t *spec, struct why *why);
+bool spec_has_all_devices(const struct spec_options *options);
 
 /* Working directories that no container gets: those under /proc, /sys and /dev. */
 int spec_check_cwd(const char *cwd, struct why *why);

@@ -13,6 +13,7 @@ void spec_facts_clear(struct spec_facts *facts)
 {
 	free(facts->rootfs);
 	free(facts->cgroup);
+	free(facts->oci_root);
 	*facts = (struct spec_facts){};
 }
 
@@ -293,19 +294,29 @@ static int check_linux(const json_t *spec, struct spec_facts *facts, struct why 
 	return r;
 }
 
+static bool is_true(const json_t *annotations, const char *key)
+{
+	const char *value = text_of(annotations, key);
+
+	return value && !strcmp(value, "true");
+}
+
 static int read_annotations(const json_t *spec, struct spec_facts *facts, struct why *why)
 {
 	const json_t *annotations = json_object_get(spec, "annotations");
-	const char *no_pivot, *systemd;
+	const char *oci_root;
 	int r = check_type(spec, "annotations", JSON_OBJECT, false, why);
 
 	if (r)
 		return r;
-	no_pivot = text_of(annotations, SPEC_NO_PIVOT);
-	systemd = text_of(annotations, SPEC_SYSTEMD_CGROUP);
-	facts->no_pivot = no_pivot && !strcmp(no_pivot, "true");
-	facts->systemd_cgroup = systemd && !strcmp(systemd, "true");
-	return 0;
+	facts->no_pivot = is_true(annotations, SPEC_NO_PIVOT);
+	facts->systemd_cgroup = is_true(annotations, SPEC_SYSTEMD_CGROUP);
+	facts->no_cgroup = is_true(annotations, SPEC_NO_CGROUP);
+	oci_root = text_of(annotations, SPEC_OCI_ROOT);
+	if (!oci_root)
+		return 0;
+	r = spec_check_path("runc-root", oci_root, why);
+	return r ?: schema_set(&facts->oci_root, oci_root);
 }
 
 /* ---- all of it ---- */

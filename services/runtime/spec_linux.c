@@ -97,6 +97,11 @@ static int add_hostname(const struct spec_input *input, json_t *spec, json_t *na
 
 /* ---- devices ---- */
 
+bool spec_has_all_devices(const struct spec_options *options)
+{
+	return options->privileged && !options->privileged_without_host_devices;
+}
+
 static json_t *device_node(const struct spec_device *device)
 {
 	char type[2] = {device->type};
@@ -122,60 +127,16 @@ static int add_devices(const struct spec_input *input, json_t *linux_, json_t *r
 	json_t *rules = json_object_get(resources, "devices");
 	int r = nodes ? 0 : error_origin(-ENOMEM);
 
-	if (!r && input->options->privileged)
+	if (!r && spec_has_all_devices(input->options))
 		r = json_array_clear(rules)
 			    ?: append(rules, json_pack("{s:b, s:s}", "allow", 1, "access", "rwm"));
 	for (size_t i = 0; !r && i < input->devices->count; i++) {
 		r = append(nodes, device_node(&input->devices->items[i]));
-		if (!r && !input->options->privileged)
+		if (!r && !spec_has_all_devices(input->options))
 			r = append(rules, device_rule(&input->devices->items[i]));
 	}
 	if (!r && json_array_size(nodes))
 		r = put(linux_, "devices", json_incref(nodes));
-	return r;
-}
-
-/* ---- resources ---- */
-
-static int put_number(json_t *object, const char *key, int64_t value)
-{
-	return value ? put(object, key, json_integer(value)) : 0;
-}
-
-static int put_text(json_t *object, const char *key, const char *value)
-{
-	return value && *value ? put(object, key, json_string(value)) : 0;
-}
-
-static int put_object(json_t *parent, const char *key, json_t *object)
-{
-	return json_object_size(object) ? put(parent, key, json_incref(object)) : 0;
-}
-
-static int add_cpu(const struct spec_options *options, json_t *resources)
-{
-	_cleanup_(json_cleanup) json_t *cpu = json_object();
-
-	if (!cpu)
-		return error_origin(-ENOMEM);
-	return put_number(cpu, "shares", (int64_t)options->cpu_shares)
-		       ?: put_number(cpu, "quota", options->cpu_quota > 0 ? options->cpu_quota : 0)
-		       ?: put_number(cpu, "period", (int64_t)options->cpu_period)
-		       ?: put_text(cpu, "cpus", options->cpuset_cpus)
-		       ?: put_text(cpu, "mems", options->cpuset_mems)
-		       ?: put_object(resources, "cpu", cpu);
-}
-
-static int add_resources(const struct spec_options *options, json_t *resources)
-{
-	int r = add_cpu(options, resources);
-
-	if (!r && options->memory_limit)
-		r = put(resources, "memory",
-			json_pack("{s:I}", "limit", (json_int_t)options->memory_limit));
-	if (!r && options->pids_limit > 0)
-		r = put(resources, "pids",
-			json_pack("{s:I}", "limit", (json_int_t)options->pids_limit));
 	return r;
 }
 
@@ -190,6 +151,9 @@ static int add_systemd_cgroup(const struct spec_host *host, const struct spec_in
 	json_t *annotations = json_object_get(spec, "annotations");
 	json_t *path;
 
+	if (!host->has_systemd)
+		return why_set(why, SPEC_E_INVALID,
+			       "systemd-cgroup: systemd does not run on this host");
 	if (asked && *asked && (!first || !strchr(first + 1, ':')))
 		return why_set(why, SPEC_E_INVALID,
 			       "cgroup '%.256s' is not slice:prefix:name, as systemd needs it",
@@ -204,11 +168,12 @@ static int add_systemd_cgroup(const struct spec_host *host, const struct spec_in
 static int add_cgroup(const struct spec_host *host, const struct spec_input *input, json_t *spec,
 		      json_t *linux_, struct why *why)
 {
+	json_t *annotations = json_object_get(spec, "annotations");
 	const char *asked = input->options->cgroup;
 	int r;
 
 	if (input->options->no_cgroup)
-		return 0;
+		return put(annotations, SPEC_NO_CGROUP, json_string("true"));
 	if (input->options->systemd_cgroup)
 		return add_systemd_cgroup(host, input, spec, linux_, why);
 	if (!asked || !*asked)
@@ -241,6 +206,23 @@ static int add_propagation(const struct spec_options *options, json_t *linux_, s
 	return why_set(why, SPEC_E_INVALID, "'%s' is not a propagation: private, slave …", asked);
 }
 
+/* The kernel's resctrl: shares of a cache and of the memory's bandwidth. */
+static int add_rdt(const struct spec_host *host, const struct spec_options *options, json_t *linux_,
+		   struct why *why)
+{
+	const char *class = options->rdt_class;
+
+	if (!class || !*class)
+		return 0;
+	if (!host->has_resctrl)
+		return why_set(why, SPEC_E_INVALID,
+			       "rdt-class: this host has no resource control of CPU caches "
+			       "(nothing is mounted on /sys/fs/resctrl)");
+	if (strchr(class, '/') || !strcmp(class, ".") || !strcmp(class, ".."))
+		return why_set(why, SPEC_E_INVALID, "rdt-class: '%s' is not a name", class);
+	return put(linux_, "intelRdt", json_pack("{s:s}", "closID", class));
+}
+
 int spec_add_linux(const struct spec_host *host, const struct spec_input *input, json_t *spec,
 		   struct why *why)
 {
@@ -252,9 +234,10 @@ int spec_add_linux(const struct spec_host *host, const struct spec_input *input,
 	r = add_namespaces(input->options, namespaces, why);
 	r = r ?: add_hostname(input, spec, namespaces, why);
 	r = r ?: add_devices(input, linux_, resources);
-	r = r ?: add_resources(input->options, resources);
+	r = r ?: spec_add_resources(host, input, resources, why);
 	r = r ?: add_cgroup(host, input, spec, linux_, why);
 	r = r ?: add_propagation(input->options, linux_, why);
+	r = r ?: add_rdt(host, input->options, linux_, why);
 	if (!r && input->options->privileged)
 		r = json_object_del(linux_, "maskedPaths")
 			    ?: json_object_del(linux_, "readonlyPaths");

@@ -46,6 +46,8 @@ static int add_args(const struct spec_input *input, json_t *process, struct why 
 		r = append(args, &input->image->entrypoint) ?: append(args, &input->image->cmd);
 	if (r)
 		return error_trace(r);
+	if (!json_array_size(args) && input->check_only)
+		return 0;
 	if (!json_array_size(args))
 		return why_set(why, SPEC_E_INVALID, "container '%s': no command was given%s",
 			       input->container_id,
@@ -280,7 +282,7 @@ static int read_limit(const char *text, rlim_t *ret_soft, rlim_t *ret_hard, stru
 	if (rest && !*rest && *ret_soft <= *ret_hard)
 		return 0;
 	return why_set(why, SPEC_E_INVALID,
-		       "limit of open files '%.64s' is not soft[:hard] with soft <= hard", text);
+		       "rlimit-nofile '%.64s' is not soft[:hard] with soft <= hard", text);
 }
 
 /* Never above the host's own: raising that needs CAP_SYS_RESOURCE. */
@@ -298,6 +300,26 @@ static int add_limits(const struct spec_host *host, const struct spec_input *inp
 	soft = soft < hard ? soft : hard;
 	return put(limit, "hard", json_integer((json_int_t)hard))
 		       ?: put(limit, "soft", json_integer((json_int_t)soft));
+}
+
+/* ---- AppArmor ---- */
+
+static int add_apparmor(const struct spec_host *host, const struct spec_options *options,
+			json_t *process, struct why *why)
+{
+	const char *own = options->apparmor_profile, *made = options->apparmor_default_profile;
+	bool has_own = own && *own, has_made = made && *made;
+
+	if (!has_own && !has_made)
+		return 0;
+	if (has_own && has_made)
+		return why_set(why, SPEC_E_INVALID,
+			       "apparmor-profile and apparmor-default-profile exclude each other");
+	if (!host->has_apparmor)
+		return why_set(why, SPEC_E_INVALID, "%s '%s': AppArmor is not enabled on this host",
+			       has_own ? "apparmor-profile" : "apparmor-default-profile",
+			       has_own ? own : made);
+	return put(process, "apparmorProfile", json_string(has_own ? own : made));
 }
 
 /* ---- all of it ---- */
@@ -323,6 +345,7 @@ int spec_add_process(const struct spec_host *host, const struct spec_input *inpu
 
 	r = add_args(input, process, why) ?: add_env(input, process, why) ?: add_cwd(input, process, why);
 	r = r ?: spec_set_user(process, input->user);
+	r = r ?: add_apparmor(host, options, process, why);
 	r = r ?: choose_capabilities(host, options, &capabilities, why);
 	r = r ?: add_capabilities(process, capabilities);
 	r = r ?: add_limits(host, input, process, why);
@@ -330,7 +353,5 @@ int spec_add_process(const struct spec_host *host, const struct spec_input *inpu
 		r = put(process, "terminal", json_true());
 	if (!r && options->allow_new_privs)
 		r = put(process, "noNewPrivileges", json_false());
-	if (!r && !options->privileged && options->apparmor_profile && *options->apparmor_profile)
-		r = put(process, "apparmorProfile", json_string(options->apparmor_profile));
 	return r ?: add_seccomp(input, spec, capabilities);
 }

@@ -82,7 +82,8 @@ static int read_in_root(int root, const char *path, char **ret_text, struct why 
 	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return 0;
 	if (fd < 0)
-		return why_errno(why, SPEC_E_INVALID, "cannot open the container's %s", path);
+		return why_set(why, SPEC_E_INVALID, "cannot open the container's %s: %s", path,
+			       strerror(errno));
 	return read_regular(fd, path, ret_text, why);
 }
 
@@ -109,7 +110,8 @@ static int read_directory(const char *path, struct user_files *files, struct why
 	_cleanup_(cleanup_fd) int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (root < 0)
-		return why_errno(why, SPEC_E_INVALID, "root file system '%.256s'", path);
+		return why_set(why, SPEC_E_INVALID, "root file system '%.256s': %s", path,
+			       strerror(errno));
 	return read_both(root, files, why);
 }
 
@@ -205,7 +207,7 @@ static int look_in_layer(const struct layers *layers, size_t index, const char *
 	_cleanup_(cleanup_fd) int etc = -1, fd = -1;
 
 	if (root < 0)
-		return why_errno(why, SPEC_E_INVALID, "layer '%.256s'", layer);
+		return why_set(why, SPEC_E_INVALID, "layer '%.256s': %s", layer, strerror(errno));
 	etc = openat(root, "etc", O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	fd = open_beneath(root, path, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
 	if (fd < 0 && errno == ELOOP)
@@ -214,7 +216,8 @@ static int look_in_layer(const struct layers *layers, size_t index, const char *
 			       "file system does not let davit follow",
 			       path);
 	if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
-		return why_errno(why, SPEC_E_INVALID, "cannot open the container's %s", path);
+		return why_set(why, SPEC_E_INVALID, "cannot open the container's %s: %s", path,
+			       strerror(errno));
 	*ret_is_end = fd >= 0 || (etc >= 0 && is_whiteout(etc)) ||
 		      is_opaque(layer, layers->has_user_xattrs);
 	if (fd < 0 || is_whiteout(fd))

@@ -259,6 +259,7 @@ static void fill_config(struct operation *operation, const struct task_record *r
 		.detach_unified = prepared->detach_unified,
 		.own_pid_ns = prepared->own_pid_ns,
 		.no_pivot = prepared->no_pivot,
+		.no_cgroup = prepared->no_cgroup,
 		.io = record->io,
 		.publisher = {.data = publisher, .size = ID_SIZE},
 	};

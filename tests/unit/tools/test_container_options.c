@@ -195,6 +195,66 @@ static void test_cpus_that_are_no_number_or_not_alone_are_refused(void **state)
 	assert_non_null(strstr(capture.text, "--cpus"));
 }
 
+/* ---- what excludes what ---- */
+
+static void assert_usage(const struct container_options *options, const char *part)
+{
+	struct container_run_request request = {};
+
+	assert_int_equal(make_busybox(options, &request), EXIT_USAGE);
+	if (!strstr(capture.text, part))
+		fail_msg("'%s' does not have '%s'", capture.text, part);
+}
+
+static void test_flags_that_exclude_or_need_each_other_are_named(void **state)
+{
+	struct container_options mapped = {.remap_labels = true};
+
+	(void)state;
+	assert_usage(&(struct container_options){.config = (char *)"x", .memory_limit = 4096},
+		     "--config excludes --memory-limit");
+	assert_usage(&(struct container_options){.config = (char *)"x", .cwd = (char *)"/"},
+		     "--config excludes --cwd");
+	assert_usage(&(struct container_options){.config = (char *)"x", .net_host = true},
+		     "--config excludes --net-host");
+	assert_usage(&(struct container_options){.gpus = (char *)"0"}, "--gpus");
+	assert_usage(&(struct container_options){.runtime_config_path = (char *)"x"},
+		     "--runtime-config-path");
+	assert_usage(
+		&(struct container_options){.runtime = (char *)"crun", .runc_binary = (char *)"/x"},
+		"--runc-binary");
+	assert_usage(&(struct container_options){.seccomp_profile = (char *)"x"},
+		     "--seccomp-profile needs --seccomp");
+	assert_usage(&(struct container_options){.pids_limit = (char *)"9x"}, "--pids-limit '9x'");
+	assert_usage(&(struct container_options){.cpu_quota = (char *)"99999999999999999999"},
+		     "--cpu-quota");
+	assert_usage(&mapped, "--remap-labels needs --uidmap");
+}
+
+static void test_a_mapping_of_ids_becomes_labels_of_the_snapshot(void **state)
+{
+	_cleanup_(container_run_request_clear) struct container_run_request request = {};
+	struct container_options options = {.remap_labels = true,
+					    .uidmap = words_of((char *)"0:1000:1"),
+					    .gidmap = words_of((char *)"0:1000:9"),
+					    .snapshotter_labels = words_of((char *)"a=b")};
+
+	(void)state;
+	assert_int_equal(schema_strs_add(&options.uidmap, "1:2000:5"), 0);
+	assert_int_equal(make_busybox(&options, &request), 0);
+	assert_string_equal(
+		schema_map_get(&request.snapshot_labels, "containerd.io/snapshot/uidmapping"),
+		"0:1000:1,1:2000:5");
+	assert_string_equal(
+		schema_map_get(&request.snapshot_labels, "containerd.io/snapshot/gidmapping"),
+		"0:1000:9");
+	assert_string_equal(schema_map_get(&request.snapshot_labels, "a"), "b");
+	assert_int_equal(request.options->uidmap.count, 2);
+	schema_strs_clear(&options.uidmap);
+	schema_strs_clear(&options.gidmap);
+	schema_strs_clear(&options.snapshotter_labels);
+}
+
 /* ---- exit codes ---- */
 
 static void test_a_failed_run_tells_not_found_from_not_executable(void **state)
@@ -222,4 +282,6 @@ TEST_MAIN(cmocka_unit_test(test_image_id_and_command_are_the_words),
 	  cmocka_unit_test(test_an_environment_file_that_is_not_there_is_named),
 	  cmocka_unit_test(test_cpus_become_a_quota),
 	  cmocka_unit_test(test_cpus_that_are_no_number_or_not_alone_are_refused),
+	  cmocka_unit_test(test_flags_that_exclude_or_need_each_other_are_named),
+	  cmocka_unit_test(test_a_mapping_of_ids_becomes_labels_of_the_snapshot),
 	  cmocka_unit_test(test_a_failed_run_tells_not_found_from_not_executable))

@@ -138,6 +138,54 @@ static void make_container(char *ret_key)
 
 /* ---- run ---- */
 
+static void test_a_wrong_option_is_refused_before_an_image_is_asked_for(void **state)
+{
+	_cleanup_(runtime_spec_request_clear) struct runtime_spec_request check = {};
+	struct spec_options options = {.cpu_period = 5};
+	struct container_run_request request = {
+		.id = (char *)"web", .image = (char *)"busybox", .options = &options};
+	struct service_answer *answer;
+
+	(void)state;
+	answer = service_case_send(&test, "container.run", run_id, 0, &request);
+	request_of(asked("runtime.spec"), schema_runtime_spec_request(), &check);
+	assert_true(check.check_only);
+	assert_int_equal(check.options->cpu_period, 5);
+	assert_null(fake_bus_find(test.bus, "image.prepare"));
+	fake_call_answer(asked("runtime.spec"), BUS_INVALID_ARGUMENT, "cpu-period", NULL, NULL);
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_INVALID_ARGUMENT);
+	assert_null(fake_bus_find(test.bus, "image.prepare"));
+}
+
+static void test_options_without_a_fault_are_checked_once_and_plain_ones_never(void **state)
+{
+	char *word = (char *)"ls";
+	struct spec_options options = {.args = {&word, 1}, .read_only = true};
+	struct container_run_request request = {.id = (char *)"web",
+						.image = (char *)"busybox",
+						.options = &options,
+						.create_only = true};
+	struct runtime_spec_reply nothing = {.spec = (char *)"{}", .runtime = (char *)"crun"};
+	struct service_answer *answer;
+	uint8_t other[ID_SIZE] = {7};
+
+	(void)state;
+	answer = service_case_send(&test, "container.run", run_id, 0, &request);
+	(void)asked("image.prepare");
+	assert_null(fake_bus_find(test.bus, "runtime.spec"));
+	fake_call_answer(asked("image.prepare"), BUS_NOT_FOUND, "none", NULL, NULL);
+	answer_empty("image.release");
+	wait_answer(answer);
+	options.cap_add = (struct schema_strs){.items = &word, .count = 1};
+	answer = service_case_send(&test, "container.run", other, 0, &request);
+	fake_call_answer(asked("runtime.spec"), BUS_OK, "", schema_runtime_spec_reply(), &nothing);
+	fake_call_answer(asked("image.prepare"), BUS_NOT_FOUND, "none", NULL, NULL);
+	answer_empty("image.release");
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_NOT_FOUND);
+}
+
 static void test_a_run_makes_snapshot_spec_record_and_task_in_this_order(void **state)
 {
 	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
@@ -422,7 +470,9 @@ static void test_an_old_container_that_nobody_runs_is_removed(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-TEST_MAIN(TEST(test_a_run_makes_snapshot_spec_record_and_task_in_this_order),
+TEST_MAIN(TEST(test_a_wrong_option_is_refused_before_an_image_is_asked_for),
+	  TEST(test_options_without_a_fault_are_checked_once_and_plain_ones_never),
+	  TEST(test_a_run_makes_snapshot_spec_record_and_task_in_this_order),
 	  TEST(test_labels_of_the_image_come_along_unless_they_mean_something),
 	  TEST(test_what_fails_is_undone_and_the_first_failure_is_told),
 	  TEST(test_an_image_that_is_not_there_leaves_nothing_behind),

@@ -18,6 +18,12 @@ static struct spec_host host = {
 	.cgroup_parent = "davit-0badcafe",
 	.has_hosts = true,
 	.has_resolv_conf = true,
+	.has_systemd = true,
+	.has_apparmor = true,
+	.has_resctrl = true,
+	.controllers = "blkio cpu cpuset memory pids",
+	.cpus = "0-3",
+	.memory_nodes = "0",
 };
 
 static int setup(void **state)
@@ -37,6 +43,11 @@ static json_t *try_make(const char *options_json, const char *image_json, struct
 	struct spec_user user = {.groups = groups, .n_groups = 2};
 	struct spec_device device = {"/dev/fuse", 'c', 10, 229, 0666, 0, 0, "rwm"};
 	struct spec_devices devices = {&device, 1};
+	struct spec_blkio_limit limits[] = {{SPEC_BLKIO_WEIGHT, 8, 0, 100},
+					    {SPEC_BLKIO_READ_BPS, 8, 0, 1048576},
+					    {SPEC_BLKIO_WRITE_IOPS, 8, 0, 50},
+					    {SPEC_BLKIO_WRITE_IOPS, 8, 16, 60}};
+	struct spec_blkio_limits blkio = {limits, ARRAY_SIZE(limits)};
 	struct schema_pair pairs[] = {{(char *)"team", (char *)"blue"},
 				      {(char *)"run.oci.handler", (char *)"krun"},
 				      {(char *)"io.davit.no-pivot", (char *)"true"}};
@@ -47,7 +58,8 @@ static json_t *try_make(const char *options_json, const char *image_json, struct
 				   .labels = &labels,
 				   .image = image_json ? &image : NULL,
 				   .user = &user,
-				   .devices = &devices};
+				   .devices = &devices,
+				   .blkio = &blkio};
 	struct schema_fault fault = {};
 	json_t *spec = NULL;
 
@@ -55,6 +67,7 @@ static json_t *try_make(const char *options_json, const char *image_json, struct
 	if (json_to_message(schema_spec_options(), json, &options, &fault))
 		fail_msg("%s", fault.text);
 	devices.count = options.devices.count ? 1 : 0;
+	blkio.count = options.blkio_read_bps.count ? ARRAY_SIZE(limits) : 0;
 	if (image_json && spec_image_parse(image_json, &image, why))
 		return NULL;
 	return spec_make(&host, &input, &spec, why) ? NULL : spec;
@@ -130,12 +143,123 @@ static void test_every_option_has_its_place(void **state)
 		     "{\"type\":\"tmpfs\",\"target\":\"/t\"}],"
 		     "\"cap_add\":[\"CAP_SYS_PTRACE\"],\"cap_drop\":[\"CAP_NET_RAW\"],"
 		     "\"with_ns\":[\"ipc:/proc/1/ns/ipc\"],\"devices\":[\"/dev/fuse\"],"
-		     "\"annotations\":{\"x\":\"y\"},\"memory_limit\":1048576,\"cpu_quota\":50000,"
+		     "\"annotations\":{\"x\":\"y\"},\"memory_limit\":4194304,\"cpu_quota\":50000,"
 		     "\"cpu_period\":100000,\"cpu_shares\":512,\"cpuset_cpus\":\"0-1\",\"pids_limit\":64,"
 		     "\"rlimit_nofile\":\"100:200\",\"no_pivot\":true,\"cgroup\":\"/other/place\","
-		     "\"rootfs_propagation\":\"rslave\"}",
+		     "\"rootfs_propagation\":\"rslave\",\"blkio_weight\":500,\"blkio_read_bps\":[\"x\"],"
+		     "\"rdt_class\":\"gold\",\"apparmor_profile\":\"mine\",\"oci_root\":\"/run/own\","
+		     "\"uidmap\":[\"0:100000:1\",\"1:1000:1\"],\"gidmap\":[\"0:100000:65536\"]}",
 		     image),
 		"options");
+}
+
+static bool has_option(const json_t *spec, const char *target, const char *wanted)
+{
+	json_t *mount, *option;
+	size_t i, j;
+
+	json_array_foreach(json_object_get(spec, "mounts"), i, mount)
+	{
+		if (strcmp(json_string_value(json_object_get(mount, "destination")), target) != 0)
+			continue;
+		json_array_foreach(json_object_get(mount, "options"), j, option)
+		{
+			if (!strcmp(json_string_value(option), wanted))
+				return true;
+		}
+	}
+	return false;
+}
+
+static void test_a_group_that_is_not_mapped_owns_no_terminals(void **state)
+{
+	json_t *wide = make(
+		"{\"args\":[\"a\"],\"uidmap\":[\"0:1000:10\"],\"gidmap\":[\"0:1000:10\"]}", NULL);
+	json_t *narrow = make(
+		"{\"args\":[\"a\"],\"uidmap\":[\"0:1000:1\"],\"gidmap\":[\"0:1000:1\"]}", NULL);
+
+	(void)state;
+	assert_true(has_option(wide, "/dev/pts", "gid=5"));
+	assert_false(has_option(narrow, "/dev/pts", "gid=5"));
+	json_decref(wide);
+	json_decref(narrow);
+}
+
+static void test_privileged_can_do_without_the_hosts_devices(void **state)
+{
+	json_t *spec = make(
+		"{\"args\":[\"sh\"],\"privileged\":true,\"privileged_without_host_devices\":true}",
+		NULL);
+	json_t *rules = json_object_get(
+		json_object_get(json_object_get(spec, "linux"), "resources"), "devices");
+
+	(void)state;
+	assert_false(json_is_true(json_object_get(json_array_get(rules, 0), "allow")));
+	json_decref(spec);
+}
+
+static void test_controllers_of_cgroup_v2_have_their_own_names(void **state)
+{
+	(void)state;
+	host.is_cgroup_v2 = true;
+	assert_refused("{\"args\":[\"a\"],\"blkio_weight\":100}", NULL, "'io'");
+	strcpy(host.controllers, "cpuset cpu io memory pids");
+	json_decref(make("{\"args\":[\"a\"],\"blkio_weight\":100}", NULL));
+	strcpy(host.controllers, "cpuset");
+	assert_refused("{\"args\":[\"a\"],\"cpu_shares\":100}", NULL, "cpu-shares");
+	assert_refused("{\"args\":[\"a\"],\"memory_limit\":10000000}", NULL, "memory-limit");
+	assert_refused("{\"args\":[\"a\"],\"pids_limit\":10}", NULL, "pids-limit");
+	host.is_cgroup_v2 = false;
+	strcpy(host.controllers, "blkio cpu cpuset memory pids");
+}
+
+static void test_what_the_host_lacks_is_refused(void **state)
+{
+	(void)state;
+	host.has_systemd = host.has_apparmor = host.has_resctrl = false;
+	assert_refused("{\"args\":[\"a\"],\"systemd_cgroup\":true}", NULL, "systemd-cgroup");
+	assert_refused("{\"args\":[\"a\"],\"apparmor_profile\":\"x\"}", NULL,
+		       "apparmor-profile 'x'");
+	assert_refused("{\"args\":[\"a\"],\"apparmor_default_profile\":\"x\"}", NULL,
+		       "apparmor-default-profile 'x'");
+	assert_refused("{\"args\":[\"a\"],\"rdt_class\":\"x\"}", NULL, "rdt-class");
+	host.has_systemd = host.has_apparmor = host.has_resctrl = true;
+}
+
+static void test_a_limit_of_block_io_is_a_device_and_a_number(void **state)
+{
+	static const struct {
+		enum spec_blkio kind;
+		const char *text;
+	} faulty[] = {{SPEC_BLKIO_READ_BPS, "/dev/a"},
+		      {SPEC_BLKIO_READ_BPS, "/dev/a:"},
+		      {SPEC_BLKIO_READ_BPS, "/dev/a:-1"},
+		      {SPEC_BLKIO_READ_BPS, "/dev/a:0"},
+		      {SPEC_BLKIO_READ_BPS, "/dev/a:9x"},
+		      {SPEC_BLKIO_READ_BPS, "/dev/a:99999999999999999999"},
+		      {SPEC_BLKIO_READ_BPS, "/dev/a:9000000000T"},
+		      {SPEC_BLKIO_READ_IOPS, "/dev/a:1M"},
+		      {SPEC_BLKIO_WEIGHT, "/dev/a:9"},
+		      {SPEC_BLKIO_WEIGHT, "/dev/a:1001"},
+		      {SPEC_BLKIO_WRITE_IOPS, "a:1"}};
+	_cleanup_(cleanup_free) char *path = NULL;
+	struct why why = {};
+	uint64_t number;
+
+	(void)state;
+	assert_int_equal(spec_blkio_parse(SPEC_BLKIO_READ_BPS, "/dev/a:b:2m", &path, &number, &why),
+			 0);
+	assert_string_equal(path, "/dev/a:b");
+	assert_int_equal(number, 2097152);
+	for (size_t i = 0; i < ARRAY_SIZE(faulty); i++) {
+		struct why fault = {};
+		char *none = NULL;
+
+		assert_int_equal(
+			spec_blkio_parse(faulty[i].kind, faulty[i].text, &none, &number, &fault),
+			SPEC_E_INVALID);
+		assert_non_null(strstr(fault.text, spec_blkio_options[faulty[i].kind].option));
+	}
 }
 
 static void test_the_seccomp_profile_allows_what_the_capabilities_need(void **state)
@@ -211,6 +335,37 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		{"{\"args\":[\"a\"],\"cgroup\":\"/\"}", "the host's own"},
 		{"{\"args\":[\"a\"],\"cgroup\":\"/../x\"}", "'..'"},
 		{"{\"args\":[\"a\"],\"hostname\":\"a/b\"}", "host name"},
+		{"{\"args\":[\"a\"],\"memory_limit\":4096}",
+		 "memory-limit: 4096 is not between 2097152"},
+		{"{\"args\":[\"a\"],\"cpu_shares\":1}", "between 2 and 262144"},
+		{"{\"args\":[\"a\"],\"cpu_quota\":-2}", "cpu-quota: -2"},
+		{"{\"args\":[\"a\"],\"cpu_quota\":999}", "cpu-quota: 999"},
+		{"{\"args\":[\"a\"],\"cpu_period\":5}", "between 1000 and 1000000 us"},
+		{"{\"args\":[\"a\"],\"pids_limit\":-9}", "pids-limit: -9"},
+		{"{\"args\":[\"a\"],\"blkio_weight\":9}",
+		 "blkio-weight: 9 is not between 10 and 1000"},
+		{"{\"args\":[\"a\"],\"cpuset_cpus\":\"4\"}", "cpuset-cpus: '4': this host has 0-3"},
+		{"{\"args\":[\"a\"],\"cpuset_cpus\":\"0,\"}", "cpuset-cpus: '0,' is not a list"},
+		{"{\"args\":[\"a\"],\"cpuset_cpus\":\"2-1\"}", "not a list"},
+		{"{\"args\":[\"a\"],\"cpuset_cpus\":\"99999999999\"}", "not a list"},
+		{"{\"args\":[\"a\"],\"cpuset_mems\":\"1\"}", "cpuset-mems: '1': this host has 0"},
+		{"{\"args\":[\"a\"],\"privileged_without_host_devices\":true}", "needs privileged"},
+		{"{\"args\":[\"a\"],\"apparmor_profile\":\"a\",\"apparmor_default_profile\":\"b\"}",
+		 "exclude each other"},
+		{"{\"args\":[\"a\"],\"rdt_class\":\"a/b\"}", "rdt-class: 'a/b'"},
+		{"{\"args\":[\"a\"],\"oci_root\":\"x\"}", "runc-root"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:1\"]}", "needed together"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1\"],\"gidmap\":[\"0:1:1\"]}", "uidmap: '0:1'"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:1\"],\"gidmap\":[\"0:1:0\"]}",
+		 "gidmap: '0:1:0'"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"1:1:1\"],\"gidmap\":[\"0:1:1\"]}", "id 0"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:4294967295\"],\"gidmap\":[\"0:1:1\"]}",
+		 "largest id"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:10\",\"9:90:1\"],\"gidmap\":[\"0:1:1\"]}",
+		 "overlap"},
+		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:1\"],\"gidmap\":[\"0:1:1\"],"
+		 "\"with_ns\":[\"user:/proc/1/ns/user\"]}",
+		 "user namespace to join"},
 		{"{\"args\":[\"a\"],\"rootfs\":\"x\"}", "absolute"},
 		{"{\"args\":[\"a\"],\"annotations\":{\"io.davit.x\":\"1\"}}", "davit's own"},
 	};
@@ -263,6 +418,11 @@ TEST_MAIN(
 		test_a_privileged_container_gets_all_capabilities_and_devices_and_nothing_is_masked,
 		setup),
 	cmocka_unit_test_setup(test_every_option_has_its_place, setup),
+	cmocka_unit_test_setup(test_a_group_that_is_not_mapped_owns_no_terminals, setup),
+	cmocka_unit_test_setup(test_privileged_can_do_without_the_hosts_devices, setup),
+	cmocka_unit_test_setup(test_controllers_of_cgroup_v2_have_their_own_names, setup),
+	cmocka_unit_test_setup(test_what_the_host_lacks_is_refused, setup),
+	cmocka_unit_test_setup(test_a_limit_of_block_io_is_a_device_and_a_number, setup),
 	cmocka_unit_test_setup(test_the_seccomp_profile_allows_what_the_capabilities_need, setup),
 	cmocka_unit_test_setup(test_systemd_gets_slice_prefix_and_name, setup),
 	cmocka_unit_test_setup(test_limits_never_exceed_the_hosts, setup),

@@ -11,7 +11,7 @@ static const char good[] =
 	"\"rlimits\":[{\"type\":\"RLIMIT_NOFILE\",\"hard\":1048576,\"soft\":1024}]},"
 	"\"root\":{\"path\":\"rootfs\"},\"mounts\":[{\"destination\":\"/proc\",\"type\":\"proc\"}],"
 	"\"linux\":{\"cgroupsPath\":\"/a/b\",\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"pid\"}]},"
-	"\"annotations\":{\"io.davit.no-pivot\":\"true\"}}";
+	"\"annotations\":{\"io.davit.no-pivot\":\"true\",\"io.davit.no-cgroup\":\"true\",\"io.davit.oci-root\":\"/own\"}}";
 
 static int setup(void **state)
 {
@@ -55,6 +55,8 @@ static void test_a_good_spec_is_put_right(void **state)
 	assert_string_equal(facts.cgroup, "/a/b");
 	assert_true(facts.own_pid_ns);
 	assert_true(facts.no_pivot);
+	assert_true(facts.no_cgroup);
+	assert_string_equal(facts.oci_root, "/own");
 	assert_false(facts.systemd_cgroup);
 }
 
