@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "broker/lib/log.h"
+#include "tools/times.h"
 
 #define OPTIONS_MAX 96
 #define LONG_BASE   256 /* val of long options: LONG_BASE + index */
@@ -130,37 +131,6 @@ static int parse_number(const char *text, uint64_t *ret_number)
 	return 0;
 }
 
-/* Go's durations: 1h2m3s, 500ms; a bare number is seconds. */
-int command_parse_duration(const char *text, uint64_t *ret_ms)
-{
-	uint64_t total = 0;
-
-	if (!isdigit((unsigned char)*text))
-		return -EINVAL;
-	while (*text) {
-		uint64_t unit = 1000;
-		char *end;
-		double n = strtod(text, &end);
-
-		if (end == text || !(n >= 0 && n <= 1e9))
-			return -EINVAL;
-		if (!strncmp(end, "ms", 2))
-			unit = 1, end += 2;
-		else if (*end == 'h')
-			unit = 3600000, end++;
-		else if (*end == 'm')
-			unit = 60000, end++;
-		else if (*end == 's')
-			end++;
-		else if (*end)
-			return -EINVAL;
-		total += (uint64_t)(n * (double)unit);
-		text = end;
-	}
-	*ret_ms = total;
-	return 0;
-}
-
 static int store_value(struct context *context, const struct option_spec *option, void *target,
 		       char *text)
 {
@@ -178,7 +148,7 @@ static int store_value(struct context *context, const struct option_spec *option
 		r = parse_number(text, member);
 		break;
 	case OPTION_SECONDS:
-		r = command_parse_duration(text, member);
+		r = times_parse_duration(text, member);
 		break;
 	case OPTION_LIST:
 		r = schema_strs_add(member, text);

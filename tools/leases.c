@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "tools/lists.h"
+#include "tools/times.h"
 
 #define LABEL_EXPIRE       "containerd.io/gc.expire"
 #define EXPIRES_DEFAULT_MS 86400000 /* ctr's: a day */
@@ -59,7 +60,7 @@ static int set_expiry(struct context *context, const char *expires, struct schem
 
 	if (schema_map_get(labels, LABEL_EXPIRE))
 		return EXIT_OK;
-	if (expires && command_parse_duration(expires, &ms))
+	if (expires && times_parse_duration(expires, &ms))
 		return fail_usage(context, "--expires: '%s' is not a time such as 24h or 1h30m",
 				  expires);
 	if (!ms)
