@@ -308,7 +308,7 @@ static const struct command monitor_command = {
 	.max_args = 0,
 	.run = subscribe,
 };
-static const struct command stats_command = {
+static const struct command service_stats_command = {
 	.name = "stats",
 	.aliases = "top",
 	.summary = "figures of the broker",
@@ -330,5 +330,6 @@ const struct command bus_command = {
 	.subcommands = (const struct command *const[]){&list_command, &describe_command,
 						       &call_command, &subscribe_command,
 						       &monitor_command, &publish_command,
-						       &stats_command, &bus_bench_command, NULL},
+						       &service_stats_command, &bus_bench_command,
+						       NULL},
 };

@@ -83,8 +83,6 @@ extern const struct option_spec global_options[];
 
 /* Parses and runs; returns the exit code. */
 int command_main(int argc, char *argv[]);
-/* Go's durations: 1h2m3s, 500ms; a bare number is seconds. -EINVAL. */
-int command_parse_duration(const char *text, uint64_t *ret_ms);
 void command_print_help(const struct command *command, const char *path, FILE *out);
 
 /* Says `davit: text` on stderr; returns the command's failure code. */
@@ -99,4 +97,9 @@ int fail_usage(struct context *context, const char *format, ...)
 extern const struct command run_command, ps_command, rm_command, events_command, up_command,
 	down_command, doctor_command, version_command, containers_command, tasks_command,
 	images_command, namespaces_command, snapshots_command, content_command, bus_command,
-	leases_command, wait_command, kill_command, bus_bench_command;
+	wait_command, kill_command, bus_bench_command, start_command, restart_command,
+	exec_command, attach_command, logs_command, stop_command, pause_command, resume_command,
+	top_command, stats_command, update_command, inspect_command, operations_command,
+	cp_command, leases_command;
+/* Of tasks only. */
+extern const struct command task_ps_command, metrics_command;

@@ -2,11 +2,25 @@
 
 #include "tools/command.h"
 
+/* clang-format off */
 const struct command *const commands[] = {
 	&run_command,
+	&start_command,
+	&stop_command,
+	&restart_command,
+	&exec_command,
+	&attach_command,
+	&logs_command,
 	&ps_command,
+	&top_command,
+	&stats_command,
+	&inspect_command,
 	&wait_command,
 	&kill_command,
+	&pause_command,
+	&resume_command,
+	&update_command,
+	&cp_command,
 	&rm_command,
 	&containers_command,
 	&tasks_command,
@@ -16,6 +30,7 @@ const struct command *const commands[] = {
 	&leases_command,
 	&namespaces_command,
 	&events_command,
+	&operations_command,
 	&bus_command,
 	&up_command,
 	&down_command,
@@ -23,3 +38,4 @@ const struct command *const commands[] = {
 	&version_command,
 	NULL,
 };
+/* clang-format on */

@@ -81,10 +81,7 @@ const struct option_spec create_options[] = { CREATE_OPTIONS, {} };
 
 const struct option_spec run_options[] = {
 	O(rm, FLAG, "rm", 0, NULL, "remove the container when it has ended; done by the service, so it holds if this command dies"),
-	O(null_io, FLAG, "null-io", 0, NULL, "all streams are /dev/null"),
-	O(log_uri, TEXT, "log-uri", 0, "URI", "file:///path for standard output and error"),
-	O(detach, FLAG, "detach", 'd', NULL, "return when the container has started"),
-	O(fifo_dir, TEXT, "fifo-dir", 0, "DIR", "directory of the FIFOs for the streams"),
+	IO_OPTIONS(struct container_options, io),
 	CREATE_OPTIONS,
 	{}
 };

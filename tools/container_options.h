@@ -2,13 +2,14 @@
 /* The options that run and containers create share, and the request made of them. */
 
 #include "schemas/messages.h"
-#include "tools/command.h"
+#include "tools/io_options.h"
 
 struct container_options {
-	bool rm, null_io, detach, cni, rootfs, tty, net_host, privileged, read_only,
+	bool rm, cni, rootfs, tty, net_host, privileged, read_only,
 		allow_new_privs, no_pivot, seccomp;
 	bool systemd_cgroup, privileged_without_host_devices, remap_labels;
-	char *log_uri, *fifo_dir, *cgroup, *platform, *snapshotter, *config, *cwd, *env_file,
+	struct io_options io;
+	char *cgroup, *platform, *snapshotter, *config, *cwd, *env_file,
 		*runtime, *runc_binary, *runc_root, *runtime_config_path, *pid_file, *dump_config;
 	char *user, *hostname, *rootfs_propagation, *seccomp_profile, *apparmor_profile,
 		*apparmor_default_profile, *rdt_class, *gpus, *rlimit_nofile, *cpus;

@@ -8,27 +8,35 @@
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
 #include "tools/streams.h"
+#include "tools/terminal.h"
 #include "tools/watch.h"
 
-#define OUTPUT_LIMIT_MS                                                                            \
-	2000 /* after the exit: output that a background process holds open is left */
+/* After the exit, since the last output: what a background process holds open is left. */
+#define OUTPUT_LIMIT_MS 2000
+#define RESIZE_LIMIT_MS 2000  /* of a call: typing goes on while a service is away */
 #define REMOVE_LIMIT_MS 60000 /* after the exit: how long --rm is waited for */
 
 struct foreground {
 	struct context *context;
+	const struct foreground_options *options;
 	struct loop *loop;
 	struct streams *streams;
 	struct watch *watch;
 	struct loop_signals signals;
 	struct loop_timer remove_limit;
 	struct task_io io;
-	char id[ENVELOPE_NAME_MAX + 1];
-	const char *uid, *task_id;
+	struct detach_keys keys;
+	const char *id, *uid, *task_id;
 	const char *topics[3];
 	uint64_t from;
 	int exit_code;
-	bool has_exited, is_output_done, is_removed, until_removed;
+	bool has_exited, is_output_done, is_removed, until_removed, is_detached;
 };
+
+static const char *process_name(const struct foreground *foreground)
+{
+	return foreground->options->exec_id ?: foreground->id;
+}
 
 static void check_end(struct foreground *foreground)
 {
@@ -61,7 +69,7 @@ static void take_exit(struct foreground *foreground, const struct bus_event *eve
 
 	if (schema_unpack(schema_event_task_exit(), event->event.data, event->event.size, &exit,
 			  NULL) ||
-	    strcmp(exit.id, foreground->id) || foreground->has_exited)
+	    strcmp(exit.id, process_name(foreground)) != 0 || foreground->has_exited)
 		return;
 	/* Of an earlier task of that name, published late. */
 	if (foreground->task_id && exit.task_id && strcmp(foreground->task_id, exit.task_id) != 0)
@@ -69,7 +77,7 @@ static void take_exit(struct foreground *foreground, const struct bus_event *eve
 	foreground->has_exited = true;
 	foreground->exit_code = (int)exit.exit_status;
 	if (exit.source == EXIT_UNKNOWN)
-		log_warning("the exit code of container '%s' is not known (%s)", foreground->id,
+		log_warning("the exit code of '%s' is not known (%s)", process_name(foreground),
 			    exit.cause ?: "?");
 	(void)loop_timer_set(foreground->loop, &foreground->remove_limit,
 			     time_boot_ms() + REMOVE_LIMIT_MS, on_remove_limit);
@@ -102,11 +110,69 @@ static void on_event(void *userdata, const struct bus_event *event)
 		take_delete(foreground, event);
 }
 
-/* Every signal that can be passed on is; one for a container that has just ended is nobody's. */
-static void on_signal(struct loop_signals *signals, int signal)
+/* ---- terminal ------------------------------------------------------------ */
+
+static void resize(struct foreground *foreground, uint64_t width, uint64_t height)
 {
-	struct foreground *foreground = container_of(signals, struct foreground, signals);
-	struct task_kill_request kill = {.container_id = foreground->id,
+	struct task_resize_request request = {.container_id = (char *)foreground->id,
+					      .exec_id = (char *)foreground->options->exec_id,
+					      .width = width,
+					      .height = height};
+	struct ask *ask = &foreground->context->ask;
+	uint64_t timeout_ms = ask->timeout_ms;
+
+	ask->timeout_ms = RESIZE_LIMIT_MS;
+	if (task_resize_ask(ask, &request, NULL))
+		log_debug("the terminal is not resized: %s", ask->text);
+	ask->timeout_ms = timeout_ms;
+}
+
+/* @redraw: the kernel tells a program only of another size, so it is given one for a moment. */
+static void follow_size(struct foreground *foreground, bool redraw)
+{
+	struct task_io *io = &foreground->io;
+	uint64_t width, height;
+
+	terminal_size(&width, &height);
+	if (!width || !height || (!redraw && width == io->width && height == io->height))
+		return;
+	if (redraw)
+		resize(foreground, width, height == 1 ? 2 : height - 1);
+	resize(foreground, width, height);
+	io->width = width;
+	io->height = height;
+}
+
+static void on_detach(void *userdata)
+{
+	struct foreground *foreground = userdata;
+
+	foreground->is_detached = true;
+	loop_stop(foreground->loop, 0);
+}
+
+/* The service has the input from a FIFO whose end is not the end of the process' input. */
+static void on_input_end(void *userdata)
+{
+	struct foreground *foreground = userdata;
+	struct task_close_io_request request = {.container_id = (char *)foreground->id,
+						.exec_id = (char *)foreground->options->exec_id,
+						.stdin = true};
+	struct ask *ask = &foreground->context->ask;
+
+	if (!foreground->io.log && !foreground->io.terminal)
+		return;
+	if (task_close_io_ask(ask, &request, NULL) && ask->status != BUS_NOT_FOUND)
+		log_debug("the input is not closed: %s", ask->text);
+}
+
+/* ---- signals ------------------------------------------------------------- */
+
+/* Every signal that can be passed on is; one for a process that has just ended is nobody's. */
+static void pass_on(struct foreground *foreground, int signal)
+{
+	struct task_kill_request kill = {.container_id = (char *)foreground->id,
+					 .exec_id = (char *)foreground->options->exec_id,
 					 .signal = (uint64_t)signal};
 	struct ask *ask = &foreground->context->ask;
 
@@ -114,23 +180,66 @@ static void on_signal(struct loop_signals *signals, int signal)
 		log_warning("signal %d was not passed on: %s", signal, ask->text);
 }
 
+static void on_signal(struct loop_signals *signals, int signal)
+{
+	struct foreground *foreground = container_of(signals, struct foreground, signals);
+
+	if (!foreground->options->terminal) {
+		pass_on(foreground, signal);
+		return;
+	}
+	switch (signal) {
+	case SIGWINCH:
+		follow_size(foreground, false);
+		break;
+	case SIGTSTP:
+		terminal_stop_self();
+		break;
+	case SIGCONT: /* the shell has set the modes of its own */
+		terminal_leave_raw();
+		(void)terminal_enter_raw();
+		break;
+	default:
+		/* The FIFOs first: nothing runs after this. */
+		foreground->streams = streams_free(foreground->streams);
+		terminal_die(signal);
+	}
+}
+
+/* Without a terminal all but these are passed on. With one there are few whose default is not right. */
+static void signal_mask(bool terminal, sigset_t *ret_mask)
+{
+	static const int kept[] = {SIGCHLD, SIGPIPE, SIGURG, SIGWINCH, SIGTSTP, SIGTTIN, SIGTTOU,
+				   SIGCONT, SIGSEGV, SIGBUS, SIGFPE,   SIGILL,  SIGABRT};
+	static const int taken[] = {SIGWINCH, SIGTSTP, SIGCONT, SIGTERM, SIGHUP,
+				    SIGINT,   SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM};
+
+	if (terminal)
+		sigemptyset(ret_mask);
+	else
+		sigfillset(ret_mask);
+	for (size_t i = 0; terminal && i < ARRAY_SIZE(taken); i++)
+		sigaddset(ret_mask, taken[i]);
+	for (size_t i = 0; !terminal && i < ARRAY_SIZE(kept); i++)
+		sigdelset(ret_mask, kept[i]);
+}
+
 static int watch_signals(struct foreground *foreground)
 {
-	static const int kept[] = {SIGCHLD, SIGPIPE, SIGURG,  SIGWINCH,
-				   SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT};
 	sigset_t mask;
+	int r;
 
-	sigfillset(&mask);
-	for (size_t i = 0; i < ARRAY_SIZE(kept); i++)
-		sigdelset(&mask, kept[i]);
-	/* Faults of our own stay ours. */
-	sigdelset(&mask, SIGSEGV);
-	sigdelset(&mask, SIGBUS);
-	sigdelset(&mask, SIGFPE);
-	sigdelset(&mask, SIGILL);
-	sigdelset(&mask, SIGABRT);
-	return loop_signals_add(foreground->loop, &foreground->signals, &mask, on_signal);
+	signal_mask(foreground->options->terminal, &mask);
+	r = loop_signals_add(foreground->loop, &foreground->signals, &mask, on_signal);
+	if (r || !foreground->options->terminal)
+		return r;
+	r = terminal_enter_raw();
+	if (!r)
+		follow_size(foreground, foreground->options->attach);
+	return r;
 }
+
+/* ---- making -------------------------------------------------------------- */
 
 static int note_log_end(struct foreground *foreground)
 {
@@ -144,23 +253,48 @@ static int note_log_end(struct foreground *foreground)
 	return 0;
 }
 
-static int make_streams(struct foreground *foreground, const char *fifo_dir, bool terminal)
+static int make_streams(struct foreground *foreground)
 {
-	struct context *context = foreground->context;
-	_cleanup_(cleanup_free) char *directory =
-		fifo_dir ? realpath(fifo_dir, NULL) : text_format("%s/fifo", context->paths.state);
+	const struct foreground_options *options = foreground->options;
+	_cleanup_(cleanup_free) char *directory = NULL;
+	struct streams_options streams = {
+		.id = process_name(foreground),
+		.terminal = options->terminal,
+		.output_only = options->no_stdin,
+		.on_detach = on_detach,
+		.on_input_end = options->attach ? NULL : on_input_end,
+		.userdata = foreground,
+	};
 	struct why why = {};
+	int code = io_options_directory(foreground->context, options->io->fifo_dir, &directory);
 
-	if (!directory)
-		return fail(context, "FIFO directory %s: %s", fifo_dir, strerror(errno));
-	if (streams_new(foreground->loop, directory, foreground->id, terminal, &foreground->io,
-			&foreground->streams, &why))
-		return fail(context, "%s", why.text);
+	if (code)
+		return code;
+	foreground->keys = io_options_keys(options->io->detach_keys);
+	if (options->terminal && terminal_is_there())
+		streams.keys = &foreground->keys;
+	streams.directory = directory;
+	if (streams_new(foreground->loop, &streams, &foreground->io, &foreground->streams, &why))
+		return fail(foreground->context, "%s", why.text);
 	return 0;
 }
 
-int foreground_new(struct context *context, const char *id, const char *fifo_dir, bool null_io,
-		   bool terminal, struct foreground **ret_foreground)
+static int make_io(struct foreground *foreground)
+{
+	const struct foreground_options *options = foreground->options;
+	struct task_io *io = &foreground->io;
+
+	io->terminal = options->terminal;
+	if (io->terminal)
+		terminal_size(&io->width, &io->height);
+	if (options->io->null_io)
+		return 0;
+	return (options->io->log_uri ? 0 : make_streams(foreground))
+		       ?: io_options_set(foreground->context, options->io, false, io);
+}
+
+int foreground_new(struct context *context, const struct foreground_options *options,
+		   struct foreground **ret_foreground)
 {
 	_cleanup_(foreground_freep) struct foreground *foreground = calloc(1, sizeof(*foreground));
 	int code;
@@ -168,13 +302,12 @@ int foreground_new(struct context *context, const char *id, const char *fifo_dir
 	if (!foreground)
 		return fail(context, "out of memory");
 	foreground->context = context;
+	foreground->options = options;
+	foreground->id = options->id;
 	foreground->signals.fd = -1;
-	strncpy(foreground->id, id, sizeof(foreground->id) - 1);
 	if (loop_new(&foreground->loop))
 		return fail(context, "out of memory");
-	code = note_log_end(foreground);
-	if (!code && !null_io)
-		code = make_streams(foreground, fifo_dir, terminal);
+	code = note_log_end(foreground) ?: make_io(foreground);
 	if (code)
 		return code;
 	*ret_foreground = TAKE(foreground);
@@ -185,6 +318,7 @@ struct foreground *foreground_free(struct foreground *foreground)
 {
 	if (!foreground)
 		return NULL;
+	terminal_leave_raw();
 	watch_free(foreground->watch);
 	streams_free(foreground->streams);
 	loop_signals_remove(&foreground->signals);
@@ -204,7 +338,7 @@ int foreground_io(struct foreground *foreground, struct task_io **ret_io)
 {
 	struct task_io *io;
 
-	if (!foreground->streams)
+	if (foreground->options->io->null_io)
 		return 0;
 	io = calloc(1, sizeof(*io));
 	if (!io || task_io_copy(&foreground->io, io)) {
@@ -215,40 +349,55 @@ int foreground_io(struct foreground *foreground, struct task_io **ret_io)
 	return 0;
 }
 
-/* As ctr does: the container stays, its ended task does not. With --rm the service removes both. */
-static void delete_task(struct foreground *foreground)
+/* As ctr does: the container stays, its ended task or added process does not. With --rm the service removes both. */
+static void delete_process(struct foreground *foreground)
 {
-	struct task_delete_request delete = {.container_id = foreground->id};
+	struct task_delete_request delete = {.container_id = (char *)foreground->id,
+					     .exec_id = (char *)foreground->options->exec_id,
+					     .task_id = (char *)foreground->task_id};
 	struct ask *ask = &foreground->context->ask;
 
 	if (task_delete_ask(ask, &delete, NULL) && ask->status != BUS_NOT_FOUND)
-		log_warning("the task of container '%s' is not deleted: %s", foreground->id,
+		log_warning("'%s' has ended and is not deleted: %s", process_name(foreground),
 			    ask->text);
 }
 
-int foreground_run(struct foreground *foreground, const char *uid, const char *task_id,
-		   bool until_removed)
+static int copy_and_wait(struct foreground *foreground)
 {
 	struct context *context = foreground->context;
 	int r;
 
-	foreground->uid = uid;
-	foreground->task_id = task_id;
-	foreground->until_removed = until_removed;
 	foreground->topics[0] = "/tasks/exit";
-	foreground->topics[1] = until_removed ? "/containers/delete" : NULL;
+	foreground->topics[1] = foreground->until_removed ? "/containers/delete" : NULL;
 	r = watch_new(foreground->loop, context->paths.bus,
 		      context->namespace ?: ENVELOPE_DEFAULT_NS, foreground->topics, foreground->id,
 		      foreground->from, on_event, foreground, &foreground->watch);
 	if (!r)
 		r = watch_signals(foreground);
+	/* Who started the process may open them again, when its shim is replaced. */
+	if (foreground->streams && foreground->options->attach)
+		streams_unlink(foreground->streams);
 	if (!r && foreground->streams)
 		r = streams_start(foreground->streams);
-	if (!r)
-		r = loop_run(foreground->loop);
+	return r ?: loop_run(foreground->loop);
+}
+
+int foreground_run(struct foreground *foreground, const char *uid, const char *task_id,
+		   bool until_removed)
+{
+	const struct foreground_options *options = foreground->options;
+	int r;
+
+	foreground->uid = uid;
+	foreground->task_id = task_id;
+	foreground->until_removed = until_removed;
+	r = copy_and_wait(foreground);
+	terminal_leave_raw();
 	if (r)
-		return fail(context, "%s", strerror(r < 0 ? -r : EINVAL));
-	if (!until_removed)
-		delete_task(foreground);
+		return fail(foreground->context, "%s", strerror(r < 0 ? -r : EINVAL));
+	if (foreground->is_detached)
+		return EXIT_OK;
+	if (!until_removed && !options->attach)
+		delete_process(foreground);
 	return foreground->exit_code;
 }

@@ -26,29 +26,19 @@ static int write_pid_file(struct context *context, const char *path, uint64_t pi
 	return 0;
 }
 
-static int check_options(struct context *context, const struct container_options *options)
+/* A spec of the caller's own says by itself whether it wants a terminal. */
+static bool has_terminal(const struct container_options *options,
+			 const struct container_run_request *request)
 {
-	if (options->detach && options->rm)
-		return fail_usage(context, "--rm and --detach exclude each other");
-	if (options->tty && options->null_io)
-		return fail_usage(context, "--tty and --null-io exclude each other");
-	if (options->tty)
-		return fail(context,
-			    "terminals are not supported by this version: run without --tty");
-	return 0;
+	return request->spec ? io_options_spec_has_terminal(request->spec) : options->tty;
 }
 
-/* Where output goes when nobody in the foreground copies it. */
-static int set_io(struct context *context, const struct container_options *options,
-		  struct container_run_request *request)
+static int check_options(struct context *context, const struct container_options *options,
+			 const struct container_run_request *request)
 {
-	if (!options->log_uri)
-		return 0;
-	request->io = request->io ?: calloc(1, sizeof(*request->io));
-	if (!request->io || schema_set(&request->io->stdout, options->log_uri) ||
-	    schema_set(&request->io->stderr, options->log_uri))
-		return fail(context, "out of memory");
-	return 0;
+	if (options->io.detach && options->rm)
+		return fail_usage(context, "--rm and --detach exclude each other");
+	return io_options_check(context, &options->io, has_terminal(options, request));
 }
 
 static int fail_run(struct context *context, int r)
@@ -63,7 +53,8 @@ static int run_detached(struct context *context, const struct container_options 
 	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
 	int r;
 
-	r = set_io(context, options, request);
+	r = io_options_detached(context, &options->io, request->id, has_terminal(options, request),
+				true, &request->io);
 	if (r)
 		return r;
 	r = container_run_ask(&context->ask, request, &reply);
@@ -75,15 +66,14 @@ static int run_detached(struct context *context, const struct container_options 
 static int run_foreground(struct context *context, const struct container_options *options,
 			  struct container_run_request *request)
 {
+	const struct foreground_options process = {
+		.id = request->id, .io = &options->io, .terminal = has_terminal(options, request)};
 	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
 	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
 	int code, r;
 
-	code = foreground_new(context, request->id, options->fifo_dir,
-			      options->null_io || options->log_uri, false, &foreground);
-	if (code)
-		return code;
-	code = foreground_io(foreground, &request->io) ?: set_io(context, options, request);
+	code = foreground_new(context, &process, &foreground)
+		       ?: foreground_io(foreground, &request->io);
 	if (code)
 		return code;
 	r = container_run_ask(&context->ask, request, &reply);
@@ -103,12 +93,12 @@ static int run(struct context *context, void *data, char **args, int n_args)
 	const struct container_options *options = data;
 	int code;
 
-	code = check_options(context, options)
-		       ?: container_options_request(context, options, args, n_args, &request);
+	code = container_options_request(context, options, args, n_args, &request)
+		       ?: check_options(context, options, &request);
 	if (code)
 		return code;
-	return options->detach ? run_detached(context, options, &request)
-			       : run_foreground(context, options, &request);
+	return options->io.detach ? run_detached(context, options, &request)
+				  : run_foreground(context, options, &request);
 }
 
 const struct command run_command = {

@@ -24,16 +24,20 @@ struct input {
 	struct loop_file file;      /* our stdin */
 	struct loop_file fifo_file; /* the FIFO, while it is full */
 	int fifo;
+	bool is_ended, is_detached;
+	struct detach_keys keys;
 	size_t held, sent; /* of buffer */
-	char buffer[CHUNK];
+	uint8_t buffer[CHUNK + DETACH_KEYS_MAX];
 };
 
 struct streams {
 	struct loop *loop;
+	struct streams_options options;
 	char *directory;
 	struct input input;
 	struct output outputs[2];
 	struct loop_timer limit;
+	uint64_t limit_ms;
 	void (*done)(void *userdata);
 	void *userdata;
 };
@@ -58,7 +62,27 @@ static void output_close(struct output *output)
 	check_done(output->streams);
 }
 
+static void on_limit(struct loop_timer *timer);
+
+/* Once the process has ended: counted from the last output, so that a slow reader of ours gets all of it. */
+static void restart_limit(struct streams *streams)
+{
+	if (streams->done && streams->limit_ms != UINT64_MAX)
+		(void)loop_timer_set(streams->loop, &streams->limit,
+				     time_boot_ms() + streams->limit_ms, on_limit);
+}
+
 /* Our own stdout may be a slow pipe: a blocking write is right, nothing else is to be done meanwhile. */
+static int output_write(struct output *output, const void *data, size_t size)
+{
+	const struct streams_options *options = &output->streams->options;
+
+	if (!options->on_output)
+		return file_write_all(output->to, data, size);
+	options->on_output(options->userdata, data, size);
+	return 0;
+}
+
 static void on_output(struct loop_file *file, uint32_t events)
 {
 	struct output *output = container_of(file, struct output, file);
@@ -69,13 +93,15 @@ static void on_output(struct loop_file *file, uint32_t events)
 	n = read(output->from, buffer, sizeof(buffer));
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n <= 0 || file_write_all(output->to, buffer, (size_t)n))
+	if (n <= 0 || output_write(output, buffer, (size_t)n))
 		output_close(output);
+	else
+		restart_limit(output->streams);
 }
 
 /* ---- input --------------------------------------------------------------- */
 
-/* The end of our stdin: the container sees the end of file when it has read what is in the FIFO. */
+/* A container that reads the FIFO itself sees the end of file when it has read what is in it. */
 static void input_close(struct input *input)
 {
 	loop_file_remove(&input->file);
@@ -83,32 +109,51 @@ static void input_close(struct input *input)
 	input->fifo = close_fd(input->fifo);
 }
 
+static void input_end(struct input *input)
+{
+	const struct streams_options *options = &input->streams->options;
+
+	input_close(input);
+	if (!input->is_ended && options->on_input_end)
+		options->on_input_end(options->userdata);
+	input->is_ended = true;
+}
+
 static void on_fifo_room(struct loop_file *file, uint32_t events);
 static void on_input(struct loop_file *file, uint32_t events);
 
-static void input_send(struct input *input)
+/* 1: all of the buffer is in the FIFO; 0: it is full; -errno. */
+static int input_flush(struct input *input)
 {
-	struct loop *loop = input->streams->loop;
-	int r;
-
 	while (input->sent < input->held) {
 		ssize_t n = write(input->fifo, input->buffer + input->sent,
 				  input->held - input->sent);
 
-		if (n < 0 && errno == EAGAIN)
-			break;
-		if (n < 0) {
-			input_close(input);
-			return;
-		}
+		if (n < 0)
+			return errno == EAGAIN ? 0 : -errno;
 		input->sent += (size_t)n;
+	}
+	return 1;
+}
+
+static void input_send(struct input *input)
+{
+	const struct streams_options *options = &input->streams->options;
+	struct loop *loop = input->streams->loop;
+	int r = input_flush(input);
+
+	if (r > 0 && input->is_detached) {
+		input_close(input);
+		if (options->on_detach)
+			options->on_detach(options->userdata);
+		return;
 	}
 	/* One of the two is watched: a hang-up is reported whatever is asked for, and must wait for room in the FIFO. */
 	loop_file_remove(&input->file);
 	loop_file_remove(&input->fifo_file);
-	if (input->sent < input->held)
+	if (r == 0)
 		r = loop_file_add(loop, &input->fifo_file, input->fifo, EPOLLOUT, on_fifo_room);
-	else
+	else if (r > 0)
 		r = loop_file_add(loop, &input->file, STDIN_FILENO, EPOLLIN, on_input);
 	if (r)
 		input_close(input);
@@ -120,44 +165,47 @@ static void on_fifo_room(struct loop_file *file, uint32_t events)
 	input_send(container_of(file, struct input, fifo_file));
 }
 
+/* More of our stdin into the buffer: 0, or as read(). */
+static ssize_t input_read(struct input *input)
+{
+	static uint8_t chunk[CHUNK];
+	ssize_t n = read(STDIN_FILENO, chunk, sizeof(chunk));
+
+	if (n <= 0)
+		return n;
+	input->held = detach_keys_feed(&input->keys, chunk, (size_t)n, input->buffer,
+				       &input->is_detached);
+	input->sent = 0;
+	return n;
+}
+
 static void on_input(struct loop_file *file, uint32_t events)
 {
 	struct input *input = container_of(file, struct input, file);
 	ssize_t n;
 
 	(void)events;
-	n = read(STDIN_FILENO, input->buffer, sizeof(input->buffer));
+	n = input_read(input);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n <= 0) {
-		input_close(input);
-		return;
-	}
-	input->held = (size_t)n;
-	input->sent = 0;
-	input_send(input);
+	if (n <= 0)
+		input_end(input);
+	else
+		input_send(input);
 }
 
 /* epoll refuses regular files: those are copied as fast as the FIFO takes them. */
 static void on_file_room(struct loop_file *file, uint32_t events)
 {
 	struct input *input = container_of(file, struct input, fifo_file);
-	ssize_t n;
+	ssize_t n = 1;
 
 	(void)events;
-	if (input->sent == input->held) {
-		n = read(STDIN_FILENO, input->buffer, sizeof(input->buffer));
-		if (n <= 0) {
-			input_close(input);
-			return;
-		}
-		input->held = (size_t)n;
-		input->sent = 0;
-	}
-	n = write(input->fifo, input->buffer + input->sent, input->held - input->sent);
-	if (n >= 0)
-		input->sent += (size_t)n;
-	else if (errno != EAGAIN)
+	if (input->sent == input->held)
+		n = input_read(input);
+	if (n <= 0)
+		input_end(input);
+	else if (input_flush(input) < 0)
 		input_close(input);
 }
 
@@ -167,8 +215,10 @@ static int input_start(struct streams *streams)
 	struct stat st;
 	int r;
 
+	if (streams->options.output_only)
+		return 0;
 	if (fstat(STDIN_FILENO, &st)) { /* no stdin at all */
-		input_close(input);
+		input_end(input);
 		return 0;
 	}
 	if (S_ISREG(st.st_mode))
@@ -176,7 +226,7 @@ static int input_start(struct streams *streams)
 				     on_file_room);
 	r = loop_file_add(streams->loop, &input->file, STDIN_FILENO, EPOLLIN, on_input);
 	if (r == -EPERM) { /* /dev/null and the like: nothing to wait for */
-		input_close(input);
+		input_end(input);
 		return 0;
 	}
 	return r;
@@ -184,42 +234,7 @@ static int input_start(struct streams *streams)
 
 /* ---- making and removing ------------------------------------------------- */
 
-static int make_fifo(struct streams *streams, const char *id, const char *name, int flags,
-		     char **ret_path, int *ret_fd, struct why *why)
-{
-	_cleanup_(cleanup_free) char *path = text_format("%s/%s-%s", streams->directory, id, name);
-	int fd;
-
-	if (!path)
-		return error_origin(-ENOMEM);
-	if (mkfifo(path, 0600))
-		return why_errno(why, -errno, "cannot make the FIFO %s", path);
-	fd = open(path, flags | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
-		return why_errno(why, -errno, "cannot open the FIFO %s", path);
-	*ret_fd = fd;
-	*ret_path = TAKE(path);
-	return 0;
-}
-
-static int make_all(struct streams *streams, const char *id, bool terminal, struct task_io *io,
-		    struct why *why)
-{
-	int r;
-
-	/* stdin is opened for reading too: so the open does not wait for the container. */
-	r = make_fifo(streams, id, "stdin", O_RDWR, &io->stdin, &streams->input.fifo, why);
-	if (!r)
-		r = make_fifo(streams, id, "stdout", O_RDONLY, &io->stdout,
-			      &streams->outputs[0].from, why);
-	if (!r && !terminal)
-		r = make_fifo(streams, id, "stderr", O_RDONLY, &io->stderr,
-			      &streams->outputs[1].from, why);
-	io->terminal = terminal;
-	return r;
-}
-
-static int make_directory(struct streams *streams, const char *directory, struct why *why)
+static int make_directory(const char *directory, char **ret_directory, struct why *why)
 {
 	uint8_t random[ID_SIZE];
 	char name[ID_TEXT_SIZE];
@@ -228,16 +243,66 @@ static int make_directory(struct streams *streams, const char *directory, struct
 	id_make(random);
 	id_format(random, name);
 	name[16] = '\0';
-	r = file_make_dir(directory, 0700, why);
+	/* One that is there keeps its mode. */
+	r = access(directory, F_OK) ? file_make_dir(directory, 0700, why) : 0;
 	if (r)
 		return error_trace(r);
-	streams->directory = text_format("%s/%s", directory, name);
-	return streams->directory ? file_make_dir(streams->directory, 0700, why)
-				  : error_origin(-ENOMEM);
+	*ret_directory = text_format("%s/%s", directory, name);
+	return *ret_directory ? file_make_dir(*ret_directory, 0700, why) : error_origin(-ENOMEM);
 }
 
-int streams_new(struct loop *loop, const char *directory, const char *id, bool terminal,
-		struct task_io *io, struct streams **ret_streams, struct why *why)
+static int make_fifo(const char *directory, const char *id, const char *name, char **ret_path,
+		     struct why *why)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/%s-%s", directory, id, name);
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	if (mkfifo(path, 0600))
+		return why_errno(why, -errno, "cannot make the FIFO %s", path);
+	*ret_path = TAKE(path);
+	return 0;
+}
+
+static int make_fifos(const struct streams_options *options, struct task_io *io,
+		      char **ret_directory, struct why *why)
+{
+	int r = make_directory(options->directory, ret_directory, why);
+
+	if (!r && !options->output_only)
+		r = make_fifo(*ret_directory, options->id, "stdin", &io->stdin, why);
+	if (!r)
+		r = make_fifo(*ret_directory, options->id, "stdout", &io->stdout, why);
+	if (!r && !options->terminal)
+		r = make_fifo(*ret_directory, options->id, "stderr", &io->stderr, why);
+	return error_trace(r);
+}
+
+int streams_make_fifos(const struct streams_options *options, struct task_io *io, struct why *why)
+{
+	_cleanup_(cleanup_free) char *directory = NULL;
+
+	return make_fifos(options, io, &directory, why);
+}
+
+static int open_fifo(const char *path, int flags, int *ret_fd, struct why *why)
+{
+	if (!path)
+		return 0;
+	*ret_fd = open(path, flags | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+	return *ret_fd < 0 ? why_errno(why, -errno, "cannot open the FIFO %s", path) : 0;
+}
+
+/* stdin is opened for reading too: so the open does not wait for the container. */
+static int open_fifos(struct streams *streams, const struct task_io *io, struct why *why)
+{
+	return open_fifo(io->stdin, O_RDWR, &streams->input.fifo, why)
+		       ?: open_fifo(io->stdout, O_RDONLY, &streams->outputs[0].from, why)
+		       ?: open_fifo(io->stderr, O_RDONLY, &streams->outputs[1].from, why);
+}
+
+int streams_new(struct loop *loop, const struct streams_options *options, struct task_io *io,
+		struct streams **ret_streams, struct why *why)
 {
 	_cleanup_(streams_freep) struct streams *streams = calloc(1, sizeof(*streams));
 	int r;
@@ -245,11 +310,14 @@ int streams_new(struct loop *loop, const char *directory, const char *id, bool t
 	if (!streams)
 		return error_origin(-ENOMEM);
 	streams->loop = loop;
+	streams->options = *options;
 	streams->input.streams = streams;
 	streams->input.fifo = -1;
+	if (options->keys)
+		streams->input.keys = *options->keys;
 	streams->outputs[0] = (struct output){.streams = streams, .from = -1, .to = STDOUT_FILENO};
 	streams->outputs[1] = (struct output){.streams = streams, .from = -1, .to = STDERR_FILENO};
-	r = make_directory(streams, directory, why) ?: make_all(streams, id, terminal, io, why);
+	r = make_fifos(options, io, &streams->directory, why) ?: open_fifos(streams, io, why);
 	if (r)
 		return error_trace(r);
 	*ret_streams = TAKE(streams);
@@ -265,9 +333,7 @@ struct streams *streams_free(struct streams *streams)
 	input_close(&streams->input);
 	output_close(&streams->outputs[0]);
 	output_close(&streams->outputs[1]);
-	if (streams->directory)
-		(void)file_remove_tree(AT_FDCWD, streams->directory, NULL);
-	free(streams->directory);
+	streams_unlink(streams);
 	free(streams);
 	return NULL;
 }
@@ -275,6 +341,14 @@ struct streams *streams_free(struct streams *streams)
 void streams_freep(struct streams **streams)
 {
 	*streams = streams_free(*streams);
+}
+
+void streams_unlink(struct streams *streams)
+{
+	if (streams->directory)
+		(void)file_remove_tree(AT_FDCWD, streams->directory, NULL);
+	free(streams->directory);
+	streams->directory = NULL;
 }
 
 int streams_start(struct streams *streams)
@@ -311,8 +385,9 @@ void streams_finish(struct streams *streams, uint64_t limit_ms, void (*done)(voi
 {
 	streams->done = done;
 	streams->userdata = userdata;
+	streams->limit_ms = limit_ms;
 	input_close(&streams->input);
-	(void)loop_timer_set(streams->loop, &streams->limit, time_boot_ms() + limit_ms, on_limit);
+	restart_limit(streams);
 	look_once(&streams->outputs[0]);
 	look_once(&streams->outputs[1]);
 	check_done(streams);

@@ -1,24 +1,43 @@
 #pragma once
 /*
- * The standard streams of a container in the foreground: FIFOs that are made
+ * The standard streams of a process as its client has them: FIFOs that are made
  * here, handed to the service by path, and copied to and from our own streams on
  * a loop. Output is read to the end of file. The FIFOs' directory is removed with
- * the streams.
+ * the streams. One implementation for run, start, exec, attach and logs.
  */
 
 #include "broker/lib/error.h"
 #include "broker/lib/loop.h"
 #include "schemas/messages.h"
+#include "tools/detach_keys.h"
 
 struct streams;
 
-/* Makes <directory>/<random>/<id>-stdin, -stdout, -stderr (the last not with a terminal) and fills in @io. */
-int streams_new(struct loop *loop, const char *directory, const char *id, bool terminal,
-		struct task_io *io, struct streams **ret_streams, struct why *why);
+struct streams_options {
+	const char *directory; /* <directory>/<random>/<id>-stdin, -stdout, -stderr are made */
+	const char *id;
+	bool terminal;    /* no -stderr */
+	bool output_only; /* no -stdin */
+	const struct detach_keys *keys; /* looked for in the input; NULL: none */
+	/* Optional. */
+	void (*on_detach)(void *userdata);    /* the keys were typed; nothing more is copied in */
+	void (*on_input_end)(void *userdata); /* once: all of our stdin is in the FIFO */
+	/* Instead of our stdout. */
+	void (*on_output)(void *userdata, const void *data, size_t size);
+	void *userdata;
+};
+
+/* @options are borrowed until the call returns, but for keys; @io is filled in. */
+int streams_new(struct loop *loop, const struct streams_options *options, struct task_io *io,
+		struct streams **ret_streams, struct why *why);
 struct streams *streams_free(struct streams *streams);
 void streams_freep(struct streams **streams);
-/* Starts copying: to be called when the container runs. */
+/* Only makes the FIFOs, and leaves them there. */
+int streams_make_fifos(const struct streams_options *options, struct task_io *io, struct why *why);
+/* Removes the FIFOs' names: both sides have them open, and nobody needs them by name again. */
+void streams_unlink(struct streams *streams);
+/* Starts copying: to be called when the process runs. */
 int streams_start(struct streams *streams);
-/* The container has ended: calls @done when all output has come, at the latest after @limit_ms. */
+/* Calls @done when all output has come, at the latest when none has come for @limit_ms; UINT64_MAX: no limit. */
 void streams_finish(struct streams *streams, uint64_t limit_ms, void (*done)(void *userdata),
 		    void *userdata);

@@ -1,14 +1,9 @@
 /* davit tasks, ps, kill and wait. */
 
-#include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 
-#include "broker/lib/file.h"
-#include "broker/lib/loop.h"
-#include "tools/container_options.h"
-#include "tools/foreground.h"
 #include "tools/lists.h"
+#include "tools/signals.h"
 
 /* ---- list, ps ------------------------------------------------------------ */
 
@@ -127,67 +122,6 @@ static int ps(struct context *context, void *data, char **args, int n_args)
 	return code ?: print_tasks(context, options, format, &table, ps_row, args, n_args);
 }
 
-/* ---- start --------------------------------------------------------------- */
-
-struct start_options {
-	bool null_io, detach;
-	char *log_uri, *fifo_dir, *pid_file;
-};
-
-static int set_log(struct context *context, const char *uri, struct task_create_request *request)
-{
-	if (!uri)
-		return 0;
-	request->io = request->io ?: calloc(1, sizeof(*request->io));
-	if (!request->io || schema_set(&request->io->stdout, uri) ||
-	    schema_set(&request->io->stderr, uri))
-		return fail(context, "out of memory");
-	return 0;
-}
-
-static int start_task(struct context *context, const struct start_options *options,
-		      struct task_create_request *request, char **ret_task_id)
-{
-	_cleanup_(task_create_reply_clear) struct task_create_reply reply = {};
-	struct why why = {};
-	char pid[24];
-	int r = task_create_ask(&context->ask, request, &reply), n;
-
-	if (r) {
-		(void)fail_ask(context, r);
-		return container_run_exit_code(context->ask.text);
-	}
-	n = snprintf(pid, sizeof(pid), "%llu", (unsigned long long)reply.pid);
-	if (options->pid_file && file_write(options->pid_file, pid, (size_t)n, 0644, false, &why))
-		return fail(context, "--pid-file: %s", why.text);
-	*ret_task_id = TAKE(reply.task_id);
-	return 0;
-}
-
-static int start(struct context *context, void *data, char **args, int n_args)
-{
-	const struct start_options *options = data;
-	_cleanup_(task_create_request_clear) struct task_create_request request = {.start = true};
-	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
-	_cleanup_(cleanup_free) char *task_id = NULL;
-	int code;
-
-	(void)n_args;
-	if (schema_set(&request.container_id, args[0]))
-		return fail(context, "out of memory");
-	if (options->detach)
-		return set_log(context, options->log_uri, &request)
-			       ?: start_task(context, options, &request, &task_id);
-	code = foreground_new(context, args[0], options->fifo_dir,
-			      options->null_io || options->log_uri, false, &foreground);
-	if (!code)
-		code = foreground_io(foreground, &request.io)
-			       ?: set_log(context, options->log_uri, &request);
-	if (!code)
-		code = start_task(context, options, &request, &task_id);
-	return code ?: foreground_run(foreground, NULL, task_id, false);
-}
-
 /* ---- kill ---------------------------------------------------------------- */
 
 struct kill_options {
@@ -197,23 +131,11 @@ struct kill_options {
 
 static int signal_number(struct context *context, const char *text, uint64_t *ret_number)
 {
-	char *end;
-	unsigned long number = strtoul(text, &end, 10);
-
-	if (*text && !*end && number > 0 && number <= 64) {
-		*ret_number = number;
-		return 0;
-	}
-	if (!strncasecmp(text, "SIG", 3))
-		text += 3;
-	for (int i = 1; i < 32; i++) {
-		if (sigabbrev_np(i) && !strcasecmp(sigabbrev_np(i), text)) {
-			*ret_number = (uint64_t)i;
-			return 0;
-		}
-	}
-	return fail_usage(context, "'%s' is not a signal: use a name such as SIGTERM, or a number",
-			  text);
+	if (signals_parse(text, ret_number))
+		return fail_usage(context,
+				  "'%s' is not a signal: use a name such as SIGTERM, or a number",
+				  text);
+	return 0;
 }
 
 static int kill_one(struct context *context, const char *name, void *data)
@@ -330,18 +252,6 @@ static const struct option_spec tasks_options[] = {
 	OPTION(struct tasks_options, all_namespaces, FLAG, "all-namespaces", 'A', NULL,
 	       "of every namespace"),
 	{}};
-static const struct option_spec start_options[] = {
-	OPTION(struct start_options, null_io, FLAG, "null-io", 0, NULL,
-	       "all streams are /dev/null"),
-	OPTION(struct start_options, log_uri, TEXT, "log-uri", 0, "URI",
-	       "file:///path for standard output and error"),
-	OPTION(struct start_options, fifo_dir, TEXT, "fifo-dir", 0, "DIR",
-	       "directory of the FIFOs for the streams"),
-	OPTION(struct start_options, pid_file, TEXT, "pid-file", 0, "FILE",
-	       "write the pid of init there"),
-	OPTION(struct start_options, detach, FLAG, "detach", 'd', NULL,
-	       "return when it has started"),
-	{}};
 static const struct option_spec kill_options[] = {
 	OPTION(struct kill_options, signal, TEXT, "signal", 's', "SIGNAL",
 	       "name or number (default: the image's stop signal, else SIGTERM)"),
@@ -366,35 +276,6 @@ static const struct command list_command = {
 	.max_args = -1,
 	.run = list,
 };
-static const struct command start_command = {
-	.name = "start",
-	.arguments = "CONTAINER",
-	.summary = "start a container that has been created",
-	.options = start_options,
-	.options_size = sizeof(struct start_options),
-	.min_args = 1,
-	.max_args = 1,
-	.is_run = true,
-	.run = start,
-};
-static const struct command task_kill_command = {
-	.name = "kill",
-	.arguments = "CONTAINER [CONTAINER...]",
-	.summary = "signal a container (default: SIGTERM)",
-	.options = kill_options,
-	.options_size = sizeof(struct kill_options),
-	.min_args = 1,
-	.max_args = -1,
-	.run = kill_tasks,
-};
-static const struct command task_wait_command = {
-	.name = "wait",
-	.arguments = "CONTAINER [CONTAINER...]",
-	.summary = "wait until containers have ended; prints the exit codes",
-	.min_args = 1,
-	.max_args = -1,
-	.run = wait_tasks,
-};
 static const struct command task_delete_command = {
 	.name = "delete",
 	.aliases = "del remove rm",
@@ -411,9 +292,11 @@ const struct command tasks_command = {
 	.name = "tasks",
 	.aliases = "t task",
 	.summary = "manage tasks: running containers",
-	.subcommands = (const struct command *const[]){&list_command, &start_command,
-						       &task_kill_command, &task_wait_command,
-						       &task_delete_command, NULL},
+	.subcommands = (const struct command *const[]){&list_command, &start_command, &exec_command,
+						       &attach_command, &kill_command,
+						       &pause_command, &resume_command,
+						       &task_ps_command, &metrics_command,
+						       &wait_command, &task_delete_command, NULL},
 };
 const struct command ps_command = {
 	.name = "ps",
@@ -427,7 +310,7 @@ const struct command ps_command = {
 const struct command kill_command = {
 	.name = "kill",
 	.arguments = "CONTAINER [CONTAINER...]",
-	.summary = "signal containers",
+	.summary = "signal containers (default: their stop signal, else SIGTERM)",
 	.options = kill_options,
 	.options_size = sizeof(struct kill_options),
 	.min_args = 1,

@@ -2,10 +2,23 @@
 # shellcheck shell=bash
 _davit_step() {
 	case "$path $1" in
-	'davit run') words=" --rm --null-io --log-uri --detach --fifo-dir --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
+	'davit run') words=" --rm --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
+	'davit start') words=" --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit start' ;;
+	'davit stop') words=" --timeout --signal --help"; path='davit stop' ;;
+	'davit restart') words=" --timeout --signal --help"; path='davit restart' ;;
+	'davit exec') words=" --cwd --tty --exec-id --user --env --pid-file --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --help"; path='davit exec' ;;
+	'davit attach') words=" --exec-id --no-stdin --detach-keys --fifo-dir --help"; path='davit attach' ;;
+	'davit logs') words=" --follow --since --until --tail --timestamps --exec-id --help"; path='davit logs' ;;
 	'davit ps') words=" --quiet --format --all --all-namespaces --help"; path='davit ps' ;;
+	'davit top') words=" --quiet --format --help"; path='davit top' ;;
+	'davit stats') words=" --no-stream --all-namespaces --quiet --format --help"; path='davit stats' ;;
+	'davit inspect') words=" --help"; path='davit inspect' ;;
 	'davit wait') words=" --help"; path='davit wait' ;;
 	'davit kill') words=" --signal --exec-id --all --help"; path='davit kill' ;;
+	'davit pause') words=" --help"; path='davit pause' ;;
+	'davit resume' | 'davit unpause') words=" --help"; path='davit resume' ;;
+	'davit update') words=" --memory-limit --cpus --cpu-quota --cpu-period --cpu-shares --cpuset-cpus --cpuset-mems --pids-limit --help"; path='davit update' ;;
+	'davit cp') words=" --follow-link --archive --help"; path='davit cp' ;;
 	'davit rm') words=" --keep-snapshot --force --help"; path='davit rm' ;;
 	'davit containers' | 'davit c' | 'davit container') words=" create list info delete label --help"; path='davit containers' ;;
 	'davit containers create') words=" --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit containers create' ;;
@@ -13,10 +26,16 @@ _davit_step() {
 	'davit containers info') words=" --spec --help"; path='davit containers info' ;;
 	'davit containers delete' | 'davit containers del' | 'davit containers remove' | 'davit containers rm') words=" --keep-snapshot --force --help"; path='davit containers delete' ;;
 	'davit containers label') words=" --help"; path='davit containers label' ;;
-	'davit tasks' | 'davit t' | 'davit task') words=" list start kill wait delete --help"; path='davit tasks' ;;
+	'davit tasks' | 'davit t' | 'davit task') words=" list start exec attach kill pause resume ps metrics wait delete --help"; path='davit tasks' ;;
 	'davit tasks list' | 'davit tasks ls') words=" --quiet --format --all --all-namespaces --help"; path='davit tasks list' ;;
-	'davit tasks start') words=" --null-io --log-uri --fifo-dir --pid-file --detach --help"; path='davit tasks start' ;;
+	'davit tasks start') words=" --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit tasks start' ;;
+	'davit tasks exec') words=" --cwd --tty --exec-id --user --env --pid-file --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --help"; path='davit tasks exec' ;;
+	'davit tasks attach') words=" --exec-id --no-stdin --detach-keys --fifo-dir --help"; path='davit tasks attach' ;;
 	'davit tasks kill') words=" --signal --exec-id --all --help"; path='davit tasks kill' ;;
+	'davit tasks pause') words=" --help"; path='davit tasks pause' ;;
+	'davit tasks resume' | 'davit tasks unpause') words=" --help"; path='davit tasks resume' ;;
+	'davit tasks ps') words=" --quiet --format --help"; path='davit tasks ps' ;;
+	'davit tasks metrics' | 'davit tasks metric') words=" --quiet --format --help"; path='davit tasks metrics' ;;
 	'davit tasks wait') words=" --help"; path='davit tasks wait' ;;
 	'davit tasks delete' | 'davit tasks del' | 'davit tasks remove' | 'davit tasks rm') words=" --force --exec-id --help"; path='davit tasks delete' ;;
 	'davit images' | 'davit image' | 'davit i') words=" import list delete tag label --help"; path='davit images' ;;
@@ -49,6 +68,7 @@ _davit_step() {
 	'davit namespaces remove' | 'davit namespaces rm') words=" --help"; path='davit namespaces remove' ;;
 	'davit namespaces label') words=" --help"; path='davit namespaces label' ;;
 	'davit events' | 'davit event') words=" --from --cursor --topic --object --no-follow --count --format --help"; path='davit events' ;;
+	'davit operations') words=" --quiet --format --help"; path='davit operations' ;;
 	'davit bus') words=" list describe call subscribe monitor publish stats bench --help"; path='davit bus' ;;
 	'davit bus list' | 'davit bus ls') words=" --quiet --format --help"; path='davit bus list' ;;
 	'davit bus describe') words=" --help"; path='davit bus describe' ;;
@@ -66,7 +86,7 @@ _davit_step() {
 }
 _davit() {
 	local path=davit words i
-	words=" run ps wait kill rm containers tasks images snapshots content leases namespaces events bus up down doctor version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases namespaces events operations bus up down doctor version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;

@@ -1,0 +1,198 @@
+/* davit exec and attach: another process in a container, and another client of a process. */
+
+#include <string.h>
+
+#include "broker/lib/file.h"
+#include "tools/container_options.h"
+#include "tools/foreground.h"
+
+/* ---- exec ---------------------------------------------------------------- */
+
+struct exec_options {
+	struct io_options io;
+	bool tty;
+	char *cwd, *exec_id, *user, *pid_file;
+	struct schema_strs env;
+};
+
+static int make_request(struct context *context, const struct exec_options *options, char **args,
+			int n_args, struct task_exec_request *request)
+{
+	uint8_t random[ID_SIZE];
+	char id[ID_TEXT_SIZE];
+	int r;
+
+	id_make(random);
+	id_format(random, id);
+	id[16] = '\0';
+	request->start = true;
+	r = schema_set(&request->container_id, args[0])
+		    ?: schema_set(&request->exec_id, options->exec_id ?: id)
+		    ?: schema_set(&request->cwd, options->cwd)
+		    ?: schema_set(&request->user, options->user)
+		    ?: schema_strs_copy(&options->env, &request->env);
+	for (int i = 1; !r && i < n_args; i++)
+		r = schema_strs_add(&request->args, args[i]);
+	return r ? fail(context, "out of memory") : 0;
+}
+
+static int send_request(struct context *context, const struct exec_options *options,
+			const struct task_exec_request *request, char **ret_task_id)
+{
+	_cleanup_(task_exec_reply_clear) struct task_exec_reply reply = {};
+	struct why why = {};
+	char pid[24];
+	int r = task_exec_ask(&context->ask, request, &reply), n;
+
+	if (r) {
+		(void)fail_ask(context, r);
+		return container_run_exit_code(context->ask.text);
+	}
+	n = snprintf(pid, sizeof(pid), "%llu", (unsigned long long)reply.pid);
+	if (options->pid_file && file_write(options->pid_file, pid, (size_t)n, 0644, false, &why))
+		return fail(context, "--pid-file: %s", why.text);
+	*ret_task_id = TAKE(reply.task_id);
+	return 0;
+}
+
+static int exec(struct context *context, void *data, char **args, int n_args)
+{
+	const struct exec_options *options = data;
+	_cleanup_(task_exec_request_clear) struct task_exec_request request = {};
+	struct foreground_options process = {
+		.id = args[0], .io = &options->io, .terminal = options->tty};
+	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
+	_cleanup_(cleanup_free) char *task_id = NULL;
+	int code = io_options_check(context, &options->io, options->tty)
+			   ?: make_request(context, options, args, n_args, &request);
+
+	if (code)
+		return code;
+	if (options->io.detach)
+		return io_options_detached(context, &options->io, request.exec_id, options->tty,
+					   false, &request.io)
+			       ?: send_request(context, options, &request, &task_id);
+	process.exec_id = request.exec_id;
+	code = foreground_new(context, &process, &foreground)
+		       ?: foreground_io(foreground, &request.io)
+		       ?: send_request(context, options, &request, &task_id);
+	return code ?: foreground_run(foreground, NULL, task_id, false);
+}
+
+/* ---- attach -------------------------------------------------------------- */
+
+struct attach_options {
+	struct io_options io;
+	char *exec_id;
+	bool no_stdin;
+};
+
+static int find_process(struct context *context, const struct attach_options *options,
+			const char *id, bool *ret_terminal)
+{
+	_cleanup_(task_process_reply_clear) struct task_process_reply reply = {};
+	struct task_name_request name = {.container_id = (char *)id, .exec_id = options->exec_id};
+	int r = task_get_ask(&context->ask, &name, &reply);
+
+	if (r)
+		return fail_ask(context, r);
+	if (reply.process->exit)
+		return fail(context, "'%s' has ended: its output is in `davit logs`", id);
+	*ret_terminal = reply.process->io && reply.process->io->terminal;
+	return 0;
+}
+
+static int send_attach(struct context *context, const struct attach_options *options,
+		       const char *id, const struct task_io *io)
+{
+	struct task_attach_request request = {.container_id = (char *)id,
+					      .exec_id = options->exec_id,
+					      .stdin = io->stdin,
+					      .stdout = io->stdout,
+					      .stderr = io->stderr,
+					      .start = LOG_FROM_NOW};
+	int r = task_attach_ask(&context->ask, &request, NULL);
+
+	return r ? fail_ask(context, r) : 0;
+}
+
+static int attach(struct context *context, void *data, char **args, int n_args)
+{
+	const struct attach_options *options = data;
+	struct foreground_options process = {.id = args[0],
+					     .exec_id = options->exec_id,
+					     .io = &options->io,
+					     .attach = true,
+					     .no_stdin = options->no_stdin};
+	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
+	struct task_io *io = NULL;
+	int code = io_options_check(context, &options->io, false)
+			   ?: find_process(context, options, args[0], &process.terminal);
+
+	(void)n_args;
+	if (code)
+		return code;
+	code = foreground_new(context, &process, &foreground) ?: foreground_io(foreground, &io)
+		       ?: send_attach(context, options, args[0], io);
+	if (io)
+		task_io_clear(io);
+	free(io);
+	return code ?: foreground_run(foreground, NULL, NULL, false);
+}
+
+/* ---- the tables ---------------------------------------------------------- */
+
+static const struct option_spec exec_options[] = {
+	OPTION(struct exec_options, cwd, TEXT, "cwd", 0, "DIR",
+	       "working directory (default: the container's)"),
+	OPTION(struct exec_options, tty, FLAG, "tty", 't', NULL, "allocate a terminal"),
+	OPTION(struct exec_options, exec_id, TEXT, "exec-id", 0, "ID",
+	       "name of the process (default: chosen)"),
+	OPTION(struct exec_options, user, TEXT, "user", 'u', "USER[:GROUP]",
+	       "names or numbers, looked up in the container (default: the container's)"),
+	OPTION(struct exec_options, env, LIST, "env", 'e', "NAME=VALUE",
+	       "environment variable; may be repeated"),
+	OPTION(struct exec_options, pid_file, TEXT, "pid-file", 0, "FILE",
+	       "write the pid of the process there"),
+	IO_OPTIONS(struct exec_options, io),
+	{}};
+static const struct option_spec attach_options[] = {
+	OPTION(struct attach_options, exec_id, TEXT, "exec-id", 0, "ID",
+	       "an added process instead of init"),
+	OPTION(struct attach_options, no_stdin, FLAG, "no-stdin", 0, NULL, "only watch"),
+	OPTION(struct attach_options, io.detach_keys, TEXT, "detach-keys", 0, "KEYS",
+	       "with a terminal: leave it running (default: " DETACH_KEYS_DEFAULT
+	       "; \"\" for none)"),
+	OPTION(struct attach_options, io.fifo_dir, TEXT, "fifo-dir", 0, "DIR",
+	       "directory of the FIFOs for the streams"),
+	{}};
+
+const struct command exec_command = {
+	.name = "exec",
+	.arguments = "CONTAINER COMMAND [ARG...]",
+	.summary = "run another process in a container",
+	.details =
+		"   The exit code is that of the process; 125 means that davit failed, 126 that the program cannot be\n"
+		"   executed, 127 that it was not found. With --detach its output goes to /dev/null unless --log is given.",
+	.options = exec_options,
+	.options_size = sizeof(struct exec_options),
+	.min_args = 2,
+	.max_args = -1,
+	.is_run = true,
+	.stops_at_argument = true,
+	.run = exec,
+};
+const struct command attach_command = {
+	.name = "attach",
+	.arguments = "CONTAINER",
+	.summary = "attach to the streams of a running container",
+	.details =
+		"   For containers whose output is logged: detached ones, those with a terminal, and those run with --log.\n"
+		"   Any number of clients may be attached. The exit code is the container's, or 0 after the detach keys.",
+	.options = attach_options,
+	.options_size = sizeof(struct attach_options),
+	.min_args = 1,
+	.max_args = 1,
+	.is_run = true,
+	.run = attach,
+};

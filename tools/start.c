@@ -1,0 +1,161 @@
+/* davit start and restart: a new task for a container that is there. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/lib/file.h"
+#include "tools/container_options.h"
+#include "tools/control.h"
+#include "tools/foreground.h"
+#include "tools/lists.h"
+
+struct start_options {
+	struct io_options io;
+	char *pid_file;
+};
+
+/* What it is and whether it has a terminal stands in its record. */
+static int find_terminal(struct context *context, const char *id, bool *ret_terminal)
+{
+	_cleanup_(container_reply_clear) struct container_reply reply = {};
+	struct container_get_request get = {.id = (char *)id};
+	int r = container_get_ask(&context->ask, &get, &reply);
+
+	if (r)
+		return fail_ask(context, r);
+	*ret_terminal = io_options_spec_has_terminal(reply.container->spec);
+	return 0;
+}
+
+static int create_task(struct context *context, const struct start_options *options,
+		       struct task_create_request *request, char **ret_task_id)
+{
+	_cleanup_(task_create_reply_clear) struct task_create_reply reply = {};
+	struct why why = {};
+	char pid[24];
+	int r = task_create_ask(&context->ask, request, &reply), n;
+
+	if (r) {
+		(void)fail_ask(context, r);
+		return container_run_exit_code(context->ask.text);
+	}
+	n = snprintf(pid, sizeof(pid), "%llu", (unsigned long long)reply.pid);
+	if (options->pid_file && file_write(options->pid_file, pid, (size_t)n, 0644, false, &why))
+		return fail(context, "--pid-file: %s", why.text);
+	if (ret_task_id)
+		*ret_task_id = TAKE(reply.task_id);
+	return 0;
+}
+
+static int start_detached(struct context *context, const char *name, void *data)
+{
+	_cleanup_(task_create_request_clear) struct task_create_request request = {.start = true};
+	const struct start_options *options = data;
+	bool terminal = false;
+	int code = find_terminal(context, name, &terminal)
+			   ?: io_options_check(context, &options->io, terminal);
+
+	if (!code && schema_set(&request.container_id, name))
+		code = fail(context, "out of memory");
+	return code ?: io_options_detached(context, &options->io, name, terminal, true, &request.io)
+			       ?: create_task(context, options, &request, NULL);
+}
+
+static int start_foreground(struct context *context, const struct start_options *options,
+			    const char *name)
+{
+	_cleanup_(task_create_request_clear) struct task_create_request request = {.start = true};
+	struct foreground_options process = {.id = name, .io = &options->io};
+	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
+	_cleanup_(cleanup_free) char *task_id = NULL;
+	int code = find_terminal(context, name, &process.terminal)
+			   ?: io_options_check(context, &options->io, process.terminal);
+
+	if (!code && schema_set(&request.container_id, name))
+		code = fail(context, "out of memory");
+	if (!code)
+		code = foreground_new(context, &process, &foreground)
+			       ?: foreground_io(foreground, &request.io);
+	if (!code)
+		code = create_task(context, options, &request, &task_id);
+	return code ?: foreground_run(foreground, NULL, task_id, false);
+}
+
+static int start(struct context *context, void *data, char **args, int n_args)
+{
+	const struct start_options *options = data;
+
+	if (options->io.detach)
+		return list_each(context, args, n_args, start_detached, data);
+	if (n_args > 1)
+		return fail_usage(context, "several containers are started with --detach only");
+	return start_foreground(context, options, args[0]);
+}
+
+/* ---- restart ------------------------------------------------------------- */
+
+struct restart_options {
+	char *timeout, *signal;
+};
+
+static int restart_one(struct context *context, const char *name, void *data)
+{
+	const struct restart_options *options = data;
+	struct task_delete_request delete = {.container_id = (char *)name};
+	struct start_options start = {};
+	int code = control_stop(context, name, options->signal, options->timeout), r;
+
+	if (code)
+		return code;
+	r = task_delete_ask(&context->ask, &delete, NULL);
+	if (r && context->ask.status != BUS_NOT_FOUND)
+		return fail_ask(context, r);
+	code = start_detached(context, name, &start);
+	if (!code)
+		puts(name);
+	return code;
+}
+
+static int restart(struct context *context, void *data, char **args, int n_args)
+{
+	return list_each(context, args, n_args, restart_one, data);
+}
+
+/* ---- the tables ---------------------------------------------------------- */
+
+static const struct option_spec start_options[] = {IO_OPTIONS(struct start_options, io),
+						   OPTION(struct start_options, pid_file, TEXT,
+							  "pid-file", 0, "FILE",
+							  "write the pid of init there"),
+						   {}};
+static const struct option_spec restart_options[] = {
+	OPTION(struct restart_options, timeout, TEXT, "timeout", 't', "SECONDS",
+	       "grace period between the stop signal and SIGKILL (default: 10; 0: none)"),
+	OPTION(struct restart_options, signal, TEXT, "signal", 's', "SIGNAL",
+	       "instead of the image's stop signal"),
+	{}};
+
+const struct command start_command = {
+	.name = "start",
+	.arguments = "CONTAINER",
+	.summary = "start a container that has been created",
+	.details =
+		"   In the foreground, unless --detach is given: streams and signals are passed on and the exit code is the\n"
+		"   container's own. Whether it has a terminal was said when it was created.",
+	.options = start_options,
+	.options_size = sizeof(struct start_options),
+	.min_args = 1,
+	.max_args = -1,
+	.is_run = true,
+	.run = start,
+};
+const struct command restart_command = {
+	.name = "restart",
+	.arguments = "CONTAINER [CONTAINER...]",
+	.summary = "stop containers and start them again, detached",
+	.options = restart_options,
+	.options_size = sizeof(struct restart_options),
+	.min_args = 1,
+	.max_args = -1,
+	.run = restart,
+};
