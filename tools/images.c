@@ -1,12 +1,8 @@
 /* davit images and content. */
 
-#include <fcntl.h>
-#include <pthread.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "broker/lib/file.h"
-#include "broker/lib/spawn.h"
+#include "tools/images.h"
 #include "tools/lists.h"
 
 struct list_command {
@@ -56,108 +52,6 @@ static int list_images(struct context *context, void *data, char **args, int n_a
 
 	table_init(&table, "REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS", NULL);
 	return list_run(context, &options->list, &listing, &table, args, n_args);
-}
-
-/* ---- import -------------------------------------------------------------- */
-
-struct import_options {
-	char *base_name, *index_name, *platform, *snapshotter;
-	bool digests, all_platforms, no_unpack;
-};
-
-/* Standard input reaches the service through a FIFO, which a thread fills while the call waits. */
-struct feeder {
-	pthread_t thread;
-	char *path;
-	bool is_running;
-};
-
-static void *feed(void *data)
-{
-	struct feeder *feeder = data;
-	_cleanup_(cleanup_fd) int fd = open(feeder->path, O_WRONLY | O_CLOEXEC);
-	char buffer[65536];
-	ssize_t n;
-
-	while (fd >= 0 && (n = read(STDIN_FILENO, buffer, sizeof(buffer))) > 0) {
-		if (file_write_all(fd, buffer, (size_t)n))
-			break;
-	}
-	return NULL;
-}
-
-static int feeder_start(struct context *context, struct feeder *feeder)
-{
-	uint8_t id[ID_SIZE];
-	char name[ID_TEXT_SIZE];
-	_cleanup_(cleanup_free) char *directory = text_format("%s/fifo", context->paths.state);
-	struct why why = {};
-
-	id_make(id);
-	id_format(id, name);
-	if (!directory || file_make_dir(directory, 0700, &why))
-		return fail(context, "%s", why.text);
-	feeder->path = text_format("%s/import-%s", directory, name);
-	if (!feeder->path || mkfifo(feeder->path, 0600))
-		return fail(context, "cannot make a FIFO in %s: %s", directory, strerror(errno));
-	if (pthread_create(&feeder->thread, NULL, feed, feeder))
-		return fail(context, "cannot start a thread");
-	feeder->is_running = true;
-	return 0;
-}
-
-static void feeder_stop(struct feeder *feeder)
-{
-	_cleanup_(cleanup_fd) int fd = -1;
-
-	if (feeder->is_running) {
-		/* A reader that never came would leave the thread waiting: we are one, then none. */
-		fd = open(feeder->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-		pthread_cancel(feeder->thread);
-		pthread_join(feeder->thread, NULL);
-	}
-	if (feeder->path)
-		unlink(feeder->path);
-	free(feeder->path);
-}
-
-static int import(struct context *context, void *data, char **args, int n_args)
-{
-	const struct import_options *options = data;
-	_cleanup_(image_import_reply_clear) struct image_import_reply reply = {};
-	_cleanup_(feeder_stop) struct feeder feeder = {};
-	_cleanup_(cleanup_free) char *path = NULL;
-	struct image_import_request request = {
-		.base_name = options->base_name,
-		.index_name = options->index_name,
-		.platform = options->platform,
-		.snapshotter = options->snapshotter,
-		.digests = options->digests,
-		.all_platforms = options->all_platforms,
-		.no_unpack = options->no_unpack,
-	};
-	int code, r;
-
-	(void)n_args;
-	if (!strcmp(args[0], "-")) {
-		code = feeder_start(context, &feeder);
-		if (code)
-			return code;
-	} else {
-		path = realpath(args[0], NULL);
-		if (!path)
-			return fail(context, "%s: %s", args[0], strerror(errno));
-	}
-	request.path = path ?: feeder.path;
-	if (!context->ask.timeout_ms)
-		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
-	r = image_import_ask(&context->ask, &request, &reply);
-	if (r)
-		return fail_ask(context, r);
-	for (size_t i = 0; i < reply.images.count; i++)
-		printf("imported %s (%s)\n", reply.images.items[i].name,
-		       reply.images.items[i].target->digest);
-	return EXIT_OK;
 }
 
 /* ---- rm, tag, label ------------------------------------------------------ */
@@ -304,21 +198,6 @@ static int get_content(struct context *context, void *data, char **args, int n_a
 
 /* ---- the tables ---------------------------------------------------------- */
 
-static const struct option_spec import_options[] = {
-	OPTION(struct import_options, base_name, TEXT, "base-name", 0, "NAME",
-	       "name of images that the archive gives only a tag; import only images with this prefix"),
-	OPTION(struct import_options, index_name, TEXT, "index-name", 0, "NAME",
-	       "keep the archive's index under this name"),
-	OPTION(struct import_options, digests, FLAG, "digests", 0, NULL,
-	       "also make NAME@DIGEST images"),
-	OPTION(struct import_options, all_platforms, FLAG, "all-platforms", 0, NULL,
-	       "import all platforms of an index"),
-	OPTION(struct import_options, platform, TEXT, "platform", 0, "OS/ARCH",
-	       "import this platform (default: this host's)"),
-	OPTION(struct import_options, no_unpack, FLAG, "no-unpack", 0, NULL, "do not unpack"),
-	OPTION(struct import_options, snapshotter, TEXT, "snapshotter", 0, "NAME",
-	       "unpack for this snapshotter"),
-	{}};
 static const struct option_spec delete_options[] = {
 	OPTION(struct delete_options, sync, FLAG, "sync", 0, NULL,
 	       "return when blobs and layers that nothing else needs are gone too"),
@@ -340,16 +219,6 @@ static const struct command list_command = {
 	.options_size = sizeof(struct list_command),
 	.max_args = -1,
 	.run = list_images,
-};
-static const struct command import_command = {
-	.name = "import",
-	.arguments = "FILE|-",
-	.summary = "import an OCI or docker-save archive",
-	.options = import_options,
-	.options_size = sizeof(struct import_options),
-	.min_args = 1,
-	.max_args = 1,
-	.run = import,
 };
 static const struct command delete_command = {
 	.name = "delete",
@@ -387,7 +256,8 @@ const struct command images_command = {
 	.name = "images",
 	.aliases = "image i",
 	.summary = "manage images",
-	.subcommands = (const struct command *const[]){&import_command, &list_command,
+	.subcommands = (const struct command *const[]){&images_import_command,
+						       &images_export_command, &list_command,
 						       &delete_command, &tag_command,
 						       &label_command, NULL},
 };

@@ -479,3 +479,30 @@ char *document_write_index(const struct document_entry *entries, size_t n_entrie
 	return dump(json_pack("{s:i, s:s, s:o}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX,
 			      "manifests", list));
 }
+
+static json_t *texts_json(const struct schema_strs *texts)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < texts->count; i++)
+		json_array_append_new(list, json_string(texts->items[i]));
+	return list;
+}
+
+char *document_write_saved(const struct document_saved_list *list)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < list->count; i++) {
+		const struct document_saved *saved = &list->items[i];
+
+		if (json_array_append_new(array,
+					  json_pack("{s:s, s:o, s:o}", "Config", saved->config,
+						    "RepoTags", texts_json(&saved->names), "Layers",
+						    texts_json(&saved->layers))) < 0) {
+			json_decref(array);
+			return NULL;
+		}
+	}
+	return dump(array);
+}

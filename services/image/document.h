@@ -93,3 +93,5 @@ char *document_write_manifest(const struct descriptor *config, const struct desc
 			      size_t n_layers);
 /* An OCI index of @entries, annotations and platforms included. NULL: out of memory. */
 char *document_write_index(const struct document_entry *entries, size_t n_entries);
+/* docker-save's manifest.json. NULL: out of memory. */
+char *document_write_saved(const struct document_saved_list *list);

@@ -243,6 +243,7 @@ extern const struct operation_type import_operation;
 extern const struct operation_type prepare_operation;
 extern const struct operation_type delete_operation;
 extern const struct operation_type lease_delete_operation;
+extern const struct operation_type export_operation;
 extern const struct operation_type snapshot_prepare_operation;
 extern const struct operation_type snapshot_view_operation;
 extern const struct operation_type snapshot_commit_operation;

@@ -61,6 +61,8 @@ static int fill_request(struct importing *importing, struct work_import_request 
 
 	request->only_base = asked->base_name && asked->base_name[0];
 	request->digests = asked->digests;
+	request->skip_digest_for_named = asked->skip_digest_for_named;
+	request->compress_blobs = asked->compress_blobs;
 	request->all_platforms = asked->all_platforms;
 	request->platform = calloc(1, sizeof(*request->platform));
 	if (!request->platform)

@@ -38,8 +38,9 @@ _davit_step() {
 	'davit tasks metrics' | 'davit tasks metric') words=" --quiet --format --help"; path='davit tasks metrics' ;;
 	'davit tasks wait') words=" --help"; path='davit tasks wait' ;;
 	'davit tasks delete' | 'davit tasks del' | 'davit tasks remove' | 'davit tasks rm') words=" --force --exec-id --help"; path='davit tasks delete' ;;
-	'davit images' | 'davit image' | 'davit i') words=" import list delete tag label --help"; path='davit images' ;;
-	'davit images import') words=" --base-name --index-name --digests --all-platforms --platform --no-unpack --snapshotter --help"; path='davit images import' ;;
+	'davit images' | 'davit image' | 'davit i') words=" import export list delete tag label --help"; path='davit images' ;;
+	'davit images import') words=" --base-name --index-name --digests --skip-digest-for-named --compress-blobs --all-platforms --platform --no-unpack --snapshotter --help"; path='davit images import' ;;
+	'davit images export') words=" --skip-manifest-json --skip-non-distributable --platform --all-platforms --help"; path='davit images export' ;;
 	'davit images list' | 'davit images ls') words=" --quiet --format --help"; path='davit images list' ;;
 	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --help"; path='davit images delete' ;;
 	'davit images tag') words=" --force --help"; path='davit images tag' ;;

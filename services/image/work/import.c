@@ -247,7 +247,7 @@ static int name_target(struct import *import, const char *name, const struct des
 	r = reference_import_name(name, request->base_name, request->only_base, &own);
 	if (!r && own)
 		r = add_image(import, own, target);
-	if (r || !request->digests)
+	if (r || !request->digests || (own && name && request->skip_digest_for_named))
 		return error_trace(r);
 	by_digest = text_format("%s@%s", request->base_name, target->digest);
 	return by_digest ? error_trace(add_image(import, by_digest, target))
@@ -374,6 +374,8 @@ static int keep_saved_layer(struct import *import, const char *path, struct desc
 	int r;
 
 	r = saved_file(import, path, &file);
+	if (!r && import->request->compress_blobs && file->compression == COMPRESSION_NONE)
+		r = import_files_compress(&import->files, file, import->why);
 	if (!r)
 		r = keep(import, file, layer_type(file->compression));
 	if (r)

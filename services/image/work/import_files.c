@@ -9,9 +9,11 @@
 #include "services/image/document.h"
 #include "services/image/work/entry.h"
 #include "services/image/work/import_files.h"
+#include "services/image/work/writer.h"
 
-#define LINKS_MAX 16
-#define FILES_MAX 65536
+#define LINKS_MAX  16
+#define FILES_MAX  65536
+#define BLOCK_SIZE (256u << 10)
 
 void import_files_clear(struct import_files *files)
 {
@@ -129,6 +131,48 @@ int import_files_add(struct import_files *files, const char *text, size_t size,
 		return error_trace(r);
 	digest_of(text, size, (*ret_file)->digest);
 	(*ret_file)->size = size;
+	return 0;
+}
+
+static int compress_into(int from, int to, struct written *ret_written)
+{
+	_cleanup_(writer_freep) struct writer *writer = NULL;
+	_cleanup_(cleanup_free) char *block = malloc(BLOCK_SIZE);
+	ssize_t n;
+	int r;
+
+	if (!block)
+		return error_origin(-ENOMEM);
+	r = writer_new(to, COMPRESSION_GZIP, true, &writer);
+	if (r)
+		return error_trace(r);
+	while ((n = read(from, block, BLOCK_SIZE)) > 0) {
+		r = writer_add(writer, block, (size_t)n);
+		if (r)
+			return error_trace(r);
+	}
+	return n < 0 ? error_origin(-errno) : error_trace(writer_finish(writer, ret_written));
+}
+
+int import_files_compress(struct import_files *files, struct import_file *file, struct why *why)
+{
+	_cleanup_(cleanup_free) char *plain = file->stored;
+	_cleanup_(cleanup_fd) int from = -1, to = -1;
+	struct written written;
+	int r;
+
+	file->stored = NULL;
+	from = openat(files->ingest, plain, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	r = from < 0 ? error_origin(-errno) : open_stored(files, file, &to);
+	if (!r)
+		r = compress_into(from, to, &written);
+	if (!r && unlinkat(files->ingest, plain, 0) < 0)
+		r = error_origin(-errno);
+	if (r)
+		return why_errno(why, r, "cannot compress '%s'", work_show(file->path));
+	memcpy(file->digest, written.digest, DIGEST_SIZE);
+	file->size = written.size;
+	file->compression = COMPRESSION_GZIP;
 	return 0;
 }
 

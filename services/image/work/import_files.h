@@ -3,8 +3,6 @@
 
 #include "services/image/work/stream.h"
 
-enum compression { COMPRESSION_NONE, COMPRESSION_GZIP, COMPRESSION_ZSTD };
-
 struct import_file {
 	char *path;   /* in the archive, clean */
 	char *target; /* a link's, clean; NULL: not a link */
@@ -29,6 +27,8 @@ int import_files_read(struct import_files *files, int archive, const struct work
 /* Writes a further file, which has no path in the archive. *ret_file until the next one is added. */
 int import_files_add(struct import_files *files, const char *text, size_t size,
 		     struct import_file **ret_file);
+/* Replaces a file's content by its gzip form. */
+int import_files_compress(struct import_files *files, struct import_file *file, struct why *why);
 /* By path, through links; NULL if there is none. */
 struct import_file *import_files_find(struct import_files *files, const char *path);
 /* Content of a document; -EFBIG above DOCUMENT_SIZE_MAX. */

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -113,6 +114,20 @@ static int run_remove(struct why *why)
 	return error_trace(write_answer(schema_work_remove_result(), &result));
 }
 
+static int run_export(struct why *why)
+{
+	_cleanup_(work_export_request_clear) struct work_export_request request = {};
+	_cleanup_(work_remove_result_clear) struct work_remove_result result = {};
+	int r;
+
+	r = read_request(schema_work_export_request(), &request, why);
+	if (!r)
+		r = work_export(&request, FIRST_FD, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_remove_result(), &result));
+}
+
 static int run_usage(struct why *why)
 {
 	_cleanup_(work_usage_request_clear) struct work_usage_request request = {};
@@ -157,6 +172,8 @@ static int run(const char *mode, struct why *why)
 		return error_trace(run_remove(why));
 	if (!strcmp(mode, "sync"))
 		return error_trace(run_sync(why));
+	if (!strcmp(mode, "export"))
+		return error_trace(run_export(why));
 	if (!strcmp(mode, "usage"))
 		return error_trace(run_usage(why));
 	return why_set(why, -EINVAL, "unknown mode '%s'", mode);
@@ -179,12 +196,14 @@ int main(int argc, char *argv[])
 	if (argc != 2 || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
 		fprintf(stderr,
 			"davit-image-work is started by davit-image:\n"
-			"usage: davit-image-work import|apply|remove|sync|usage 3<REQUEST 4>ANSWER\n");
+			"usage: davit-image-work import|apply|export|remove|sync|usage 3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */
 	setlocale(LC_CTYPE, "C.UTF-8");
 	umask(0);
+	/* A reader that went away is an error of write(2). */
+	signal(SIGPIPE, SIG_IGN);
 	if (run(argv[1], &why)) {
 		log_error("%s", why.text[0] ? why.text : "failed");
 		return 1;

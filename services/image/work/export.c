@@ -1,0 +1,166 @@
+/*
+ * davit-image-work export: blobs and documents as one archive, in the order in
+ * which they are named. Each blob is compared with its digest as it passes: one
+ * that is damaged ends the export, and what was written of a file is removed.
+ */
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/lib/file.h"
+#include "services/image/work/tar_writer.h"
+
+#define BLOCK_SIZE (256u << 10)
+
+struct export
+{
+	const struct work_export_request *request;
+	struct writer *writer;
+	struct hash *hash;
+	char *block;
+	int blobs;
+	struct why *why;
+};
+
+static int failed(struct export *export, int r)
+{
+	return why_errno(export->why, r, "cannot write archive '%s'", export->request->path);
+}
+
+static int write_head(struct export *export, const char *path, char type, uint64_t size)
+{
+	const struct tar_head head = {
+		.path = path, .type = type, .mode = type == '5' ? 0755 : 0444, .size = size};
+	int r = tar_put_head(export->writer, &head);
+
+	return r ? failed(export, r) : 0;
+}
+
+static int damaged(struct export *export, const struct work_blob *blob, const char *problem)
+{
+	return why_set(export->why, WORK_E_DAMAGED,
+		       "blob %s is damaged: %s; import or pull its image again", blob->digest,
+		       problem);
+}
+
+static int copy_blob(struct export *export, const struct work_blob *blob, int fd)
+{
+	uint64_t left = blob->size;
+	char digest[DIGEST_SIZE];
+	int r;
+
+	while (left) {
+		size_t size = left < BLOCK_SIZE ? (size_t)left : BLOCK_SIZE;
+		ssize_t n = read(fd, export->block, size);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return why_errno(export->why, error_origin(-errno), "cannot read blob %s",
+					 blob->digest);
+		if (!n)
+			return damaged(export, blob, "it is shorter than its descriptor says");
+		hash_add(export->hash, export->block, (size_t)n);
+		r = writer_add(export->writer, export->block, (size_t)n);
+		if (r)
+			return failed(export, r);
+		left -= (uint64_t)n;
+	}
+	hash_finish(export->hash, digest);
+	if (strcmp(digest, blob->digest))
+		return damaged(export, blob, "its content has another digest");
+	r = tar_put_fill(export->writer, blob->size);
+	return r ? failed(export, r) : 0;
+}
+
+static int write_blob(struct export *export, const struct work_blob *blob)
+{
+	const char *hex = blob->digest + strlen("sha256:");
+	_cleanup_(cleanup_fd) int fd = -1;
+	char path[128];
+	int r;
+
+	fd = openat(export->blobs, hex, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return why_set(
+			export->why, WORK_E_DAMAGED,
+			"blob %s is not in the content store: import or pull its image again",
+			blob->digest);
+	if (fd < 0)
+		return why_errno(export->why, error_origin(-errno), "cannot read blob %s",
+				 blob->digest);
+	snprintf(path, sizeof(path), "blobs/sha256/%s", hex);
+	r = write_head(export, path, '0', blob->size);
+	return r ? error_trace(r) : error_trace(copy_blob(export, blob, fd));
+}
+
+static int write_document(struct export *export, const struct work_document *document)
+{
+	int r;
+
+	r = write_head(export, document->name, '0', document->text.size);
+	if (r)
+		return error_trace(r);
+	r = writer_add(export->writer, document->text.data, document->text.size);
+	if (!r)
+		r = tar_put_fill(export->writer, document->text.size);
+	return r ? failed(export, r) : 0;
+}
+
+static int write_all(struct export *export)
+{
+	const struct work_export_request *request = export->request;
+	int r;
+
+	r = write_head(export, "blobs/", '5', 0);
+	if (!r)
+		r = write_head(export, "blobs/sha256/", '5', 0);
+	for (size_t i = 0; i < request->blobs.count && !r; i++)
+		r = write_blob(export, &request->blobs.items[i]);
+	for (size_t i = 0; i < request->documents.count && !r; i++)
+		r = write_document(export, &request->documents.items[i]);
+	if (r)
+		return error_trace(r);
+	r = tar_put_end(export->writer);
+	if (!r)
+		r = writer_finish(export->writer, NULL);
+	return r ? failed(export, r) : 0;
+}
+
+/* A file is on disk before the answer; a FIFO or the like cannot be. */
+static int settle(struct export *export, int fd, int r)
+{
+	struct stat status;
+	bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+
+	if (r && is_file)
+		(void)unlink(export->request->path);
+	if (!r && is_file && fdatasync(fd) < 0)
+		return failed(export, error_origin(-errno));
+	return error_trace(r);
+}
+
+int work_export(const struct work_export_request *request, int blobs, struct why *why)
+{
+	struct export export = {.request = request, .blobs = blobs, .why = why};
+	_cleanup_(cleanup_fd) int fd = -1;
+	int r;
+
+	fd = open(request->path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return why_errno(why, error_origin(-errno), "cannot create archive '%s'",
+				 request->path);
+	export.block = malloc(BLOCK_SIZE);
+	r = export.block ? writer_new(fd, COMPRESSION_NONE, false, &export.writer)
+			 : error_origin(-ENOMEM);
+	if (!r)
+		r = hash_new(&export.hash);
+	if (!r)
+		r = write_all(&export);
+	r = settle(&export, fd, r);
+	writer_free(export.writer);
+	hash_free(export.hash);
+	free(export.block);
+	return error_trace(r);
+}

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Archives: what is exported is what was imported, for davit and for its peers."""
+
+import io
+import json
+import os
+import sys
+import tarfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import layers  # noqa: E402
+import peers  # noqa: E402
+from davit import Davit, main  # noqa: E402
+from mounted import mounted_tree  # noqa: E402
+
+NAME = "docker.io/library/t:1"
+
+
+def archive_of(d, name, *contents, **options):
+    path = os.path.join(d.work, "in-%d.tar" % len(os.listdir(d.work)))
+    digest = layers.image(path, [layers.tar(entries) for entries in contents], name, **options)
+    return path, digest
+
+
+def imported(d, name=NAME, *contents):
+    path, digest = archive_of(d, name, *(contents or layers.LAYERS))
+    d.check("images", "import", path)
+    return digest
+
+
+def digests(d, *words):
+    return {i["name"]: i["target"]["digest"] for i in d.json(*words, "images", "ls")}
+
+
+def files_of(path):
+    with tarfile.open(path) as archive:
+        return {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}
+
+
+def exported(d, *words, name="out.tar"):
+    path = os.path.join(d.work, name)
+    d.check("images", "export", *words[:-1], path, words[-1])
+    return path
+
+
+def tree_of(d, name, namespace="default"):
+    reply = json.loads(d.check("-n", namespace, "bus", "call", "image.prepare", "name=" + name, "key=look", "read_only=true"))
+    try:
+        return mounted_tree(reply["mounts"], d.work)
+    finally:
+        d.check("-n", namespace, "bus", "call", "image.release", "key=look")
+
+
+def test_an_export_of_an_imported_image_has_its_digest():
+    with Davit() as d:
+        digest = imported(d)
+        out = exported(d, NAME)
+        index = json.loads(files_of(out)["index.json"])
+        assert [m["digest"] for m in index["manifests"]] == [digest], index
+        d.check("-n", "other", "images", "import", out)
+        assert digests(d, "-n", "other") == {NAME: digest}
+        with open(out, "rb") as one, open(exported(d, NAME, name="again.tar"), "rb") as two:
+            assert one.read() == two.read(), "the same export is not the same bytes"
+        with Davit() as elsewhere:
+            elsewhere.check("images", "import", out)
+            assert digests(elsewhere) == {NAME: digest}
+            assert not layers.differences(tree_of(d, NAME), tree_of(elsewhere, NAME))
+        d.check("-n", "other", "images", "rm", NAME)
+
+
+def test_several_images_in_one_archive_and_through_pipes():
+    with Davit() as d:
+        one = imported(d, "docker.io/library/one:1", [layers.f("a")])
+        two = imported(d, "host.example/two:2", [layers.f("a")], [layers.f("b")])
+        data = d("images", "export", "-", "one:1", "host.example/two:2")
+        assert data.returncode == 0, data
+        files = {m.name for m in tarfile.open(fileobj=io.BytesIO(data.stdout))}
+        assert len([n for n in files if n.startswith("blobs/sha256/")]) == 2 + 2 + 2, files  # the layer of both once
+        result = d("-n", "other", "images", "import", "-", input=data.stdout)
+        assert result.returncode == 0, result
+        assert digests(d, "-n", "other") == {"docker.io/library/one:1": one, "host.example/two:2": two}
+        only = d("-n", "third", "images", "import", "--base-name", "host.example/two", "-", input=data.stdout)
+        assert only.returncode == 0 and digests(d, "-n", "third") == {"host.example/two:2": two}, only
+        assert not os.listdir(os.path.join(d.state, "fifo"))
+
+
+def test_digest_names_are_made_as_ctr_makes_them():
+    with Davit() as d:
+        path, digest = archive_of(d, "v1", [layers.f("a")])
+        d.check("-n", "a", "images", "import", "--base-name", "t", "--digests", path)
+        assert digests(d, "-n", "a") == {"t:v1": digest, "t@" + digest: digest}
+        d.check("-n", "b", "images", "import", "--base-name", "t", "--digests", "--skip-digest-for-named", path)
+        assert digests(d, "-n", "b") == {"t:v1": digest}
+        d.check("-n", "c", "images", "import", "--base-name", "t", "--index-name", "t:all", "--no-unpack", path)
+        assert set(digests(d, "-n", "c")) == {"t:v1", "t:all"}
+
+
+def test_docker_reads_its_manifest_json_and_layers_are_compressed_on_import():
+    with Davit() as d:
+        imported(d)
+        files = files_of(exported(d, NAME))
+        (saved,) = json.loads(files["manifest.json"])
+        assert saved["RepoTags"] == ["t:1"] and len(saved["Layers"]) == 3, saved
+        assert all(path in files for path in saved["Layers"] + [saved["Config"]])
+        assert "manifest.json" not in files_of(exported(d, "--skip-manifest-json", NAME))
+        # The same as docker save would have it: no index, plain layers.
+        path = os.path.join(d.work, "saved.tar")
+        plain = {"%d.tar" % i: layers.tar(e) for i, e in enumerate(layers.LAYERS)}
+        saved["Layers"] = sorted(plain)
+        with open(path, "wb") as out:
+            out.write(layers.tar([layers.f(k, v) for k, v in dict(plain, **{
+                "manifest.json": json.dumps([saved]).encode(), saved["Config"]: files[saved["Config"]]}).items()]))
+        for words, media_type in ([], "diff.tar"), (["--compress-blobs"], "diff.tar.gzip"):
+            d.check("-n", "saved", "images", "import", *words, path)
+            target = digests(d, "-n", "saved")[NAME]
+            manifest = json.loads(d.check("content", "get", target))
+            assert all(l["mediaType"].endswith(media_type) for l in manifest["layers"]), manifest
+            assert not layers.differences(tree_of(d, NAME, "saved"), tree_of(d, NAME))
+        d.check("-n", "saved", "images", "rm", NAME)
+
+
+def multi_platform(path, platforms):
+    """An OCI layout of one index with an image for each of @platforms."""
+    blobs = {}
+
+    def put(data, media_type):
+        blobs["blobs/sha256/" + layers.digest(data)[7:]] = data
+        return {"mediaType": media_type, "digest": layers.digest(data), "size": len(data)}
+    entries = []
+    for os_, arch in platforms:
+        layer = layers.tar([layers.f("arch", arch.encode())])
+        config = {"os": os_, "architecture": arch, "rootfs": {"type": "layers", "diff_ids": [layers.digest(layer)]}}
+        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "config": put(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
+                    "layers": [put(layer, "application/vnd.oci.image.layer.v1.tar")]}
+        entry = put(json.dumps(manifest).encode(), manifest["mediaType"])
+        entry["platform"] = {"os": os_, "architecture": arch}
+        entries.append(entry)
+    index = put(json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+                            "manifests": entries}).encode(), "application/vnd.oci.image.index.v1+json")
+    index["annotations"] = {"io.containerd.image.name": NAME}
+    blobs["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
+    blobs["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [index]}).encode()
+    with open(path, "wb") as out:
+        out.write(layers.tar([layers.f(k, v) for k, v in blobs.items()]))
+    return index["digest"], entries
+
+
+def test_platforms_of_an_index_are_chosen():
+    with Davit() as d:
+        path = os.path.join(d.work, "multi.tar")
+        digest, entries = multi_platform(path, [("linux", "amd64"), ("linux", "arm64"), ("linux", "s390x")])
+        d.check("images", "import", "--platform", "linux/arm64", path)
+        assert digests(d) == {NAME: digest}
+        refused = d("images", "export", "--all-platforms", os.path.join(d.work, "x.tar"), NAME)
+        assert refused.returncode == 1 and b"not in the content store" in refused.stderr, refused
+        assert not os.path.exists(os.path.join(d.work, "x.tar"))
+        files = files_of(exported(d, "--platform", "linux/arm64", NAME))
+        assert "blobs/sha256/" + entries[1]["digest"][7:] in files and "blobs/sha256/" + entries[0]["digest"][7:] not in files
+        d.check("images", "import", "--all-platforms", path)
+        out = exported(d, "--all-platforms", NAME)
+        assert all("blobs/sha256/" + e["digest"][7:] in files_of(out) for e in entries)
+        d.check("-n", "other", "images", "import", "--all-platforms", out)
+        assert digests(d, "-n", "other") == {NAME: digest}
+        refused = d("images", "export", "--platform", "linux/riscv64", os.path.join(d.work, "x.tar"), NAME)
+        assert refused.returncode == 1 and b"riscv64" in refused.stderr, refused
+
+
+def test_a_damaged_or_missing_blob_is_never_exported():
+    with Davit() as d:
+        digest = imported(d)
+        layer = json.loads(d.check("content", "get", digest))["layers"][1]["digest"]
+        blob = os.path.join(d.root, "image", "content", "blobs", "sha256", layer[7:])
+        with open(blob, "rb") as data:
+            good = data.read()
+        for bad in (good[:-1] + bytes([good[-1] ^ 1]), good[:-1], None):
+            os.unlink(blob)
+            if bad is not None:
+                with open(blob, "wb") as out:
+                    out.write(bad)
+            path = os.path.join(d.work, "bad.tar")
+            refused = d("images", "export", path, NAME)
+            assert refused.returncode == 1 and layer.encode() in refused.stderr and b"again" in refused.stderr, refused
+            assert not os.path.exists(path)
+        missing = d("images", "export", os.path.join(d.work, "bad.tar"), "none")
+        assert missing.returncode == 1 and b"no image 'none'" in missing.stderr, missing
+
+
+# ---- peers ----
+
+def test_skopeo_and_umoci_read_what_is_exported():
+    with Davit() as d:
+        digest = imported(d)
+        out = exported(d, NAME)
+        layout = os.path.join(d.work, "layout")
+        peers.run("skopeo", "copy", "-q", "oci-archive:%s:1" % out, "oci:%s:1" % layout)
+        seen = json.loads(peers.run("skopeo", "inspect", "oci:%s:1" % layout))
+        assert seen["Digest"] == digest, seen
+        bundle = os.path.join(d.work, "bundle")
+        peers.run("umoci", "unpack", "--image", layout + ":1", bundle)
+        assert not layers.differences(tree_of(d, NAME), layers.tree(os.path.join(bundle, "rootfs")))
+        # And the other way: docker's form by skopeo.
+        saved = os.path.join(d.work, "saved.tar")
+        peers.run("skopeo", "copy", "-q", "docker-archive:%s:docker.io/library/t:1" % out, "docker-archive:%s:host.example/s:1" % saved)
+        d.check("images", "import", saved)
+        assert "host.example/s:1" in digests(d)
+        assert not layers.differences(tree_of(d, NAME), tree_of(d, "host.example/s:1"))
+
+
+def test_containerd_and_davit_read_each_others_archives():
+    """Without the hard links to lower layers, which containerd's overlayfs cannot unpack."""
+    contents = [[e for e in entries if e["kind"] != "h"] for entries in layers.LAYERS]
+    with Davit() as d, peers.Containerd(d.work) as ctr:
+        digest = imported(d, NAME, *contents)
+        ctr("images", "import", exported(d, NAME))
+        line = [l for l in ctr("images", "ls").splitlines() if l.startswith(NAME)]
+        assert line and digest in line[0], line
+        path = os.path.join(d.work, "theirs.tar")
+        ctr("images", "export", path, NAME)
+        d.check("-n", "theirs", "images", "import", path)
+        assert digests(d, "-n", "theirs") == {NAME: digest}
+        assert not layers.differences(tree_of(d, NAME), tree_of(d, NAME, "theirs"))
+
+
+def test_podman_loads_what_is_exported():
+    with Davit() as d:
+        imported(d)
+        peers.podman(d.work, "load", "-i", exported(d, NAME))
+        assert "docker.io/library/t" in peers.podman(d.work, "images"), peers.podman(d.work, "images")
+
+
+if __name__ == "__main__":
+    lacking = [p for p in ("umoci", "skopeo", "podman", "containerd", "ctr") if not peers.has(p)]
+    if lacking:
+        print("not installed: " + ", ".join(lacking))
+        sys.exit(77)
+    main(globals())

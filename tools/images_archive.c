@@ -1,0 +1,242 @@
+/* davit images import and export. */
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/lib/file.h"
+#include "broker/lib/spawn.h"
+#include "tools/images.h"
+#include "tools/lists.h"
+
+/* ---- import -------------------------------------------------------------- */
+
+struct import_options {
+	char *base_name, *index_name, *platform, *snapshotter;
+	bool digests, skip_digest_for_named, all_platforms, no_unpack, compress_blobs;
+};
+
+/* Standard input and output reach the service through a FIFO, which a thread fills or empties while the call waits. */
+struct feeder {
+	pthread_t thread;
+	char *path;
+	bool is_running;
+};
+
+static void copy(int from, int to)
+{
+	char buffer[65536];
+	ssize_t n;
+
+	while (from >= 0 && to >= 0 && (n = read(from, buffer, sizeof(buffer))) > 0) {
+		if (file_write_all(to, buffer, (size_t)n))
+			break;
+	}
+}
+
+static void *feed(void *data)
+{
+	const struct feeder *feeder = data;
+	_cleanup_(cleanup_fd) int fd = open(feeder->path, O_WRONLY | O_CLOEXEC);
+
+	copy(STDIN_FILENO, fd);
+	return NULL;
+}
+
+static void *drain(void *data)
+{
+	const struct feeder *feeder = data;
+	_cleanup_(cleanup_fd) int fd = open(feeder->path, O_RDONLY | O_CLOEXEC);
+
+	copy(fd, STDOUT_FILENO);
+	return NULL;
+}
+
+static int feeder_start(struct context *context, struct feeder *feeder, void *(*run)(void *data))
+{
+	uint8_t id[ID_SIZE];
+	char name[ID_TEXT_SIZE];
+	_cleanup_(cleanup_free) char *directory = text_format("%s/fifo", context->paths.state);
+	struct why why = {};
+
+	id_make(id);
+	id_format(id, name);
+	if (!directory || file_make_dir(directory, 0700, &why))
+		return fail(context, "%s", why.text);
+	feeder->path = text_format("%s/archive-%s", directory, name);
+	if (!feeder->path || mkfifo(feeder->path, 0600))
+		return fail(context, "cannot make a FIFO in %s: %s", directory, strerror(errno));
+	if (pthread_create(&feeder->thread, NULL, run, feeder))
+		return fail(context, "cannot start a thread");
+	feeder->is_running = true;
+	return 0;
+}
+
+static void feeder_stop(struct feeder *feeder)
+{
+	_cleanup_(cleanup_fd) int fd = -1;
+
+	if (feeder->is_running) {
+		/* A reader that never came would leave the thread waiting: we are one, then none. */
+		fd = open(feeder->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+		pthread_cancel(feeder->thread);
+		pthread_join(feeder->thread, NULL);
+	}
+	if (feeder->path)
+		unlink(feeder->path);
+	free(feeder->path);
+}
+
+/* All that was written reaches standard output; a writer that never came does not keep the thread waiting. */
+static void drain_stop(struct feeder *feeder)
+{
+	_cleanup_(cleanup_fd) int fd = -1;
+
+	if (!feeder->is_running)
+		return;
+	fd = open(feeder->path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	fd = close_fd(fd);
+	pthread_join(feeder->thread, NULL);
+	feeder->is_running = false;
+}
+
+static int import(struct context *context, void *data, char **args, int n_args)
+{
+	const struct import_options *options = data;
+	_cleanup_(image_import_reply_clear) struct image_import_reply reply = {};
+	_cleanup_(feeder_stop) struct feeder feeder = {};
+	_cleanup_(cleanup_free) char *path = NULL;
+	struct image_import_request request = {
+		.base_name = options->base_name,
+		.index_name = options->index_name,
+		.platform = options->platform,
+		.snapshotter = options->snapshotter,
+		.digests = options->digests,
+		.skip_digest_for_named = options->skip_digest_for_named,
+		.compress_blobs = options->compress_blobs,
+		.all_platforms = options->all_platforms,
+		.no_unpack = options->no_unpack,
+	};
+	int code, r;
+
+	(void)n_args;
+	if (!strcmp(args[0], "-")) {
+		code = feeder_start(context, &feeder, feed);
+		if (code)
+			return code;
+	} else {
+		path = realpath(args[0], NULL);
+		if (!path)
+			return fail(context, "%s: %s", args[0], strerror(errno));
+	}
+	request.path = path ?: feeder.path;
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = image_import_ask(&context->ask, &request, &reply);
+	if (r)
+		return fail_ask(context, r);
+	for (size_t i = 0; i < reply.images.count; i++)
+		printf("imported %s (%s)\n", reply.images.items[i].name,
+		       reply.images.items[i].target->digest);
+	return EXIT_OK;
+}
+
+/* ---- export -------------------------------------------------------------- */
+
+struct export_options {
+	char *platform;
+	bool skip_manifest_json, skip_non_distributable, all_platforms;
+};
+
+/* The file need not exist: its directory does. */
+static char *absolute(const char *path)
+{
+	_cleanup_(cleanup_free) char *here = path[0] == '/' ? NULL : getcwd(NULL, 0);
+
+	return text_format("%s%s%s", here ?: "", here ? "/" : "", path);
+}
+
+static int export(struct context *context, void *data, char **args, int n_args)
+{
+	const struct export_options *options = data;
+	_cleanup_(feeder_stop) struct feeder feeder = {};
+	_cleanup_(cleanup_free) char *path = NULL;
+	struct image_export_request request = {
+		.names = list_filters(args + 1, n_args - 1),
+		.platform = options->platform,
+		.all_platforms = options->all_platforms,
+		.skip_manifest_json = options->skip_manifest_json,
+		.skip_non_distributable = options->skip_non_distributable,
+	};
+	int code, r;
+
+	if (!strcmp(args[0], "-")) {
+		code = feeder_start(context, &feeder, drain);
+		if (code)
+			return code;
+	} else {
+		path = absolute(args[0]);
+		if (!path)
+			return fail(context, "out of memory");
+	}
+	request.path = path ?: feeder.path;
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = image_export_ask(&context->ask, &request, NULL);
+	drain_stop(&feeder);
+	return r ? fail_ask(context, r) : EXIT_OK;
+}
+
+/* ---- the tables ---------------------------------------------------------- */
+
+static const struct option_spec import_options[] = {
+	OPTION(struct import_options, base_name, TEXT, "base-name", 0, "NAME",
+	       "name of images that the archive gives only a tag; import only images with this prefix"),
+	OPTION(struct import_options, index_name, TEXT, "index-name", 0, "NAME",
+	       "keep the archive's index under this name"),
+	OPTION(struct import_options, digests, FLAG, "digests", 0, NULL,
+	       "also make NAME@DIGEST images"),
+	OPTION(struct import_options, skip_digest_for_named, FLAG, "skip-digest-for-named", 0, NULL,
+	       "no NAME@DIGEST for images that have a name in the archive"),
+	OPTION(struct import_options, compress_blobs, FLAG, "compress-blobs", 0, NULL,
+	       "compress layers that are not (docker-save archives only)"),
+	OPTION(struct import_options, all_platforms, FLAG, "all-platforms", 0, NULL,
+	       "import all platforms of an index"),
+	OPTION(struct import_options, platform, TEXT, "platform", 0, "OS/ARCH",
+	       "import this platform (default: this host's)"),
+	OPTION(struct import_options, no_unpack, FLAG, "no-unpack", 0, NULL, "do not unpack"),
+	OPTION(struct import_options, snapshotter, TEXT, "snapshotter", 0, "NAME",
+	       "unpack for this snapshotter"),
+	{}};
+static const struct option_spec export_options[] = {
+	OPTION(struct export_options, skip_manifest_json, FLAG, "skip-manifest-json", 0, NULL,
+	       "leave out manifest.json, which docker reads"),
+	OPTION(struct export_options, skip_non_distributable, FLAG, "skip-non-distributable", 0,
+	       NULL, "leave out layers that are not to be distributed"),
+	OPTION(struct export_options, platform, TEXT, "platform", 0, "OS/ARCH",
+	       "export this platform (default: this host's)"),
+	OPTION(struct export_options, all_platforms, FLAG, "all-platforms", 0, NULL,
+	       "export all platforms of an index"),
+	{}};
+
+const struct command images_import_command = {
+	.name = "import",
+	.arguments = "FILE|-",
+	.summary = "import an OCI or docker-save archive",
+	.options = import_options,
+	.options_size = sizeof(struct import_options),
+	.min_args = 1,
+	.max_args = 1,
+	.run = import,
+};
+const struct command images_export_command = {
+	.name = "export",
+	.arguments = "FILE|- REF [REF...]",
+	.summary = "write images into an archive: OCI layout, which docker loads too",
+	.options = export_options,
+	.options_size = sizeof(struct export_options),
+	.min_args = 2,
+	.max_args = -1,
+	.run = export,
+};
