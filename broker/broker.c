@@ -379,8 +379,10 @@ static int set_up(struct broker *broker, struct why *why)
 		r = open_log(broker, why);
 	if (!r)
 		r = open_sockets(broker, why);
-	if (!r)
+	if (!r) {
+		watchdog.n_plain = pool_n_sockets(broker->pool);
 		r = bus_watchdog_new(broker->loop, &watchdog, &broker->watchdog);
+	}
 	return error_trace(r);
 }
 

@@ -165,11 +165,6 @@ void bus_pump(struct bus *bus)
 	}
 }
 
-static void pool_ready(void *userdata)
-{
-	bus_pump(userdata);
-}
-
 static void call_retry(struct loop_timer *timer)
 {
 	struct bus_call *call = container_of(timer, struct bus_call, retry);
@@ -453,7 +448,7 @@ int bus_new(struct loop *loop, const char *bus_path, const char *events_path, st
 		if (!bus->events_path)
 			return error_origin(-ENOMEM);
 	}
-	r = bus_pool_new(loop, bus_path, CONNECTIONS_MAX, pool_ready, bus, &bus->pool);
+	r = bus_pool_new(loop, bus_path, CONNECTIONS_MAX, &bus->pool);
 	if (r)
 		return error_trace(r);
 

@@ -4,9 +4,8 @@
  * processes with a loop; everything is asynchronous, callbacks come on the
  * loop's thread. (Tools and the shim use sp.h.)
  *
- * A call goes over a REQ socket of a pool that grows with need: one request in
- * flight on a socket; after a deadline the socket is parked until the late
- * answer or the peer's end has come. A call is made once for each logical
+ * A call goes over a connection of a pool that grows with need: one request in
+ * flight on each; one that is given up before its answer came is closed. A call is made once for each logical
  * request: its id is chosen here (or given) and repeated whenever the library
  * asks again, after a broker restart and on PENDING, until the deadline.
  */
@@ -20,8 +19,7 @@ struct bus;
 /* @bus_path and @events_path: sockets of the broker. Connects lazily and again for ever. */
 int bus_new(struct loop *loop, const char *bus_path, const char *events_path, struct bus **ret_bus);
 /* Calls that are under way end with BUS_CANCELED, without another callback after this returns. Not from within the
- * callback of a subscription.
- * Sockets with an answer outstanding are abandoned, not closed (nng rules): the process is about to end. */
+ * callback of a subscription. */
 struct bus *bus_free(struct bus *bus);
 void bus_freep(struct bus **bus);
 

@@ -104,15 +104,16 @@ static bool is_stream_socket(int fd)
 	return type == SOCK_STREAM && domain == AF_UNIX;
 }
 
-static const char *count_sockets(void)
+static const char *count_sockets(const struct bus_watchdog *watchdog)
 {
 	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc/self/fd");
+	size_t n_plain = watchdog->options.n_plain ? atomic_load(watchdog->options.n_plain) : 0;
 	const struct dirent *entry;
 	size_t n_sockets = 0;
 
 	while (dir && (entry = readdir(dir)))
 		n_sockets += entry->d_name[0] != '.' && is_stream_socket(atoi(entry->d_name));
-	if (n_sockets > nng_compat_n_pipes() + OTHER_SOCKETS_MAX)
+	if (n_sockets > nng_compat_n_pipes() + n_plain + OTHER_SOCKETS_MAX)
 		return "connections that ended stay open";
 	return NULL;
 }
@@ -161,7 +162,7 @@ static void *watch(void *userdata)
 		}
 		what = probe_socket(watchdog);
 		if (!what)
-			what = count_sockets();
+			what = count_sockets(watchdog);
 		watchdog->n_failures = what ? watchdog->n_failures + 1 : 0;
 		if (watchdog->n_failures >= FAILURES_MAX) {
 			fail(watchdog, what);

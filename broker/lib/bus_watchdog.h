@@ -8,6 +8,8 @@
  * a given function, which ends the process for its supervisor to start it again.
  */
 
+#include <stdatomic.h>
+
 #include "broker/lib/error.h"
 #include "broker/lib/loop.h"
 #include "broker/lib/sp.h"
@@ -18,6 +20,7 @@ struct bus_watchdog_options {
 	const char *path;     /* of our own listening socket */
 	enum sp_protocol as;  /* what to dial it as: SP_REQ for a REP socket, SP_SUB for PUB */
 	unsigned interval_ms; /* 0: 2000 */
+	const atomic_size_t *n_plain; /* stream sockets that are not nng's; NULL: not many */
 	/* On the watchdog's thread, once: logs @why and ends the process with _exit(75). */
 	void (*failed)(void *userdata, const char *why);
 	void *userdata;

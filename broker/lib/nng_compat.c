@@ -4,7 +4,6 @@
 #include <nng/protocol/pubsub0/pub.h>
 #include <nng/protocol/pubsub0/sub.h>
 #include <nng/protocol/reqrep0/rep.h>
-#include <nng/protocol/reqrep0/req.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,7 +37,30 @@ static bool is_protected(void)
 {
 	return dlsym(RTLD_DEFAULT, "sendmsg") == (void *)(uintptr_t)sendmsg;
 }
+
+/*
+ * It makes two task threads and one for expiry for each processor that sysconf() tells it of when
+ * its first socket is opened. More than two task threads only meet at its locks (docs/decisions/0004).
+ */
+static bool is_starting;
+
+long __sysconf(int name); /* glibc's own */
+
+long sysconf(int name)
+{
+	return is_starting && name == _SC_NPROCESSORS_ONLN ? 1 : __sysconf(name);
+}
+
+static void set_starting(bool value)
+{
+	is_starting = value;
+}
 #else
+static void set_starting(bool value)
+{
+	(void)value;
+}
+
 static bool is_protected(void)
 {
 	return true;
@@ -167,11 +189,6 @@ static int set_common(nng_socket socket)
 	return error_trace(watch_socket(socket));
 }
 
-static int set_req(nng_socket socket)
-{
-	return nng_socket_set_ms(socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE);
-}
-
 static int set_rep(nng_socket socket)
 {
 	(void)socket;
@@ -204,7 +221,9 @@ static int open_with(int (*open)(nng_socket *socket), int (*set)(nng_socket sock
 	if (!is_protected())
 		return error_origin(-ELIBBAD);
 
+	set_starting(true);
 	r = open(&socket);
+	set_starting(false);
 	if (r)
 		return error_origin(nng_compat_errno(r));
 
@@ -217,11 +236,6 @@ static int open_with(int (*open)(nng_socket *socket), int (*set)(nng_socket sock
 	}
 	*ret_socket = socket;
 	return 0;
-}
-
-int nng_compat_open_req(nng_socket *ret_socket)
-{
-	return open_with(nng_req0_open, set_req, ret_socket);
 }
 
 int nng_compat_open_rep(nng_socket *ret_socket)

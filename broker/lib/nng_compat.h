@@ -9,11 +9,9 @@
  * sendmsg() would be called.
  *
  * Rules that the callers keep:
- *  - one request in flight on one REQ socket; no contexts on REQ sockets;
- *  - nng_recv_aio() only after the send's aio has completed;
+ *  - no REQ sockets: requests go over plain ones (sp.h), since nng's hang for ever when one is closed with
+ *    an answer outstanding, and when a peer dies with two requests in flight;
  *  - no timeout on a receive: a deadline is a timer of the loop;
- *  - a REQ socket whose answer is outstanding is never closed nor used again
- *    before that answer, or the peer's end, has come;
  *  - bodies are built by append only (nng_compat_message());
  *  - aio and pipe callbacks run on nng's threads: they post to a loop_mail (see
  *    bus_port.h) or forward, and never block;
@@ -37,8 +35,7 @@ struct nng_compat_peer {
 	pid_t pid;
 };
 
-/* 0 or -errno. REQ never sends again by itself; SUB is subscribed to everything and keeps the newest. */
-int nng_compat_open_req(nng_socket *ret_socket);
+/* On the loop's thread. 0 or -errno. SUB is subscribed to everything and keeps the newest. */
 int nng_compat_open_rep(nng_socket *ret_socket);
 int nng_compat_open_pub(nng_socket *ret_socket);
 int nng_compat_open_sub(nng_socket *ret_socket);

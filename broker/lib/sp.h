@@ -55,10 +55,12 @@ struct sp_client;
 typedef void (*sp_client_fn)(void *userdata, int r, const void *reply, size_t size);
 int sp_client_new(struct loop *loop, const char *path, struct sp_client **ret_client);
 struct sp_client *sp_client_free(struct sp_client *client);
-/* Connects if needed and sends. -EBUSY while one is in flight. @data is copied. After 0 @fn is called
+/* Connects if needed and sends. -EBUSY while one is in flight. @data is copied. @deadline_ms UINT64_MAX: none. After 0 @fn is called
  * exactly once, never from inside this call, unless the client is closed or freed before; after
  * anything else (SP_E_LIMIT, negative) it is not called. @fn may ask again, close or free. */
 int sp_client_request(struct sp_client *client, const void *data, size_t size, uint64_t deadline_ms,
 		      sp_client_fn fn, void *userdata);
+/* The last request has left whole: the peer may have it. */
+bool sp_client_was_sent(const struct sp_client *client);
 /* Gives the socket and all buffers back; a request in flight is forgotten. */
 void sp_client_close(struct sp_client *client);

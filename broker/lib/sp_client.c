@@ -28,6 +28,7 @@ struct sp_client {
 	void *pending;
 	size_t pending_size;
 	int failure;
+	bool was_sent;
 };
 
 static void file_ready(struct loop_file *file, uint32_t events);
@@ -61,6 +62,7 @@ static int send_more(struct sp_client *client)
 
 	if (r && r != SP_WIRE_E_WAIT)
 		return r;
+	client->was_sent = !r;
 	return error_trace(loop_file_set(&client->file, r ? EPOLLIN | EPOLLOUT : EPOLLIN));
 }
 
@@ -109,6 +111,16 @@ static int postpone(struct sp_client *client, const void *data, size_t size)
 			      timer_due);
 }
 
+static int arm(struct sp_client *client)
+{
+	if (client->deadline_ms == UINT64_MAX) {
+		loop_timer_cancel(&client->timer);
+		return 0;
+	}
+	return error_trace(
+		loop_timer_set(client->loop, &client->timer, client->deadline_ms, timer_due));
+}
+
 static void try_again(struct sp_client *client)
 {
 	int r = start(client, client->pending, client->pending_size);
@@ -118,7 +130,7 @@ static void try_again(struct sp_client *client)
 	} else if (!r) {
 		free(client->pending);
 		client->pending = NULL;
-		r = loop_timer_set(client->loop, &client->timer, client->deadline_ms, timer_due);
+		r = arm(client);
 	}
 	if (r)
 		finish(client, r);
@@ -199,6 +211,11 @@ struct sp_client *sp_client_free(struct sp_client *client)
 	return NULL;
 }
 
+bool sp_client_was_sent(const struct sp_client *client)
+{
+	return client->was_sent;
+}
+
 void sp_client_close(struct sp_client *client)
 {
 	loop_file_remove(&client->file);
@@ -220,7 +237,8 @@ int sp_client_request(struct sp_client *client, const void *data, size_t size, u
 	if (size > SP_MESSAGE_MAX - SP_ID_SIZE)
 		return SP_E_LIMIT;
 	client->deadline_ms = deadline_ms;
-	r = loop_timer_set(client->loop, &client->timer, deadline_ms, timer_due);
+	client->was_sent = false;
+	r = arm(client);
 	if (r)
 		return error_trace(r);
 	r = start(client, data, size);

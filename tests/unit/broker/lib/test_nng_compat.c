@@ -1,5 +1,6 @@
 /* nng 1.5.2's faults stay mended; the answering side and the watchdog, against peers that mean it ill. */
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -9,6 +10,9 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+
+#include <nng/nng.h>
+#include <nng/protocol/reqrep0/req.h>
 
 #include "broker/lib/bus_server.h"
 #include "broker/lib/bus_watchdog.h"
@@ -187,7 +191,7 @@ static void test_a_dialer_survives_a_peer_that_accepts_and_closes(void **state)
 	strcpy(address.sun_path, fixture->path);
 	assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
 	assert_int_equal(listen(listener, 8), 0);
-	assert_int_equal(nng_compat_open_req(&socket_), 0);
+	assert_int_equal(nng_req0_open(&socket_), 0);
 	assert_int_equal(nng_compat_dial(socket_, fixture->path, true), 0);
 	for (unsigned i = 0; i < 20; i++) {
 		assert_true(wait_on_fd(listener, POLLIN, WAIT_MS));
@@ -465,6 +469,25 @@ static void test_the_watchdog_notices_a_loop_that_stands(void **state)
 	assert_non_null(strstr(bark.why, "its loop does not turn"));
 }
 
+/* Whatever the number of processors. */
+static void test_nng_has_two_task_threads(void **state)
+{
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	const struct dirent *entry;
+	unsigned n = 0;
+
+	serve(*state, false);
+	dir = opendir("/proc/self/task");
+	while ((entry = readdir(dir))) {
+		_cleanup_(cleanup_free) char *path = NULL, *name = NULL;
+
+		path = text_format("/proc/self/task/%s/comm", entry->d_name);
+		if (!file_read_proc(path, 64, &name, NULL))
+			n += !strcmp(name, "nng:task\n");
+	}
+	assert_int_equal(n, 2);
+}
+
 #define TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -483,6 +506,7 @@ int main(int argc, char **argv)
 		TEST(test_the_watchdog_leaves_a_process_that_serves_alone),
 		TEST(test_the_watchdog_notices_a_socket_that_does_not_answer),
 		TEST(test_the_watchdog_notices_a_loop_that_stands),
+		TEST(test_nng_has_two_task_threads),
 	};
 
 	if (argc == 3 && strcmp(argv[1], AS_NOBODY) == 0)
