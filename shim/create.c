@@ -108,12 +108,11 @@ static void take_created(struct shim *shim)
 
 	loop_timer_cancel(&shim->operation.timer);
 	shim->operation.pid = 0;
-	if (journal_created(shim, &why)) {
+	if (streams_started(&shim->init, &why) || journal_created(shim, &why)) {
 		forget_init(shim);
 		undo_create(shim, BUS_INTERNAL, why.text);
 		return;
 	}
-	streams_started(&shim->init);
 	shim_move(shim, STATE_CREATED);
 	if (shim->operation.start)
 		shim_move(shim, STATE_RUNNING);

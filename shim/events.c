@@ -137,6 +137,21 @@ int shim_journal_exit(struct shim *shim, const struct process *process)
 	return append_event(shim, process, &record, "/tasks/exit", &event);
 }
 
+int shim_journal_log(struct shim *shim, const struct process *process, const char *error,
+		     uint64_t dropped)
+{
+	struct journal_record record = {.kind = JOURNAL_LOG};
+	struct event_task_log event = {
+		.container_id = shim->config.container_id,
+		.id = (char *)process->id,
+		.error = (char *)error,
+		.dropped = dropped,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, process, &record, "/tasks/log", &event);
+}
+
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE])
 {
 	struct journal_record record = {.kind = JOURNAL_DELETED, .request_id = borrow_id(id)};

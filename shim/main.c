@@ -73,6 +73,7 @@ static int settle(struct why *why)
 			return why_errno(why, error_origin(-errno), "fd %d", fd);
 	/* An outer supervisor's signals are not for us: we outlive every service. */
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);

@@ -164,6 +164,22 @@ static int look_at_init(struct shim *shim)
 	return 0;
 }
 
+/* Without its streams a container may have to wait for ever, but it can still be ended. */
+static void take_up_streams(struct shim *shim)
+{
+	struct process *init = &shim->init;
+	struct why why = {};
+	int r = 0;
+
+	if (init->pid || init->has_exit || shim->config.pid)
+		r = streams_recover(init, init->io, &why);
+	if (r)
+		log_error("task=%s: the streams of '%s': %s", shim->config.task_id, init->id,
+			  why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));
+	if (init->has_exit)
+		streams_process_ended(init);
+}
+
 int shim_recover(struct shim *shim, struct why *why)
 {
 	int r = 0;
@@ -172,6 +188,7 @@ int shim_recover(struct shim *shim, struct why *why)
 	if (!shim->is_cleanup || shim->state == STATE_DELETED || shim->state == STATE_FAILED)
 		return 0;
 	log_info("task=%s: taking over from a shim that died", shim->config.task_id);
+	take_up_streams(shim);
 	if (shim->init.has_exit)
 		shim_move(shim, STATE_STOPPED);
 	else if (shim->init.pid || shim->config.pid)

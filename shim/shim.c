@@ -118,7 +118,7 @@ static void after_turn(void *userdata)
 	struct shim *shim = userdata;
 
 	publisher_kick(&shim->publisher);
-	if (shim_is_busy(shim) || shim->publisher.is_busy)
+	if (shim_is_busy(shim) || shim->publisher.is_busy || streaming_is_busy(&shim->streaming))
 		return;
 	log_ring_trim(STDERR_FILENO);
 	give_back_memory();
@@ -171,6 +171,7 @@ void shim_deinit(struct shim *shim)
 	loop_file_remove(&shim->lost);
 	processes_deinit(&shim->added);
 	streams_close(&shim->init);
+	streaming_deinit(&shim->streaming);
 	process_forget(&shim->init);
 	cgroup_deinit(&shim->cgroup);
 	runtime_deinit(&shim->runtime);

@@ -19,6 +19,7 @@
 #include "shim/requests.h"
 #include "shim/runtime.h"
 #include "shim/state.h"
+#include "shim/streams.h"
 
 #define SHIM_LINGER_MS   30000 /* without task and connection, then it ends */
 #define SHIM_ADOPT_MS    5000  /* within which what a runtime left becomes our child */
@@ -55,6 +56,7 @@ struct shim {
 	struct loop_timer linger;
 	struct process init;
 	struct processes added;
+	struct streaming streaming;
 	struct cgroup cgroup;
 	struct loop_file lost; /* LOST: init's end is seen by its pidfd */
 	struct operation operation;
@@ -89,6 +91,9 @@ int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_oom(struct shim *shim);
 int shim_journal_exit(struct shim *shim, const struct process *process);
+/* @error "": it can be written again. */
+int shim_journal_log(struct shim *shim, const struct process *process, const char *error,
+		     uint64_t dropped);
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE]);
 
 /* ---- recover.c ---- */

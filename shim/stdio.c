@@ -6,10 +6,17 @@
 
 #include "broker/lib/file.h"
 
-static int open_null(int *ret_fd)
+int stdio_open_null(int *ret_fd)
 {
 	*ret_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	return *ret_fd < 0 ? error_origin(-errno) : 0;
+}
+
+const char *stdio_fifo(const char *uri)
+{
+	if (uri[0] == '/')
+		return uri;
+	return strncmp(uri, "fifo:///", 8) ? NULL : uri + 7;
 }
 
 static int open_fifo(const char *path, int stream, int *ret_fd, struct why *why)
@@ -75,11 +82,9 @@ static int open_stream(const char *uri, int stream, int *ret_fd, struct why *why
 	static const char *const names[] = {"stdin", "stdout", "stderr"};
 
 	if (!uri || !*uri)
-		return open_null(ret_fd);
-	if (uri[0] == '/')
-		return open_fifo(uri, stream, ret_fd, why);
-	if (!strncmp(uri, "fifo:///", 8))
-		return open_fifo(uri + 7, stream, ret_fd, why);
+		return stdio_open_null(ret_fd);
+	if (stdio_fifo(uri))
+		return open_fifo(stdio_fifo(uri), stream, ret_fd, why);
 	if (!strncmp(uri, "file://", 7))
 		return open_file(uri + 7, stream, ret_fd, why);
 	if (!strncmp(uri, "binary://", 9))
@@ -99,8 +104,6 @@ int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *wh
 
 	if (!io)
 		io = &nothing;
-	if (io->terminal)
-		return why_set(why, STDIO_E_NOT_IMPLEMENTED, "this shim has no terminals yet");
 	r = open_stream(io->stdin, 0, &stdio.fds[0], why);
 	if (!r)
 		r = open_stream(io->stdout, 1, &stdio.fds[1], why);

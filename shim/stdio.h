@@ -13,7 +13,7 @@
 
 enum {
 	_STDIO_E_SUCCESS,
-	STDIO_E_NOT_IMPLEMENTED, /* terminal, binary:// */
+	STDIO_E_NOT_IMPLEMENTED, /* binary:// */
 	STDIO_E_INVALID,         /* no such kind of URI, or not a FIFO */
 };
 
@@ -25,3 +25,6 @@ struct stdio {
 /* @io may be NULL. @ret_stdio is set only on success. */
 int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *why);
 void stdio_close(struct stdio *stdio);
+int stdio_open_null(int *ret_fd);
+/* The path of a FIFO's URI; NULL: it is another one. */
+const char *stdio_fifo(const char *uri);

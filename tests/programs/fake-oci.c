@@ -13,6 +13,8 @@
  *	delay MS	wait
  *	after-kill-init	kill init and wait until it is dead
  *	after-wait-init	wait until init has ended by itself
+ *	console KIND	with --console-socket, instead of init's terminal: send nothing (none),
+ *			two of them (two), a file (file), or from another mount namespace (stranger)
  *
  * Each call appends what it was given to <root>/dump.<verb>: arguments,
  * environment, directory, umask, descriptors, inheritable capabilities.
@@ -20,18 +22,22 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
 
 struct call {
-	const char *root, *log, *verb, *bundle, *pid_file, *id;
+	const char *root, *log, *verb, *bundle, *pid_file, *id, *console;
 	bool force;
 	char *dir; /* of the container */
 };
@@ -68,6 +74,8 @@ static void parse(int argc, char **argv, struct call *call)
 			i++;
 		else if (!strcmp(argv[i], "--bundle"))
 			call->bundle = argv[++i];
+		else if (!strcmp(argv[i], "--console-socket"))
+			call->console = argv[++i];
 		else if (!strcmp(argv[i], "--pid-file"))
 			call->pid_file = argv[++i];
 		else if (!strcmp(argv[i], "--force"))
@@ -184,6 +192,20 @@ static void obey(const struct call *call, const char *order, const char *argumen
 		wait_for_death(read_pid(call));
 }
 
+static void find_order(const struct call *call, const char *name, char argument[16])
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/orders", call->root), *text = NULL;
+	_cleanup_(cleanup_free) char *order = text_format("%s %s ", call->verb, name);
+	char *at;
+
+	argument[0] = '\0';
+	if (file_read(AT_FDCWD, path, 65536, &text, NULL))
+		return;
+	at = strstr(text, order);
+	if (at)
+		sscanf(at + strlen(order), "%15s", argument);
+}
+
 static void take_orders(const struct call *call, bool is_after)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/orders", call->root), *text = NULL;
@@ -200,9 +222,71 @@ static void take_orders(const struct call *call, bool is_after)
 	}
 }
 
+/* ---- init's terminal ----------------------------------------------------- */
+
+static void send_descriptors(const struct call *call, const int *fds, size_t n)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(2 * sizeof(int))];
+	} control = {};
+	struct iovec part = {"terminal", 8};
+	struct msghdr message = {.msg_iov = &part,
+				 .msg_iovlen = 1,
+				 .msg_control = &control,
+				 .msg_controllen = CMSG_SPACE(n * sizeof(int))};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(header), fds, n * sizeof(int));
+	strncpy(address.sun_path, call->console, sizeof(address.sun_path) - 1);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
+	    sendmsg(fd, &message, 0) < 0)
+		die(call, "%s: %s", call->console, strerror(errno));
+	close_fd(fd);
+}
+
+/* Returns the slave's descriptor, or -1. */
+static int make_terminal(const struct call *call)
+{
+	int fds[2] = {posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), -1};
+	char kind[16], name[64];
+	int slave;
+
+	if (!call->console)
+		return -1;
+	if (fds[0] < 0 || grantpt(fds[0]) || unlockpt(fds[0]) ||
+	    ptsname_r(fds[0], name, sizeof(name)))
+		die(call, "no terminal: %s", strerror(errno));
+	slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	find_order(call, "console", kind);
+	if (!strcmp(kind, "none"))
+		return slave;
+	if (!strcmp(kind, "file"))
+		fds[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (!strcmp(kind, "stranger") && unshare(CLONE_NEWNS))
+		die(call, "unshare: %s", strerror(errno));
+	fds[1] = fds[0];
+	send_descriptors(call, fds, strcmp(kind, "two") ? 1 : 2);
+	return slave;
+}
+
+static void use_terminal(int slave)
+{
+	if (slave < 0)
+		return;
+	ioctl(slave, TIOCSCTTY, 0);
+	for (int fd = 0; fd < 3; fd++)
+		dup2(slave, fd);
+}
+
 /* ---- verbs --------------------------------------------------------------- */
 
-static void run_init(const struct call *call, bool waits)
+static void run_init(const struct call *call, bool waits, int slave)
 {
 	_cleanup_(cleanup_free) char *script = text_format("%s/init.sh", call->bundle);
 	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
@@ -210,6 +294,7 @@ static void run_init(const struct call *call, bool waits)
 	int fd;
 
 	setsid();
+	use_terminal(slave);
 	if (waits) {
 		fd = open(gate, O_RDONLY | O_CLOEXEC);
 		if (fd < 0 || read(fd, &byte, 1) != 1)
@@ -230,17 +315,19 @@ static void create(const struct call *call, bool waits)
 	_cleanup_(cleanup_free) char *path = text_format("%s/pid", call->dir);
 	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
 	char text[16];
+	int slave;
 	pid_t pid;
 
 	if (mkdir(call->root, 0700) && errno != EEXIST)
 		die(call, "mkdir %s: %s", call->root, strerror(errno));
 	if (mkdir(call->dir, 0700) || mkfifo(gate, 0600))
 		die(call, "container %s exists already", call->id);
+	slave = make_terminal(call);
 	pid = fork();
 	if (pid < 0)
 		die(call, "fork: %s", strerror(errno));
 	if (!pid)
-		run_init(call, waits);
+		run_init(call, waits, slave);
 	snprintf(text, sizeof(text), "%d", (int)pid);
 	write_text(call, path, text);
 	write_text(call, call->pid_file, text);
