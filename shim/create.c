@@ -207,6 +207,21 @@ static int run_create(struct shim *shim, const struct stdio *stdio, struct why *
 	return r;
 }
 
+/* In a user namespace of its own the container's root owns what is root's in the image. */
+static int mount_root(struct shim *shim, struct why *why)
+{
+	_cleanup_(idmap_close) struct idmap idmap = {.userns = -1};
+	const struct shim_config *config = &shim->config;
+	bool is_mapped = config->uid_map && *config->uid_map && config->rootfs.count;
+	int r = 0;
+
+	if (is_mapped)
+		r = idmap_open(config->uid_map, config->gid_map ?: "", config->bundle, &idmap, why);
+	return r
+		       ?: mounts_make(shim->rootfs, config->rootfs.items, config->rootfs.count,
+				      is_mapped ? &idmap : NULL, why);
+}
+
 /* Everything up to the OCI runtime. @ret_status: what to tell if it fails. */
 static int prepare_and_run(struct shim *shim, enum bus_status *ret_status, struct why *why)
 {
@@ -220,7 +235,7 @@ static int prepare_and_run(struct shim *shim, enum bus_status *ret_status, struc
 	if (r)
 		return why_errno(why, r, "cannot write %s", shim->journal.path);
 	*ret_status = BUS_FAILED_PRECONDITION;
-	r = mounts_make(shim->rootfs, shim->config.rootfs.items, shim->config.rootfs.count, why);
+	r = mount_root(shim, why);
 	if (r)
 		return r;
 	*ret_status = BUS_INVALID_ARGUMENT;

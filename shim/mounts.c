@@ -180,12 +180,29 @@ static int mount_old(const struct mount *mount_, const struct mount_options *opt
 
 /* ---- one mount ----------------------------------------------------------- */
 
-static int mount_bind(const struct mount *mount, const struct mount_options *options, int target,
-		      struct why *why)
+static int set_attributes(int tree, const struct mount_options *options, const struct idmap *idmap)
 {
 	unsigned recursive = options->is_recursive ? AT_RECURSIVE : 0;
 	struct mount_attr attributes = {.attr_set = attributes_of(options->flags)};
+
+	if (attributes.attr_set & MOUNT_ATTR__ATIME)
+		attributes.attr_clr = MOUNT_ATTR__ATIME;
+	if (idmap) {
+		attributes.attr_set |= MOUNT_ATTR_IDMAP;
+		attributes.userns_fd = (uint64_t)idmap->userns;
+	}
+	if (attributes.attr_set &&
+	    mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &attributes, sizeof(attributes)))
+		return -errno;
+	return 0;
+}
+
+static int mount_bind(const struct mount *mount, const struct mount_options *options,
+		      const struct idmap *idmap, int target, struct why *why)
+{
+	unsigned recursive = options->is_recursive ? AT_RECURSIVE : 0;
 	_cleanup_(cleanup_fd) int tree = -1;
+	int r;
 
 	if (!mount->source || mount->source[0] != '/')
 		return why_set(why, -EINVAL, "cannot bind '%s': not an absolute path",
@@ -196,25 +213,22 @@ static int mount_bind(const struct mount *mount, const struct mount_options *opt
 	tree = open_tree(AT_FDCWD, mount->source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
 	if (tree < 0)
 		return why_errno(why, error_origin(-errno), "cannot bind %s", mount->source);
-	if (attributes.attr_set & MOUNT_ATTR__ATIME)
-		attributes.attr_clr = MOUNT_ATTR__ATIME;
-	if (attributes.attr_set &&
-	    mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &attributes, sizeof(attributes)))
-		return why_errno(why, error_origin(-errno), "cannot bind %s with its options",
-				 mount->source);
+	r = set_attributes(tree, options, idmap);
+	if (r)
+		return why_errno(why, error_trace(r), "cannot bind %s with its options%s",
+				 mount->source,
+				 idmap ? " (user namespace: its file system cannot map ids)" : "");
 	if (move_mount(tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH))
 		return why_errno(why, error_origin(-errno), "cannot bind %s", mount->source);
 	return 0;
 }
 
-static int mount_file_system(const struct mount *mount, const struct mount_options *options,
-			     int target, struct why *why)
+static int mount_either(const struct mount *mount, const struct mount_options *options, int target,
+			struct why *why)
 {
 	struct why ignored = {};
 	int r;
 
-	if (!mount->type || !*mount->type)
-		return why_set(why, -EINVAL, "a mount of the root has no type");
 	/* Older kernels know neither fsopen nor, for overlay, lowerdir+. */
 	if (is_long(mount, options))
 		return mount_old(mount, options, target, why);
@@ -227,7 +241,25 @@ static int mount_file_system(const struct mount *mount, const struct mount_optio
 	return error_trace(r);
 }
 
-static int make(const char *root, const struct mount *mount_, struct why *why)
+static int mount_file_system(const struct mount *mount, struct mount_options *options,
+			     const struct idmap *idmap, int target, struct why *why)
+{
+	int r;
+
+	if (!mount->type || !*mount->type)
+		return why_set(why, -EINVAL, "a mount of the root has no type");
+	if (!idmap)
+		return mount_either(mount, options, target, why);
+	r = idmap_enter(idmap, options, why);
+	if (r)
+		return r;
+	r = mount_either(mount, options, target, why);
+	idmap_leave(idmap);
+	return r;
+}
+
+static int make(const char *root, const struct mount *mount_, const struct idmap *idmap,
+		struct why *why)
 {
 	_cleanup_(mount_options_clear) struct mount_options options = {};
 	_cleanup_(cleanup_fd) int target = -1;
@@ -243,9 +275,9 @@ static int make(const char *root, const struct mount *mount_, struct why *why)
 	if (r)
 		return r;
 	if (options.is_bind || (mount_->type && !strcmp(mount_->type, "bind")))
-		r = mount_bind(mount_, &options, target, why);
+		r = mount_bind(mount_, &options, idmap, target, why);
 	else
-		r = mount_file_system(mount_, &options, target, why);
+		r = mount_file_system(mount_, &options, idmap, target, why);
 	if (r || !options.propagation)
 		return r;
 	snprintf(path, sizeof(path), "%s/%s", root, mount_->target ?: "");
@@ -255,7 +287,8 @@ static int make(const char *root, const struct mount *mount_, struct why *why)
 	return 0;
 }
 
-int mounts_make(const char *root, const struct mount *mounts, size_t count, struct why *why)
+int mounts_make(const char *root, const struct mount *mounts, size_t count,
+		const struct idmap *idmap, struct why *why)
 {
 	int r;
 
@@ -263,7 +296,7 @@ int mounts_make(const char *root, const struct mount *mounts, size_t count, stru
 		return 0;
 	r = file_make_dir(root, 0755, why);
 	for (size_t i = 0; i < count && !r; i++)
-		r = make(root, &mounts[i], why);
+		r = make(root, &mounts[i], idmap, why);
 	if (r)
 		(void)mounts_undo(root, NULL);
 	return r;

@@ -9,10 +9,13 @@
 
 #include "broker/lib/error.h"
 #include "schemas/messages.h"
+#include "shim/idmap.h"
 
 /* unshare, everything a slave of the host's; detaches cgroup/unified if asked. */
 int mounts_enter(bool detach_unified, struct why *why);
-/* Mounts @mounts in order, on @root or beneath it. On failure nothing stays mounted. */
-int mounts_make(const char *root, const struct mount *mounts, size_t count, struct why *why);
+/* Mounts @mounts in order, on @root or beneath it, with the ids of @idmap (NULL: the host's). On failure
+ * nothing stays mounted. */
+int mounts_make(const char *root, const struct mount *mounts, size_t count,
+		const struct idmap *idmap, struct why *why);
 /* Takes away everything that is mounted on @root; absent is fine. Busy mounts are detached. */
 int mounts_undo(const char *root, struct why *why);

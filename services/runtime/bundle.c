@@ -28,7 +28,7 @@ int bundle_open(const char *state, struct why *why)
 	_cleanup_(cleanup_free) char *path = text_format("%s/bundles", state);
 	_cleanup_(cleanup_dir) DIR *dir = NULL;
 	struct dirent *entry;
-	int r = path ? file_make_dir(path, 0700, why) : error_origin(-ENOMEM);
+	int r = path ? file_make_dir(path, 0711, why) : error_origin(-ENOMEM);
 
 	if (r)
 		return error_fold(r);
@@ -82,14 +82,17 @@ static int make_rootfs(const char *bundle, struct why *why)
 	return 0;
 }
 
-static int fill(const char *bundle, const json_t *spec, struct why *why)
+static int fill(const char *bundle, const json_t *spec, bool is_open, struct why *why)
 {
-	if (mkdir(bundle, 0700) && errno != EEXIST)
+	mode_t mode = is_open ? 0711 : 0700;
+
+	if ((mkdir(bundle, mode) && errno != EEXIST) || chmod(bundle, mode))
 		return why_errno(why, error_origin(-errno), "bundle '%s'", bundle);
 	return make_rootfs(bundle, why) ?: write_config(bundle, spec, why);
 }
 
-int bundle_make(const char *state, const char *task_id, const json_t *spec, struct why *why)
+int bundle_make(const char *state, const char *task_id, const json_t *spec, bool is_open,
+		struct why *why)
 {
 	_cleanup_(cleanup_free) char *path = bundle_path(state, task_id);
 	_cleanup_(cleanup_free) char *new = text_format("%s/bundles/%s" NEW_SUFFIX, state, task_id);
@@ -101,8 +104,8 @@ int bundle_make(const char *state, const char *task_id, const json_t *spec, stru
 		return why_set(why, BUNDLE_E_BUSY,
 			       "task %s has its bundle already, and a shim lives in it", task_id);
 	if (!access(path, F_OK))
-		return error_trace(fill(path, spec, why));
-	r = file_remove_tree(AT_FDCWD, new, why) ?: fill(new, spec, why);
+		return error_trace(fill(path, spec, is_open, why));
+	r = file_remove_tree(AT_FDCWD, new, why) ?: fill(new, spec, is_open, why);
 	if (r)
 		return error_trace(r);
 	return rename(new, path) ? why_errno(why, error_origin(-errno), "bundle '%s'", path) : 0;

@@ -17,8 +17,10 @@ enum {
 
 /* Path of a task's bundle, or NULL when memory is out. */
 char *bundle_path(const char *state, const char *task_id);
-/* Makes the bundle, or puts a new config.json into one that no shim uses yet. */
-int bundle_make(const char *state, const char *task_id, const json_t *spec, struct why *why);
+/* Makes the bundle, or puts a new config.json into one that no shim uses yet. @is_open: others may pass
+ * through it, as the root of a user namespace must. */
+int bundle_make(const char *state, const char *task_id, const json_t *spec, bool is_open,
+		struct why *why);
 /* One that is gone already is fine. */
 int bundle_remove(const char *state, const char *task_id, struct why *why);
 /* At start: makes the directory, takes away what a crash left half-made. */

@@ -152,6 +152,21 @@ void host_read_features(struct spec_host *host)
 	host->has_resctrl = !access("/sys/fs/resctrl/schemata", F_OK);
 }
 
+bool host_is_passable(const char *path)
+{
+	_cleanup_(cleanup_free) char *copy = realpath(path, NULL);
+	struct stat status;
+	char *slash;
+
+	while (copy && *copy) {
+		if (stat(copy, &status) || !(status.st_mode & S_IXOTH))
+			return false;
+		slash = strrchr(copy, '/');
+		*slash = '\0';
+	}
+	return copy;
+}
+
 int host_read(const char *state, struct spec_host *ret_host)
 {
 	struct spec_host host = {};

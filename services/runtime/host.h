@@ -15,6 +15,8 @@ void cgroup_remove_empty(const char *path, const char *parent);
 int host_read(const char *state, struct spec_host *ret_host);
 /* What may be asked for in a new container: controllers, CPUs, AppArmor, systemd, resctrl. */
 void host_read_features(struct spec_host *host);
+/* Whether anybody may pass through @path and all directories above it. */
+bool host_is_passable(const char *path);
 /* "davit-" and 8 hex digits of the path's hash. */
 void host_cgroup_parent(const char *state, char ret_name[16]);
 /* Devices as asked for, path[:path[:rwm]]; a directory means all devices in it. */

@@ -183,17 +183,29 @@ static int make_spec(struct making *making, const struct runtime_spec_request *r
 	return 0;
 }
 
-/* Without a cgroup of its own: crun has a manager that does nothing, runc would make one all the same. */
-static int check_runtime(const struct runtime_record *runtime, const struct spec_options *options,
-			 struct why *why)
+/*
+ * What crun alone can do. Without a cgroup: it has a manager that does nothing, runc would make one all
+ * the same. In a user namespace: runc goes to the root file system by its path as the container's root.
+ */
+static int check_runtime(const char *state, const struct runtime_record *runtime,
+			 const struct spec_options *options, struct why *why)
 {
 	const char *name = strrchr(runtime->path, '/') + 1;
 
-	if (!options->no_cgroup || !strncmp(name, "crun", 4))
+	if (!strncmp(name, "crun", 4))
 		return 0;
-	return why_set(why, SPEC_E_INVALID,
-		       "cgroup: a container without one needs crun; %s makes one in any case",
-		       runtime->name);
+	if (options->no_cgroup)
+		return why_set(
+			why, SPEC_E_INVALID,
+			"cgroup: a container without one needs crun; %s makes one in any case",
+			runtime->name);
+	if (options->uidmap.count && !host_is_passable(state))
+		return why_set(why, SPEC_E_INVALID,
+			       "uidmap: %s needs a way to the root file system for the container's "
+			       "root, and '%s' or a directory above it is closed (mode 0711 opens "
+			       "it): use crun",
+			       runtime->name, state);
+	return 0;
 }
 
 static int runtime_spec(struct runtime_service *service, const struct runtime_spec_request *request,
@@ -215,7 +227,7 @@ static int runtime_spec(struct runtime_service *service, const struct runtime_sp
 	r = choose(service, request->runtime, &runtime, call);
 	if (r)
 		return r < 0 ? r : 0;
-	r = check_runtime(&runtime, options, &why);
+	r = check_runtime(service_paths(service->service)->state, &runtime, options, &why);
 	r = r ?: gather(service, request, options, &making, &why);
 	r = r ?: make_spec(&making, request, options, namespace, &reply->spec, &why);
 	if (r)
@@ -266,7 +278,8 @@ static void write_bundle(void *userdata)
 	_cleanup_(preparation_freep) struct preparation *preparation = userdata;
 	const char *state = service_paths(preparation->service->service)->state;
 	struct why why = {};
-	int r = bundle_make(state, preparation->task_id, preparation->spec, &why);
+	bool is_open = preparation->reply.uid_map;
+	int r = bundle_make(state, preparation->task_id, preparation->spec, is_open, &why);
 
 	if (r == BUNDLE_E_BUSY)
 		call_finish_fail(preparation->call, BUS_FAILED_PRECONDITION, "%s", why.text);
@@ -286,6 +299,8 @@ static int fill_reply(const char *state, const char *bundle, const struct runtim
 	reply->own_pid_ns = facts->own_pid_ns;
 	reply->no_pivot = facts->no_pivot;
 	reply->no_cgroup = facts->no_cgroup;
+	reply->uid_map = TAKE(facts->uid_map);
+	reply->gid_map = TAKE(facts->gid_map);
 	reply->cgroup = TAKE(facts->cgroup);
 	reply->rootfs = TAKE(facts->rootfs);
 	reply->oci_root = facts->oci_root ? TAKE(facts->oci_root) : text_format("%s/oci", state);

@@ -19,6 +19,7 @@
 
 #define SPEC_SIZE_MAX   524288 /* bytes of a spec's text: the limit of container_record.spec */
 #define SPEC_CONFIG_MAX 262144 /* bytes of an image config */
+#define SPEC_ID_MAP_MAX 4095   /* bytes of a map of ids: the kernel takes a page */
 #define SPEC_USER_MAX   INT32_MAX
 
 /* Annotations of davit's own, from runtime.spec to runtime.prepare. Labels never become one of them. */
@@ -134,6 +135,7 @@ struct spec_facts {
 	char *rootfs; /* root.path when absolute */
 	char *cgroup; /* linux.cgroupsPath */
 	char *oci_root; /* where the caller named one */
+	char *uid_map, *gid_map; /* of a user namespace of its own, as the kernel takes them; NULL: none */
 	bool own_pid_ns, no_pivot, systemd_cgroup, no_cgroup;
 };
 void spec_facts_clear(struct spec_facts *facts);

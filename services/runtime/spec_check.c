@@ -14,6 +14,8 @@ void spec_facts_clear(struct spec_facts *facts)
 	free(facts->rootfs);
 	free(facts->cgroup);
 	free(facts->oci_root);
+	free(facts->uid_map);
+	free(facts->gid_map);
 	*facts = (struct spec_facts){};
 }
 
@@ -246,11 +248,53 @@ static int check_root(json_t *spec, const char *rootfs, struct spec_facts *facts
 
 /* ---- linux ---- */
 
+static int add_mapping(const json_t *mapping, struct schema_buffer *map, const char *key,
+		       struct why *why)
+{
+	static const char *const names[] = {"containerID", "hostID", "size"};
+	json_int_t numbers[ARRAY_SIZE(names)];
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		const json_t *value = json_object_get(mapping, names[i]);
+
+		numbers[i] = json_integer_value(value);
+		if (!json_is_integer(value) || numbers[i] < 0 || numbers[i] > UINT32_MAX)
+			return why_set(why, SPEC_E_INVALID,
+				       "OCI spec: %s of linux.%s is not a number below 2^32",
+				       names[i], key);
+	}
+	return schema_buffer_addf(
+		map, "%" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT "\n",
+		numbers[0], numbers[1], numbers[2]);
+}
+
+static int read_mappings(const json_t *linux_, const char *key, char **ret_map, struct why *why)
+{
+	const json_t *mappings = json_object_get(linux_, key), *mapping;
+	_cleanup_(schema_buffer_clear) struct schema_buffer map = {};
+	int r = check_type(linux_, key, JSON_ARRAY, true, why);
+	size_t i;
+
+	json_array_foreach(mappings, i, mapping)
+	{
+		r = r ?: add_mapping(mapping, &map, key, why);
+	}
+	if (!r && (!map.size || map.size > SPEC_ID_MAP_MAX))
+		r = why_set(
+			why, SPEC_E_INVALID,
+			"OCI spec: linux.%s takes %zu bytes as a map; from 1 to %d are possible",
+			key, map.size, SPEC_ID_MAP_MAX);
+	if (r)
+		return r;
+	*ret_map = strndup((const char *)map.data, map.size);
+	return *ret_map ? 0 : error_origin(-ENOMEM);
+}
+
 static int check_namespaces(const json_t *linux_, struct spec_facts *facts, struct why *why)
 {
 	json_t *namespaces = json_object_get(linux_, "namespaces"), *item;
 	int r = check_type(linux_, "namespaces", JSON_ARRAY, true, why);
-	bool has_mount = false;
+	bool has_mount = false, has_users = false;
 	size_t i;
 
 	json_array_foreach(namespaces, i, item)
@@ -262,12 +306,16 @@ static int check_namespaces(const json_t *linux_, struct spec_facts *facts, stru
 			return why_set(why, SPEC_E_INVALID,
 				       "OCI spec: linux.namespaces[%zu] has no type", i);
 		has_mount = has_mount || (is_own && !strcmp(type, "mount"));
+		has_users = has_users || (is_own && !strcmp(type, "user"));
 		facts->own_pid_ns = facts->own_pid_ns || (is_own && !strcmp(type, "pid"));
 	}
 	if (!r && !has_mount)
 		r = why_set(
 			why, SPEC_E_INVALID,
 			"OCI spec: without a mount namespace of its own a container would change the host's mounts");
+	if (!r && has_users)
+		r = read_mappings(linux_, "uidMappings", &facts->uid_map, why)
+			    ?: read_mappings(linux_, "gidMappings", &facts->gid_map, why);
 	return r;
 }
 
@@ -350,6 +398,9 @@ int spec_check(const struct spec_host *host, const char *text, const char *rootf
 	r = r ?: check_mounts(spec, why);
 	r = r ?: check_linux(spec, &facts, why);
 	r = r ?: read_annotations(spec, &facts, why);
+	/* crun then goes there from the bundle: the container's root may not pass through what is above. */
+	if (!r && facts.uid_map && !facts.rootfs)
+		r = put(json_object_get(spec, "root"), "path", json_string("rootfs"));
 	if (r)
 		return r;
 	*ret_spec = TAKE(spec);

@@ -260,6 +260,8 @@ static void fill_config(struct operation *operation, const struct task_record *r
 		.own_pid_ns = prepared->own_pid_ns,
 		.no_pivot = prepared->no_pivot,
 		.no_cgroup = prepared->no_cgroup,
+		.uid_map = prepared->uid_map,
+		.gid_map = prepared->gid_map,
 		.io = record->io,
 		.publisher = {.data = publisher, .size = ID_SIZE},
 	};

@@ -378,6 +378,54 @@ def test_the_hosts_network_and_other_namespaces():
         refused(d, "--with-ns", "network", part="type:path")
 
 
+# ---- user namespaces ----
+
+MAPS = ["--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536"]
+
+
+def test_a_user_namespace_has_its_own_ids_and_owns_its_files():
+    with Davit() as d:
+        d.import_busybox()
+        script = "cat /proc/self/uid_map; id -u; stat -c %u:%g /bin /etc/passwd; echo x >/new; chown 1:1 /new; mkdir /dir; " \
+                 "rm /etc/passwd; stat -c %u:%g /new; touch /proc/sys/x 2>/dev/null || echo denied"
+        for runtime in RUNTIMES:
+            if runtime == "runc":
+                refused(d, "--runtime", "runc", *MAPS, part=["uidmap", "use crun", "0711"])
+                os.chmod(d.work, 0o711)
+                os.chmod(d.state, 0o711)
+            for snapshotter in ("overlayfs", "native"):
+                lines = run(d, runtime, *MAPS, "--snapshotter", snapshotter, "busybox", "un", "sh", "-c", script)
+                assert lines[0].split() == ["0", "100000", "65536"], lines
+                assert lines[1:] == ["0", "0:0", "0:0", "1:1", "denied"], (snapshotter, lines)
+            with Running(d, runtime, *MAPS, "--uidmap", "65536:1000:1", "--user", "daemon", "--read-only") as held:
+                assert held.status("Uid").split()[0] == "100001" and held.status("Gid").split()[0] == "200001"
+            lines = run(d, runtime, "busybox", "host", "stat", "-c", "%u:%g", "/bin", "/etc/passwd")
+            assert lines == ["0:0", "0:0"], lines
+
+
+def test_what_a_user_namespace_writes_is_kept_as_its_own_ids():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("containers", "create", *MAPS, "busybox", "kept", "sh", "-c", "stat -c %u:%g /new || { echo x >/new; chown 3:4 /new; }")
+        assert d("tasks", "start", "kept").stdout == b""
+        assert d("tasks", "start", "kept").stdout == b"3:4\n"
+        files = [os.path.join(f, "new") for f, _, names in os.walk(d.root + "/image/snapshots") if "new" in names]
+        assert [(os.stat(f).st_uid, os.stat(f).st_gid) for f in files] == [(3, 4)], files
+        d.check("containers", "rm", "kept")
+
+
+def test_maps_of_ids_are_labels_where_asked_and_refused_where_wrong():
+    with Davit() as d:
+        d.import_busybox()
+        with Running(d, "crun", *MAPS, "--remap-labels"):
+            (snapshot,) = [s for s in d.json("snapshots", "ls") if s["kind"] != "committed"]
+            assert snapshot["labels"]["containerd.io/snapshot/uidmapping"] == "0:100000:65536", snapshot
+        refused(d, "--uidmap", "0:1:1", part="needed together")
+        refused(d, "--uidmap", "0:1", "--gidmap", "0:1:1", part=["uidmap", "container-id:host-id:length"])
+        refused(d, "--uidmap", "5:1:1", "--gidmap", "0:1:1", part=["uidmap", "id 0"])
+        refused(d, "--uidmap", "0:4294967000:1000", "--gidmap", "0:1:1", part=["uidmap", "largest id"])
+
+
 # ---- the runtime ----
 
 def test_the_runtime_is_the_one_named():

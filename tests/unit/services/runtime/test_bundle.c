@@ -28,9 +28,9 @@ static void test_a_bundle_is_closed_to_others_but_for_its_root(void **state)
 	mode_t old = umask(0);
 
 	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
-	assert_int_equal(bundle_make(scratch->dir, TASK, spec, NULL), 0);
+	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, NULL), 0);
 	umask(old);
-	assert_int_equal(mode_of(scratch, "bundles"), 0700);
+	assert_int_equal(mode_of(scratch, "bundles"), 0711);
 	assert_int_equal(mode_of(scratch, "bundles/" TASK), 0700);
 	assert_int_equal(mode_of(scratch, "bundles/" TASK "/rootfs"), 0711);
 	assert_int_equal(mode_of(scratch, "bundles/" TASK "/config.json"), 0600);
@@ -45,8 +45,8 @@ static void test_making_and_removing_twice_is_the_same_as_once(void **state)
 	const struct scratch *scratch = *state;
 
 	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
-	assert_int_equal(bundle_make(scratch->dir, TASK, spec, NULL), 0);
-	assert_int_equal(bundle_make(scratch->dir, TASK, spec, NULL), 0);
+	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, NULL), 0);
+	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, NULL), 0);
 	assert_int_equal(bundle_remove(scratch->dir, TASK, NULL), 0);
 	assert_int_equal(bundle_remove(scratch->dir, TASK, NULL), 0);
 	assert_false(bundle_is_any(scratch->dir));
@@ -61,9 +61,9 @@ static void test_a_bundle_in_which_a_shim_lives_is_left_alone(void **state)
 	struct why why = {};
 
 	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
-	assert_int_equal(bundle_make(scratch->dir, TASK, spec, NULL), 0);
+	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, NULL), 0);
 	assert_int_equal(file_lock(lock, &fd), 0);
-	assert_int_equal(bundle_make(scratch->dir, TASK, spec, &why), BUNDLE_E_BUSY);
+	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, &why), BUNDLE_E_BUSY);
 	assert_non_null(strstr(why.text, TASK));
 }
 

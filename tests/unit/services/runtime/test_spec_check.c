@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "broker/lib/file.h"
 #include "services/runtime/spec.h"
 #include "tests/lib/main.h"
 
@@ -31,6 +32,55 @@ static char *changed(const char *from, const char *to)
 	assert_non_null(text);
 	sprintf(text, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
 	return text;
+}
+
+static void test_the_maps_of_a_user_namespace_are_as_the_kernel_takes_them(void **state)
+{
+	static const char users[] =
+		"\"linux\":{\"uidMappings\":[{\"containerID\":0,\"hostID\":1000,\"size\":1},"
+		"{\"containerID\":1,\"hostID\":5,\"size\":2}],"
+		"\"gidMappings\":[{\"containerID\":0,\"hostID\":7,\"size\":4294967295}],"
+		"\"namespaces\":[{\"type\":\"user\"},";
+	_cleanup_(cleanup_free) char *text =
+		changed("\"linux\":{\"cgroupsPath\":\"/a/b\",\"namespaces\":[", users);
+	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
+	_cleanup_(json_cleanup) json_t *spec = NULL;
+
+	(void)state;
+	assert_int_equal(spec_check(&host, text, "/bundle/rootfs", &spec, &facts, NULL), 0);
+	assert_string_equal(facts.uid_map, "0 1000 1\n1 5 2\n");
+	assert_string_equal(facts.gid_map, "0 7 4294967295\n");
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(spec, "root"), "path")),
+		"rootfs");
+}
+
+static void test_a_user_namespace_without_good_maps_is_refused(void **state)
+{
+	static const char *const maps[][2] = {
+		{"", "uidMappings"},
+		{"\"uidMappings\":[],\"gidMappings\":[],", "0 bytes"},
+		{"\"uidMappings\":7,", "uidMappings"},
+		{"\"uidMappings\":[7],", "containerID"},
+		{"\"uidMappings\":[{\"containerID\":0,\"hostID\":-1,\"size\":1}],", "hostID"},
+		{"\"uidMappings\":[{\"containerID\":0,\"hostID\":1,\"size\":4294967296}],", "size"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(maps); i++) {
+		_cleanup_(cleanup_free) char *linux_ = text_format(
+			"\"linux\":{%s\"namespaces\":[{\"type\":\"user\"},", maps[i][0]);
+		_cleanup_(cleanup_free) char *text =
+			changed("\"linux\":{\"cgroupsPath\":\"/a/b\",\"namespaces\":[", linux_);
+		struct spec_facts facts = {};
+		json_t *spec = NULL;
+		struct why why = {};
+
+		assert_int_equal(spec_check(&host, text, "/bundle/rootfs", &spec, &facts, &why),
+				 SPEC_E_INVALID);
+		if (!strstr(why.text, maps[i][1]))
+			fail_msg("'%s' does not have '%s'", why.text, maps[i][1]);
+	}
 }
 
 static void test_a_good_spec_is_put_right(void **state)
@@ -142,7 +192,10 @@ static void test_every_truncation_is_refused(void **state)
 	}
 }
 
-TEST_MAIN(cmocka_unit_test_setup(test_a_good_spec_is_put_right, setup),
+TEST_MAIN(cmocka_unit_test_setup(test_the_maps_of_a_user_namespace_are_as_the_kernel_takes_them,
+				 setup),
+	  cmocka_unit_test_setup(test_a_user_namespace_without_good_maps_is_refused, setup),
+	  cmocka_unit_test_setup(test_a_good_spec_is_put_right, setup),
 	  cmocka_unit_test_setup(test_a_root_of_the_host_is_named, setup),
 	  cmocka_unit_test_setup(test_a_shared_pid_namespace_is_seen, setup),
 	  cmocka_unit_test_setup(test_hostile_specs_are_refused_by_name, setup),
