@@ -176,6 +176,10 @@ static int fill_record(struct operation *operation, struct task_record *record)
 	    ?: schema_set(&record->oci_root, prepared->oci_root)
 	    ?: schema_set(&record->cgroup, prepared->cgroup)
 	    ?: schema_set(&record->stop_signal, context->container->stop_signal);
+	if (!r && task_io_has_log(request->io)) {
+		record->log = task_log_directory(service, context->task_id);
+		r = record->log ? 0 : error_origin(-ENOMEM);
+	}
 	if (r || !request->io)
 		return r;
 	record->io = calloc(1, sizeof(*record->io));
@@ -227,6 +231,7 @@ static int undo_record(struct operation *operation)
 		     &record);
 	if (r == TASK_E_NOT_FOUND || (!r && strcmp(record.task_id, task_id)))
 		return operation_after_commit(operation, forget_shim);
+	r = r ?: task_log_drop(service, &record);
 	if (!r)
 		r = drop(service, TASK_TABLE, record.namespace, record.container_id);
 	if (!r)
@@ -236,9 +241,9 @@ static int undo_record(struct operation *operation)
 
 /* ---- the shim ------------------------------------------------------------ */
 
-/* Everything in @config is borrowed from the context. */
+/* Everything in @config is borrowed from the context and the record. */
 static void fill_config(struct operation *operation, const struct task_record *record,
-			uint8_t publisher[ID_SIZE], struct shim_config *config)
+			uint8_t publisher[ID_SIZE], char *log_dir, struct shim_config *config)
 {
 	struct task_service *service = operation_object(operation);
 	struct task_create_context *context = context_of(operation);
@@ -264,6 +269,8 @@ static void fill_config(struct operation *operation, const struct task_record *r
 		.gid_map = prepared->gid_map,
 		.io = record->io,
 		.publisher = {.data = publisher, .size = ID_SIZE},
+		.log_dir = log_dir,
+		.checkpoint = request_of(operation)->checkpoint,
 	};
 	config->rootfs.items = context->mounts.items;
 	config->rootfs.count = context->mounts.count;
@@ -298,64 +305,44 @@ static int note_created(void *userdata)
 	return r == TASK_E_STATE ? task_put(service, &record) : r;
 }
 
-/* The service ends: the next one takes the operation up again. */
-static bool is_closing(struct operation *operation)
+static void on_created(struct operation *operation, enum bus_status status, const char *text,
+		       void *reply)
 {
-	const struct task_service *service = operation_object(operation);
-
-	return service->is_closing;
-}
-
-static void on_created(void *userdata, enum bus_status status, const char *text, void *reply)
-{
-	struct operation *operation = userdata;
 	struct created created = {.operation = operation, .reply = reply};
-	struct task_service *service = operation_object(operation);
 
-	if (is_closing(operation))
-		return;
 	if (status != BUS_OK)
 		operation_step_failed(operation, status, "%s", text);
-	else if (service_transact(service->service, note_created, &created))
+	else if (service_transact(operation_service(operation), note_created, &created))
 		operation_step_failed(operation, BUS_INTERNAL,
 				      "the new task could not be recorded");
 	else
 		operation_step_done(operation);
 }
 
-static void on_ready(void *userdata, struct task_shim *shim, enum bus_status status,
-		     const char *text)
+static int ask_create(struct operation *operation)
 {
-	struct operation *operation = userdata;
 	struct shim_create_request create = {.start = request_of(operation)->start};
-	const struct bus_options *options = operation_call_options(operation, "create");
-	int r;
 
-	if (is_closing(operation))
-		return;
-	if (status != BUS_OK) {
-		operation_step_failed(operation, status, "the shim of container '%s': %s",
-				      request_of(operation)->container_id, text);
-		return;
-	}
-	r = shim_link_call(shim->link, "shim.create", options->id, options->deadline_ms, &create,
-			   on_created, operation);
-	if (r)
-		operation_step_failed(operation, BUS_INTERNAL, "out of memory");
+	return task_step_call_now(
+		operation, context_of(operation)->task_id, schema_find_method("shim", "create"),
+		&create, operation_call_options(operation, "create")->deadline_ms, on_created);
 }
 
 static void start_shim(struct operation *operation)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
 	struct task_service *service = operation_object(operation);
-	struct task_shim *shim = task_shim_find(service, context_of(operation)->task_id);
+	const char *task_id = context_of(operation)->task_id;
+	struct task_shim *shim = task_shim_find(service, task_id);
+	/* Told in any case: an added process may have a log. */
+	_cleanup_(cleanup_free) char *log_dir = task_log_directory(service, task_id);
 	_cleanup_(cleanup_fd) int lock_fd = -1;
 	uint8_t publisher[ID_SIZE];
 	struct shim_config config;
 	struct why why = {};
 	int r;
 
-	r = fill_record(operation, &record);
+	r = log_dir ? fill_record(operation, &record) : -ENOMEM;
 	if (!r && !shim)
 		r = task_shim_add(service, record.task_id, &shim);
 	if (!r)
@@ -363,7 +350,7 @@ static void start_shim(struct operation *operation)
 	if (!r && !shim->link) {
 		r = task_shim_lock(record.bundle, &lock_fd);
 		if (!r) {
-			fill_config(operation, &record, publisher, &config);
+			fill_config(operation, &record, publisher, log_dir, &config);
 			r = task_shim_spawn(service, shim, &config, lock_fd, &why);
 		} else if (r == -EWOULDBLOCK) { /* of before a crash of ours: it is asked again */
 			task_shim_take_up(shim);
@@ -371,9 +358,7 @@ static void start_shim(struct operation *operation)
 		}
 	}
 	if (!r)
-		r = task_shim_when_ready(shim,
-					 operation_call_options(operation, "create")->deadline_ms,
-					 on_ready, operation);
+		r = ask_create(operation);
 	if (r)
 		operation_step_failed(operation, BUS_INTERNAL, "no shim for container '%s': %s",
 				      request_of(operation)->container_id,
@@ -386,13 +371,10 @@ static int run_shim(struct operation *operation)
 }
 
 /* A failure is tried again by the operation: nothing may be left without an owner. */
-static void on_undone(void *userdata, enum bus_status status, const char *text, void *reply)
+static void on_undone(struct operation *operation, enum bus_status status, const char *text,
+		      void *reply)
 {
-	struct operation *operation = userdata;
-
 	(void)reply;
-	if (is_closing(operation))
-		return;
 	if (status == BUS_OK || status == BUS_NOT_FOUND)
 		operation_step_done(operation);
 	else
@@ -400,32 +382,20 @@ static void on_undone(void *userdata, enum bus_status status, const char *text, 
 				      request_of(operation)->container_id, text);
 }
 
-static void undo_ready(void *userdata, struct task_shim *shim, enum bus_status status,
-		       const char *text)
-{
-	struct operation *operation = userdata;
-	struct shim_delete_request delete = {.force = true};
-	const struct bus_options *options = operation_call_options(operation, "delete");
-
-	if (status != BUS_OK)
-		on_undone(operation, status, text, NULL);
-	else if (shim_link_call(shim->link, "shim.delete", options->id,
-				time_boot_ms() + SHIM_DEADLINE_MS, &delete, on_undone, operation))
-		on_undone(operation, BUS_UNAVAILABLE, "out of memory", NULL);
-}
-
 /* A live shim, or one started for the clean-up, deletes what there is. No bundle, or none that a shim was
  * started for: nothing is left. */
 static void delete_shim(struct operation *operation)
 {
 	struct task_service *service = operation_object(operation);
-	struct task_shim *shim = task_shim_find(service, context_of(operation)->task_id);
+	const char *task_id = context_of(operation)->task_id;
+	struct task_shim *shim = task_shim_find(service, task_id);
+	struct shim_delete_request delete = {.force = true};
 	struct why why = {};
 	int r = shim ? task_shim_clean_up(shim, &why) : -ENOENT;
 
 	if (!r || r == -EWOULDBLOCK)
-		r = task_shim_when_ready(shim, time_boot_ms() + SHIM_DEADLINE_MS, undo_ready,
-					 operation);
+		r = task_step_call_now(operation, task_id, schema_find_method("shim", "delete"),
+				       &delete, time_boot_ms() + SHIM_DEADLINE_MS, on_undone);
 	if (r == -ENOENT || r == -ENODATA)
 		operation_step_done(operation);
 	else if (r)

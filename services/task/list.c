@@ -42,7 +42,7 @@ static int take_row(void *userdata, const struct store_key *key, void *data)
 	struct task_process *item;
 	int r;
 
-	if (!is_after(column, key))
+	if (!is_after(column, key) || ((const struct task_record *)data)->forgotten)
 		return 0;
 	r = task_describe(data, &process);
 	if (r)
@@ -79,6 +79,7 @@ static size_t text_size(const struct task_process *process)
 	size += process->bundle ? strlen(process->bundle) : 0;
 	size += process->runtime ? strlen(process->runtime) : 0;
 	size += process->reason ? strlen(process->reason) : 0;
+	size += process->log ? strlen(process->log) : 0;
 	if (process->io) {
 		size += process->io->stdin ? strlen(process->io->stdin) : 0;
 		size += process->io->stdout ? strlen(process->io->stdout) : 0;

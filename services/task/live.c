@@ -347,9 +347,14 @@ static int tell_reboot(void *userdata)
 		.auto_remove = row->auto_remove,
 		.deleted_at_ns = exit.exited_at_ns,
 	};
+	_cleanup_(cleanup_free) char *log = task_log_directory(reboot->service, row->task_id);
 	struct store_key key;
 	int r;
 
+	if (!log)
+		return error_origin(-ENOMEM);
+	if (!access(log, F_OK))
+		record.log = log;
 	r = store_key(&key, row->namespace, row->container_id, NULL);
 	if (r)
 		return error_trace(r);

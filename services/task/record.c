@@ -97,65 +97,7 @@ int task_move(struct task_service *service, struct task_record *record, enum tas
 	return 0;
 }
 
-/* ---- the last task of each container -------------------------------------- */
-
-struct ages {
-	struct task_service *service;
-	uint64_t *times;
-	size_t count;
-	uint64_t limit; /* those that ended by then go */
-};
-
-static int collect_age(void *userdata, const struct store_key *key, void *data)
-{
-	struct task_record *record = data;
-	struct ages *ages = userdata;
-	uint64_t *time;
-
-	(void)key;
-	time = schema_list_grow((void **)&ages->times, &ages->count, sizeof(*time));
-	if (!time)
-		return error_origin(-ENOMEM);
-	*time = record->deleted_at_ns;
-	return 0;
-}
-
-static int drop_old(void *userdata, const struct store_key *key, void *data)
-{
-	struct task_record *record = data;
-	struct ages *ages = userdata;
-
-	return record->deleted_at_ns <= ages->limit
-		       ? store_delete(ages->service->store, ENDED_TABLE, key)
-		       : 0;
-}
-
-static int compare_times(const void *a, const void *b)
-{
-	const uint64_t *left = a, *right = b;
-
-	return *left < *right ? -1 : *left > *right;
-}
-
-/* Many at a time, so that a full table is looked through once in a while only. */
-static int drop_oldest(struct task_service *service)
-{
-	struct ages ages = {.service = service};
-	int r;
-
-	if (store_count(service->store, ENDED_TABLE) < ENDED_MAX)
-		return 0;
-	r = store_walk(service->store, ENDED_TABLE, NULL, NULL, schema_task_record(), collect_age,
-		       &ages);
-	if (!r && ages.count >= ENDED_MAX) {
-		qsort(ages.times, ages.count, sizeof(*ages.times), compare_times);
-		ages.limit = ages.times[ages.count - ENDED_MAX + ENDED_TRIM];
-		r = store_walk(service->store, ENDED_TABLE, NULL, NULL, schema_task_record(),
-			       drop_old, &ages);
-	}
-	free(ages.times);
-	return r;
-}
+/* ---- ends ---------------------------------------------------------------- */
 
 int task_end(struct task_service *service, struct task_record *record)
 {
@@ -166,13 +108,12 @@ int task_end(struct task_service *service, struct task_record *record)
 	r = task_key(&key, record);
 	if (r)
 		return error_trace(r);
-	r = drop_oldest(service);
-	if (r)
-		return r;
 	r = store_delete(service->store, TASK_TABLE, &key);
 	if (r && r != STORE_E_NOT_FOUND)
 		return r;
-	r = store_put(service->store, ENDED_TABLE, &key, schema_task_record(), record);
+	r = ended_put(service, record);
+	if (!r)
+		r = added_end_all(service, record->task_id);
 	return r ?: shim_row_put(service, record);
 }
 
@@ -202,6 +143,7 @@ int task_note_deleted(struct task_service *service, const char *task_id,
 	r = task_set_exit(&record, exit);
 	if (!r && is_alive(record.status))
 		r = task_move(service, &record, TASK_STOPPED);
+	task_changed(service, task_id);
 	return r ?: task_move(service, &record, TASK_DELETED);
 }
 
@@ -221,7 +163,8 @@ int task_describe(const struct task_record *record, struct task_process *ret_pro
 	r = schema_set(&process.container_id, record->container_id)
 	    ?: schema_set(&process.id, record->container_id) ?: schema_set(&process.task_id, record->task_id)
 	    ?: schema_set(&process.namespace, record->namespace) ?: schema_set(&process.bundle, record->bundle)
-	    ?: schema_set(&process.runtime, record->runtime) ?: schema_set(&process.reason, record->reason);
+	    ?: schema_set(&process.runtime, record->runtime) ?: schema_set(&process.reason, record->reason)
+	    ?: (task_io_has_log(record->io) ? schema_set(&process.log, record->log) : 0);
 	if (!r && record->io) {
 		process.io = calloc(1, sizeof(*process.io));
 		r = process.io ? task_io_copy(record->io, process.io) : -ENOMEM;

@@ -20,6 +20,8 @@ void task_service_close(void *object)
 
 	service->is_closing = true;
 	task_shims_free(service);
+	task_forwards_free(service);
+	loop_timer_cancel(&service->sweep);
 	live_close(service->live);
 	free(service->shim_program);
 	free(service);
@@ -58,4 +60,6 @@ void task_service_ready(void *object)
 	if (live_reap_earlier_boots(service->live))
 		log_error(
 			"tasks of an earlier boot could not be reported; they are tried at the next start");
+	ended_remove_orphans(service);
+	ended_sweep(service, time_real_ns());
 }

@@ -21,6 +21,7 @@ struct link_call {
 	const struct schema_method *method;
 	shim_link_reply_fn fn;
 	void *userdata;
+	struct schema_buffer unsent; /* until the peer takes more */
 };
 
 struct shim_link {
@@ -32,9 +33,10 @@ struct shim_link {
 	shim_link_event_fn event;
 	shim_link_closed_fn closed;
 	void *userdata;
-	bool is_busy;   /* in a callback of ours */
-	bool is_freed;  /* freed by that callback: the frame below does it */
-	bool is_closed; /* @closed was called */
+	int fds[SHIM_LINK_FDS]; /* of the packet that is being taken; -1: none */
+	bool is_busy;           /* in a callback of ours */
+	bool is_freed;          /* freed by that callback: the frame below does it */
+	bool is_closed;         /* @closed was called */
 };
 
 /* Ends a call that is still in the list; frees it. */
@@ -48,6 +50,7 @@ static void call_end(struct shim_link *link, struct link_call *call, enum bus_st
 	*at = call->next;
 	loop_timer_cancel(&call->timer);
 	call->fn(call->userdata, status, text, reply);
+	schema_buffer_clear(&call->unsent);
 	free(call);
 }
 
@@ -60,8 +63,15 @@ static void calls_end_all(struct shim_link *link, enum bus_status status, const 
 		rest = call->next;
 		loop_timer_cancel(&call->timer);
 		call->fn(call->userdata, status, text, NULL);
+		schema_buffer_clear(&call->unsent);
 		free(call);
 	}
+}
+
+static void close_fds(struct shim_link *link)
+{
+	for (size_t i = 0; i < SHIM_LINK_FDS; i++)
+		link->fds[i] = close_fd(link->fds[i]);
 }
 
 /* Callbacks run between these two: one that frees the link leaves the memory to us. */
@@ -74,6 +84,7 @@ static void callback_begin(struct shim_link *link)
 static bool callback_end(struct shim_link *link)
 {
 	link->is_busy = false;
+	close_fds(link);
 	if (!link->is_freed)
 		return true;
 	free(link);
@@ -165,15 +176,103 @@ static void on_closing(struct loop_timer *timer)
 	link_lost(container_of(timer, struct shim_link, closing));
 }
 
+/* More than a reply has, and those of an event, are closed. */
+static void keep_fds(struct shim_link *link, struct msghdr *message)
+{
+	size_t n = 0;
+
+	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part;
+	     part = CMSG_NXTHDR(message, part)) {
+		size_t n_fds = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		int fd;
+
+		if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n_fds; i++) {
+			memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+			if (n < SHIM_LINK_FDS)
+				link->fds[n++] = fd;
+			else
+				close_fd(fd);
+		}
+	}
+}
+
+static ssize_t receive(struct shim_link *link, uint8_t *packet)
+{
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(SHIM_LINK_FDS * sizeof(int))];
+	struct iovec part = {packet, PACKET_MAX};
+	struct msghdr message = {.msg_iov = &part,
+				 .msg_iovlen = 1,
+				 .msg_control = control,
+				 .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(link->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (n > 0)
+		keep_fds(link, &message);
+	return n;
+}
+
+void shim_link_take_fds(struct shim_link *link, int ret_fds[SHIM_LINK_FDS])
+{
+	for (size_t i = 0; i < SHIM_LINK_FDS; i++)
+		ret_fds[i] = TAKE_FD(link->fds[i]);
+}
+
+static int send_packet(struct shim_link *link, const struct schema_buffer *packet, const int *fds,
+		       size_t n_fds)
+{
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(SHIM_LINK_FDS * sizeof(int))] = {};
+	struct iovec part = {packet->data, packet->size};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+	struct cmsghdr *header = (struct cmsghdr *)control;
+
+	if (n_fds) {
+		message.msg_control = control;
+		message.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+		*header = (struct cmsghdr){.cmsg_len = CMSG_LEN(n_fds * sizeof(int)),
+					   .cmsg_level = SOL_SOCKET,
+					   .cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(header), fds, n_fds * sizeof(int));
+	}
+	return sendmsg(link->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* The newest stand first. */
+static struct link_call *oldest_unsent(const struct shim_link *link)
+{
+	struct link_call *oldest = NULL;
+
+	for (struct link_call *call = link->calls; call; call = call->next) {
+		if (call->unsent.size)
+			oldest = call;
+	}
+	return oldest;
+}
+
+/* A peer that is gone is noticed by reading. */
+static void send_rest(struct shim_link *link)
+{
+	struct link_call *call;
+
+	while ((call = oldest_unsent(link))) {
+		if (send_packet(link, &call->unsent, NULL, 0) == -EAGAIN)
+			return;
+		schema_buffer_clear(&call->unsent);
+	}
+	(void)loop_file_set(&link->file, EPOLLIN);
+}
+
 static void on_readable(struct loop_file *file, uint32_t events)
 {
 	struct shim_link *link = container_of(file, struct shim_link, file);
 	static uint8_t packet[PACKET_MAX];
 	ssize_t n;
 
-	(void)events;
+	if (events & EPOLLOUT)
+		send_rest(link);
 	for (int i = 0; i < PACKETS_A_ROUND; i++) {
-		n = recv(link->fd, packet, sizeof(packet), MSG_DONTWAIT);
+		n = receive(link, packet);
 		if (n < 0 && errno == EAGAIN)
 			return;
 		/* A peer that ended with something of ours unread: what it had sent still follows. */
@@ -200,8 +299,12 @@ int shim_link_new(struct loop *loop, int fd, shim_link_event_fn event, shim_link
 		close_fd(fd);
 		return error_origin(-ENOMEM);
 	}
-	*link = (struct shim_link){
-		.loop = loop, .fd = fd, .event = event, .closed = closed, .userdata = userdata};
+	*link = (struct shim_link){.loop = loop,
+				   .fd = fd,
+				   .event = event,
+				   .closed = closed,
+				   .userdata = userdata,
+				   .fds = {-1, -1}};
 	r = loop_file_add(loop, &link->file, fd, EPOLLIN, on_readable);
 	if (r) {
 		close_fd(fd);
@@ -226,8 +329,8 @@ struct shim_link *shim_link_free(struct shim_link *link)
 	return NULL;
 }
 
-static int send_request(struct shim_link *link, const struct link_call *call, const char *method,
-			uint64_t deadline_ms, const void *request)
+static int send_request(struct shim_link *link, struct link_call *call, const char *method,
+			uint64_t deadline_ms, const void *request, const int *fds, size_t n_fds)
 {
 	struct schema_buffer body = {}, packet = {};
 	struct envelope_request envelope = {.deadline_ms = deadline_ms};
@@ -240,15 +343,21 @@ static int send_request(struct shim_link *link, const struct link_call *call, co
 	envelope.body = (struct schema_span){body.data, body.size};
 	if (!r)
 		r = envelope_write_request(&envelope, &packet);
-	if (!r && send(link->fd, packet.data, packet.size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		r = -errno;
+	if (!r) /* none overtakes another */
+		r = oldest_unsent(link) ? -EAGAIN : send_packet(link, &packet, fds, n_fds);
 	schema_buffer_clear(&body);
+	if (r == -EAGAIN && !n_fds) {
+		call->unsent = packet;
+		return loop_file_set(&link->file, EPOLLIN | EPOLLOUT);
+	}
 	schema_buffer_clear(&packet);
 	return r;
 }
 
-int shim_link_call(struct shim_link *link, const char *method, const uint8_t id[ENVELOPE_ID_SIZE],
-		   uint64_t deadline_ms, const void *request, shim_link_reply_fn fn, void *userdata)
+int shim_link_call_fds(struct shim_link *link, const char *method,
+		       const uint8_t id[ENVELOPE_ID_SIZE], uint64_t deadline_ms,
+		       const void *request, const int *fds, size_t n_fds, shim_link_reply_fn fn,
+		       void *userdata)
 {
 	char service[ENVELOPE_NAME_MAX + 1];
 	const char *name = envelope_split_method(method, service);
@@ -271,12 +380,19 @@ int shim_link_call(struct shim_link *link, const char *method, const uint8_t id[
 	call->next = link->calls;
 	link->calls = call;
 	/* Cannot be sent: the peer is gone or wedged. The connection ends in the next round, and the call with it. */
-	r = link->fd < 0 ? -ENOTCONN : send_request(link, call, method, deadline_ms, request);
+	r = link->fd < 0 ? -ENOTCONN
+			 : send_request(link, call, method, deadline_ms, request, fds, n_fds);
 	if (r) {
 		log_debug("call to a shim not sent: %s", strerror(r < 0 ? -r : EINVAL));
 		(void)loop_timer_set(link->loop, &link->closing, time_boot_ms(), on_closing);
 	}
 	return 0;
+}
+
+int shim_link_call(struct shim_link *link, const char *method, const uint8_t id[ENVELOPE_ID_SIZE],
+		   uint64_t deadline_ms, const void *request, shim_link_reply_fn fn, void *userdata)
+{
+	return shim_link_call_fds(link, method, id, deadline_ms, request, NULL, 0, fn, userdata);
 }
 
 int shim_link_connect(const char *path, int *ret_fd)

@@ -27,5 +27,15 @@ int shim_link_call(struct shim_link *link, const char *method, const uint8_t id[
 		   uint64_t deadline_ms, const void *request, shim_link_reply_fn fn,
 		   void *userdata);
 
+/* The same with descriptors that travel along (borrowed), at most SHIM_LINK_FDS. */
+int shim_link_call_fds(struct shim_link *link, const char *method,
+		       const uint8_t id[ENVELOPE_ID_SIZE], uint64_t deadline_ms,
+		       const void *request, const int *fds, size_t n_fds, shim_link_reply_fn fn,
+		       void *userdata);
+/* In a reply's callback: the descriptors that came with it, the caller's from here on; -1 for those that did
+ * not. What nobody takes is closed. */
+#define SHIM_LINK_FDS 2
+void shim_link_take_fds(struct shim_link *link, int ret_fds[SHIM_LINK_FDS]);
+
 /* A socket connected to @path, non-blocking; -ECONNREFUSED or -ENOENT when no shim listens there. */
 int shim_link_connect(const char *path, int *ret_fd);

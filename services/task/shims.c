@@ -46,7 +46,7 @@ int task_shim_add(struct task_service *service, const char *task_id, struct task
 
 	if (!shim)
 		return error_origin(-ENOMEM);
-	*shim = (struct task_shim){.service = service, .child = {.pidfd = -1}, .init_fd = -1};
+	*shim = (struct task_shim){.service = service, .child = {.pidfd = -1}};
 	strncpy(shim->task_id, task_id, sizeof(shim->task_id) - 1);
 	if (!tsearch(shim, &service->shims, compare)) {
 		free(shim);
@@ -54,12 +54,6 @@ int task_shim_add(struct task_service *service, const char *task_id, struct task
 	}
 	*ret_shim = shim;
 	return 0;
-}
-
-static void forget_init(struct task_shim *shim)
-{
-	loop_file_remove(&shim->init);
-	shim->init_fd = close_fd(shim->init_fd);
 }
 
 /* Those that wait now: one that a callback adds waits on. @shim is what they are told. */
@@ -94,7 +88,7 @@ struct task_shim *task_shim_free(struct task_shim *shim)
 	end_waiters(TAKE(shim->waiters), NULL, BUS_NOT_FOUND, "the task is gone");
 	loop_child_remove(&shim->child);
 	loop_timer_cancel(&shim->retry);
-	forget_init(shim);
+	held_drop_all(shim);
 	free(shim);
 	return NULL;
 }
@@ -151,6 +145,7 @@ struct report {
 	enum task_status status;
 	uint64_t pid, start_time, time_ns;
 	const struct exit_record *exit;
+	bool has_terminal; /* out: its record says so */
 };
 
 static void note_process(const struct report *report, struct task_record *record)
@@ -160,7 +155,7 @@ static void note_process(const struct report *report, struct task_record *record
 		record->pid_start_time = report->start_time ?: record->pid_start_time;
 	}
 	if (report->status == TASK_RUNNING && !record->started_at_ns)
-		record->started_at_ns = report->time_ns;
+		record->started_at_ns = report->time_ns ?: time_real_ns();
 }
 
 /* A report may be older than what is known (a reply that crossed an event): then the move is refused. */
@@ -176,6 +171,7 @@ static int note_report(void *userdata)
 	r = task_shim_row(service, report->shim->task_id, &record);
 	if (r || record.status == TASK_DELETED)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
+	report->has_terminal = record.io && record.io->terminal;
 	note_process(report, &record);
 	r = task_set_exit(&record, report->exit);
 	if (r)
@@ -184,8 +180,11 @@ static int note_report(void *userdata)
 					    : task_move(service, &record, report->status);
 	if (r == TASK_E_STATE)
 		r = 0;
-	if (!r && record.status == TASK_STOPPED && record.auto_remove)
-		task_auto_remove(service, &record);
+	if (!r && record.status == TASK_STOPPED) {
+		task_changed(service, record.task_id);
+		if (record.auto_remove)
+			task_auto_remove(service, &record);
+	}
 	return r;
 }
 
@@ -197,6 +196,50 @@ static void take_report(struct report *report)
 		log_error("task=%s: its state could not be recorded: %d", report->shim->task_id, r);
 }
 
+/* ---- of an added process ---- */
+
+struct news {
+	struct task_shim *shim;
+	const char *exec_id;
+	struct added_report report;
+	bool has_terminal;
+};
+
+static int note_added(void *userdata)
+{
+	_cleanup_(task_exec_record_clear) struct task_exec_record record = {};
+	struct news *news = userdata;
+	struct task_service *service = news->shim->service;
+	int r;
+
+	r = added_note(service, news->shim->task_id, news->exec_id, &news->report);
+	if (!r && news->report.exit)
+		task_changed(service, news->shim->task_id);
+	if (!r)
+		r = added_row(service, news->shim->task_id, news->exec_id, &record);
+	news->has_terminal = !r && record.io && record.io->terminal;
+	return r == TASK_E_NOT_FOUND ? 0 : r;
+}
+
+static void take_news(struct news *news)
+{
+	struct task_shim *shim = news->shim;
+	int r = service_transact(shim->service->service, note_added, news);
+
+	if (r)
+		log_error("task=%s exec=%s: its state could not be recorded: %d", shim->task_id,
+			  news->exec_id, r);
+	if (news->report.status != TASK_RUNNING) {
+		held_drop(shim, news->exec_id);
+		return;
+	}
+	held_open(shim, news->exec_id, news->report.pid, news->report.start_time);
+	if (news->has_terminal)
+		held_ask_terminal(shim, news->exec_id);
+}
+
+/* ---- events ---- */
+
 static void take_exit(struct task_shim *shim, const struct schema_span *body)
 {
 	_cleanup_(event_task_exit_clear) struct event_task_exit event = {};
@@ -204,8 +247,6 @@ static void take_exit(struct task_shim *shim, const struct schema_span *body)
 
 	if (schema_unpack(schema_event_task_exit(), body->data, body->size, &event, NULL))
 		return;
-	if (strcmp(event.id, event.container_id))
-		return; /* an added process */
 	exit = (struct exit_record){
 		.exit_status = event.exit_status,
 		.signal = event.signal,
@@ -215,25 +256,60 @@ static void take_exit(struct task_shim *shim, const struct schema_span *body)
 		.source = event.source,
 		.cause = event.cause,
 	};
+	if (strcmp(event.id, event.container_id)) {
+		take_news(&(struct news){
+			.shim = shim,
+			.exec_id = event.id,
+			.report = {.status = TASK_STOPPED, .exit = &exit, .pid = event.pid}});
+		return;
+	}
+	held_drop(shim, "");
 	take_report(&(struct report){
 		.shim = shim, .status = TASK_STOPPED, .exit = &exit, .pid = event.pid});
 }
 
-/* The start time is read at once, as long as the pid is init's for certain: later it guards against another's. */
+/* The start time is read at once, as long as the pid is that process' for certain: later it guards against
+ * another's. */
+static uint64_t start_time_of(uint64_t pid)
+{
+	uint64_t start_time = 0;
+
+	(void)process_start_time((pid_t)pid, &start_time);
+	return start_time;
+}
+
 static void take_start(struct task_shim *shim, const struct envelope_event *envelope)
 {
 	_cleanup_(event_task_start_clear) struct event_task_start event = {};
-	uint64_t start_time = 0;
+	struct report report;
 
 	if (schema_unpack(schema_event_task_start(), envelope->event.data, envelope->event.size,
 			  &event, NULL))
 		return;
-	(void)process_start_time((pid_t)event.pid, &start_time);
-	take_report(&(struct report){.shim = shim,
-				     .status = TASK_RUNNING,
-				     .pid = event.pid,
-				     .start_time = start_time,
-				     .time_ns = envelope->time_ns});
+	report = (struct report){.shim = shim,
+				 .status = TASK_RUNNING,
+				 .pid = event.pid,
+				 .start_time = start_time_of(event.pid),
+				 .time_ns = envelope->time_ns};
+	take_report(&report);
+	held_open(shim, "", report.pid, report.start_time);
+	if (report.has_terminal)
+		held_ask_terminal(shim, "");
+}
+
+static void take_exec_started(struct task_shim *shim, const struct envelope_event *envelope)
+{
+	_cleanup_(event_task_exec_started_clear) struct event_task_exec_started event = {};
+
+	if (schema_unpack(schema_event_task_exec_started(), envelope->event.data,
+			  envelope->event.size, &event, NULL))
+		return;
+	take_news(&(struct news){.shim = shim,
+				 .exec_id = event.exec_id,
+				 .report = {.status = TASK_RUNNING,
+					    .pid = event.pid,
+					    .start_time = start_time_of(event.pid),
+					    .time_ns = envelope->time_ns}});
 }
 
 void task_shim_on_event(void *userdata, const struct envelope_event *event)
@@ -244,6 +320,12 @@ void task_shim_on_event(void *userdata, const struct envelope_event *event)
 		take_exit(shim, &event->event);
 	else if (!strcmp(event->topic, "/tasks/start"))
 		take_start(shim, event);
+	else if (!strcmp(event->topic, "/tasks/exec-started"))
+		take_exec_started(shim, event);
+	else if (!strcmp(event->topic, "/tasks/paused"))
+		take_report(&(struct report){.shim = shim, .status = TASK_PAUSED});
+	else if (!strcmp(event->topic, "/tasks/resumed"))
+		take_report(&(struct report){.shim = shim, .status = TASK_RUNNING});
 	else if (!strcmp(event->topic, "/tasks/delete"))
 		take_report(&(struct report){.shim = shim, .status = TASK_DELETED});
 }
@@ -276,8 +358,42 @@ static void give_up_link(struct task_shim *shim, const char *what, const char *t
 static void ready(struct task_shim *shim)
 {
 	shim->is_ready = true;
-	forget_init(shim);
+	shim->ready_at_ms = time_boot_ms();
 	end_waiters(TAKE(shim->waiters), shim, BUS_OK, "");
+}
+
+static int call_shim(struct task_shim *shim, const char *method, const void *request,
+		     shim_link_reply_fn fn)
+{
+	uint8_t id[ID_SIZE];
+
+	id_make(id);
+	return shim_link_call(shim->link, method, id, time_boot_ms() + SHIM_HELLO_MS, request, fn,
+			      shim);
+}
+
+/* What it knows of its added processes, of which this service may have missed something. */
+static void on_processes(void *userdata, enum bus_status status, const char *text, void *message)
+{
+	struct shim_processes_reply *reply = message;
+	struct task_shim *shim = userdata;
+
+	if (status == BUS_DEADLINE_EXCEEDED)
+		give_up_link(shim, "its processes", text);
+	if (status == BUS_UNAVAILABLE || status == BUS_CANCELED || status == BUS_DEADLINE_EXCEEDED)
+		return;
+	for (size_t i = 0; status == BUS_OK && i < reply->processes.count; i++) {
+		struct shim_process_state *state = &reply->processes.items[i];
+
+		take_news(&(struct news){
+			.shim = shim,
+			.exec_id = state->exec_id,
+			.report = {.status = state->exit ? TASK_STOPPED : state->status,
+				   .pid = state->pid,
+				   .start_time = state->start_time,
+				   .exit = state->exit}});
+	}
+	ready(shim);
 }
 
 /* What it says of a task that is being created is for the operation to say. */
@@ -288,28 +404,58 @@ static bool is_news(const struct shim_state_reply *state, const struct report *r
 	return report->status != TASK_CREATING && report->status != TASK_UNKNOWN && !has_failed;
 }
 
+static void on_state(void *userdata, enum bus_status status, const char *text, void *message);
+
+static void ask_state(struct task_shim *shim)
+{
+	static const struct empty nothing;
+
+	shim->has_taken_over = true;
+	if (call_shim(shim, "shim.state", &nothing, on_state))
+		give_up_link(shim, "its state", "out of memory");
+}
+
+static void take_state(struct task_shim *shim, const struct shim_state_reply *state)
+{
+	struct report report = {.shim = shim,
+				.status = state->exit && state->status != TASK_DELETED
+						  ? TASK_STOPPED
+						  : state->status,
+				.pid = state->pid,
+				.start_time = state->start_time,
+				.exit = state->exit};
+
+	if (!is_news(state, &report))
+		return;
+	take_report(&report);
+	if (report.status != TASK_RUNNING && report.status != TASK_PAUSED)
+		return;
+	held_open(shim, "", report.pid, report.start_time);
+	if (report.has_terminal)
+		held_ask_terminal(shim, "");
+}
+
+/* One that took over gets what is held for it, and says then what it makes of it. */
 static void on_state(void *userdata, enum bus_status status, const char *text, void *message)
 {
+	static const struct empty nothing;
 	struct shim_state_reply *state = message;
 	struct task_shim *shim = userdata;
-	struct report report;
 
 	if (status != BUS_OK) {
 		if (status == BUS_DEADLINE_EXCEEDED)
 			give_up_link(shim, "its state", text);
 		return;
 	}
-	report = (struct report){.shim = shim,
-				 .status = state->exit && state->status != TASK_DELETED
-						   ? TASK_STOPPED
-						   : state->status,
-				 .pid = state->pid,
-				 .start_time = state->start_time,
-				 .exit = state->exit,
-				 .time_ns = time_real_ns()};
-	if (is_news(state, &report))
-		take_report(&report);
-	ready(shim);
+	if (shim->is_cleanup && !shim->has_taken_over) {
+		held_give(shim, ask_state);
+		return;
+	}
+	take_state(shim, state);
+	if (state->status == TASK_CREATING)
+		ready(shim);
+	else if (call_shim(shim, "shim.processes", &nothing, on_processes))
+		give_up_link(shim, "its processes", "out of memory");
 }
 
 static int note_shim(void *userdata)
@@ -338,7 +484,6 @@ static void on_hello(void *userdata, enum bus_status status, const char *text, v
 	struct shim_hello_reply *hello = message;
 	struct task_shim *shim = userdata;
 	struct report report = {.shim = shim};
-	uint8_t id[ID_SIZE];
 
 	if (status != BUS_OK || strcmp(hello->task_id, shim->task_id)) {
 		if (status != BUS_UNAVAILABLE && status != BUS_CANCELED)
@@ -348,9 +493,7 @@ static void on_hello(void *userdata, enum bus_status status, const char *text, v
 	report.pid = hello->pid;
 	(void)process_start_time((pid_t)hello->pid, &report.start_time);
 	(void)service_transact(shim->service->service, note_shim, &report);
-	id_make(id);
-	if (shim_link_call(shim->link, "shim.state", id, time_boot_ms() + SHIM_HELLO_MS, &nothing,
-			   on_state, shim))
+	if (call_shim(shim, "shim.state", &nothing, on_state))
 		give_up_link(shim, "its state", "out of memory");
 }
 
@@ -459,6 +602,7 @@ int task_shim_spawn(struct task_service *service, struct task_shim *shim,
 	if (r)
 		return error_trace(r);
 	shim->is_cleanup = config->cleanup;
+	shim->has_taken_over = false;
 	r = loop_child_add(service->loop, &shim->child, pid, on_child);
 	if (r)
 		return why_errno(why, error_trace(r), "cannot watch the shim");
@@ -547,40 +691,18 @@ static void clean_up_later(struct task_shim *shim, const char *text)
 	retry_after(shim, SHIM_RETRY_MS * 10);
 }
 
-static void on_init_end(struct loop_file *file, uint32_t events)
-{
-	struct task_shim *shim = container_of(file, struct task_shim, init);
-
-	(void)events;
-	forget_init(shim);
-	task_shim_take_up(shim);
-}
-
-/* 0 with its pidfd; -ESRCH: that process is gone, or was never known for certain. */
-static int open_init(const struct task_record *record, int *ret_fd)
+int task_kill_directly(uint64_t pid, uint64_t start_time, int signal)
 {
 	_cleanup_(cleanup_fd) int fd = -1;
-	uint64_t start_time;
+	uint64_t found;
 
-	if (!record->pid || !record->pid_start_time)
+	if (!pid || !start_time)
 		return -ESRCH;
-	fd = pidfd_open((pid_t)record->pid, 0);
+	fd = pidfd_open((pid_t)pid, 0);
 	if (fd < 0)
 		return -errno;
-	if (process_start_time((pid_t)record->pid, &start_time) ||
-	    start_time != record->pid_start_time)
+	if (process_start_time((pid_t)pid, &found) || found != start_time)
 		return -ESRCH;
-	*ret_fd = TAKE_FD(fd);
-	return 0;
-}
-
-int task_kill_directly(const struct task_record *record, int signal)
-{
-	_cleanup_(cleanup_fd) int fd = -1;
-	int r = open_init(record, &fd);
-
-	if (r)
-		return r;
 	return pidfd_send_signal(fd, signal, NULL, 0) ? -errno : 0;
 }
 
@@ -594,44 +716,51 @@ static int note_unknown(void *userdata)
 	if (r)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
 	record.shim_pid = 0;
-	r = schema_set(&record.reason, "its shim died; the container goes on");
+	r = schema_set(&record.reason, "its shim died; another takes the container over");
 	if (!r)
 		r = task_move(shim->service, &record, TASK_UNKNOWN);
 	return r == TASK_E_STATE ? 0 : r;
 }
 
-/* The container goes on without a shim: it is left alone, and watched through its pidfd. */
-static void watch_init(struct task_shim *shim, const struct task_record *record)
+static int hold_added(void *userdata, const struct store_key *key, void *data)
 {
-	int r;
+	const struct task_exec_record *record = data;
+	struct task_shim *shim = userdata;
 
-	log_warning("task=%s container=%s/%s: its shim died; the container goes on",
-		    record->task_id, record->namespace, record->container_id);
-	(void)service_transact(shim->service->service, note_unknown, shim);
-	r = loop_file_add(shim->service->loop, &shim->init, shim->init_fd, EPOLLIN, on_init_end);
-	if (r) {
-		forget_init(shim);
-		retry_after(shim, SHIM_RETRY_MS);
-	}
-	end_waiters(TAKE(shim->waiters), shim, BUS_UNAVAILABLE,
-		    "its shim died; the container goes on");
+	(void)key;
+	if (record->status == TASK_RUNNING)
+		held_open(shim, record->exec_id, record->pid, record->pid_start_time);
+	return 0;
 }
 
-/* No shim lives. */
+static int hold_all(void *userdata)
+{
+	struct task_shim *shim = userdata;
+
+	return added_walk(shim->service, shim->task_id, hold_added, shim);
+}
+
+/* It died together with this service, or while nobody looked: what can still be held is. */
+static void hold(struct task_shim *shim, const struct task_record *record)
+{
+	held_open(shim, "", record->pid, record->pid_start_time);
+	(void)service_transact(shim->service->service, hold_all, shim);
+}
+
+/* No shim lives: the container goes on alone until another one has taken it over. */
 static void shim_dead(struct task_shim *shim, const struct task_record *record)
 {
 	struct why why = {};
 
-	if (shim->init_fd >= 0)
-		return;
 	if (record->status == TASK_CREATING) { /* its operation sees to it */
 		end_waiters(TAKE(shim->waiters), shim, BUS_UNAVAILABLE, "its shim died");
 		return;
 	}
-	if (record->status != TASK_DELETED && record->status != TASK_STOPPED &&
-	    !open_init(record, &shim->init_fd)) {
-		watch_init(shim, record);
-		return;
+	if (record->status != TASK_DELETED && record->status != TASK_STOPPED) {
+		log_warning("task=%s container=%s/%s: its shim died", record->task_id,
+			    record->namespace, record->container_id);
+		(void)service_transact(shim->service->service, note_unknown, shim);
+		hold(shim, record);
 	}
 	if (time_boot_ms() < shim->clean_up_at_ms)
 		retry_after(shim, shim->clean_up_at_ms - time_boot_ms());
@@ -666,11 +795,19 @@ void task_shim_take_up(struct task_shim *shim)
 		retry_after(shim, SHIM_BIRTH_MS); /* it is being born or is dying */
 }
 
+/* One that was of use for a while does not make the next one wait. */
+static void forget_deaths(struct task_shim *shim)
+{
+	if (shim->is_ready && time_boot_ms() - shim->ready_at_ms > SHIM_PAUSE_MAX_MS)
+		shim->n_clean_ups = 0;
+}
+
 /* A connection that ends before it was of any use is not made again at once. */
 void task_shim_lost(struct task_shim *shim)
 {
 	bool was_ready = shim->is_ready;
 
+	forget_deaths(shim);
 	drop_link(shim);
 	if (was_ready)
 		task_shim_take_up(shim);
@@ -717,7 +854,6 @@ static int spawn_clean_up(struct task_shim *shim, const struct task_record *reco
 	config.pid = record->pid;
 	config.pid_start_time = record->pid_start_time;
 	note_clean_up(shim);
-	forget_init(shim);
 	return task_shim_spawn(shim->service, shim, &config, lock_fd, why);
 }
 

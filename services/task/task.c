@@ -1,7 +1,7 @@
 /*
- * The handlers of the task service. What a shim must do is forwarded to it after
- * the commit, with the caller's request id: asked again, the shim gives the same
- * answer. Reads are answered from the records: no shim can delay them.
+ * The handlers that change tasks and processes. What a shim must do is forwarded
+ * to it after the commit, with the caller's request id: asked again, the shim
+ * gives the same answer.
  */
 
 #include "services/task/task.h"
@@ -10,28 +10,22 @@
 #include <string.h>
 
 #include "schemas/check.h"
-#include "schemas/filter.h"
+#include "services/task/handlers.h"
 
 #define SERVICE_TYPE    struct task_service
 #define SERVICE_DEF     "schemas/task.def"
-#define SERVICE_LINKAGE static
+#define SERVICE_LINKAGE extern
 #include "services/lib/methods.h"
 
 /* ---- finding and refusing ------------------------------------------------ */
 
-static int refuse_missing(struct call *call, const char *id)
-{
-	return call_fail(call, BUS_NOT_FOUND, "container '%s' has no task", id);
-}
-
-static bool is_added_process(const char *id, const char *exec_id)
+bool task_names_added(const char *id, const char *exec_id)
 {
 	return exec_id && *exec_id && strcmp(exec_id, id);
 }
 
-/* Answers the call itself unless it returns 0 with the record. */
-static int find(struct task_service *service, struct call *call, const char *id,
-		const char *exec_id, struct task_record *ret_record, bool *ret_found)
+int task_find(struct task_service *service, struct call *call, const char *id,
+	      struct task_record *ret_record, bool *ret_found)
 {
 	const char *namespace = call_checked_namespace(call);
 	struct schema_fault fault = {};
@@ -44,151 +38,97 @@ static int find(struct task_service *service, struct call *call, const char *id,
 		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
 	r = task_row(service, namespace, id, ret_record);
 	if (r == TASK_E_NOT_FOUND)
-		return refuse_missing(call, id);
+		return call_fail(call, BUS_NOT_FOUND, "container '%s' has no task", id);
 	if (r)
 		return call_fail_store(call, r, "the task");
-	if (is_added_process(id, exec_id))
-		return call_fail(call, BUS_NOT_FOUND, "container '%s' has no process '%s'", id,
-				 exec_id);
 	*ret_found = true;
 	return 0;
 }
 
-/* ---- forwarding to the shim ---------------------------------------------- */
-
-struct forward {
-	struct task_service *service;
-	struct call *call;
-	char task_id[ID_TEXT_SIZE];
-	const char *method;
-	union {
-		struct empty nothing;
-		struct shim_kill_request kill;
-		struct shim_delete_request delete;
-	} request;
-	bool clean_up; /* its shim is dead: one is started for the clean-up, and asked again */
-	struct loop_timer timer;
-	void (*done)(struct forward *forward, void *reply);
-	struct shim_delete_reply *deleted;
-	struct shim_pid_reply *started;
-	struct task_record record;
-};
-
-#define FORWARD_RETRY_MS 20
-
-static void forward_free(void *data)
+int task_find_added(struct task_service *service, struct call *call, const struct task_record *task,
+		    const char *exec_id, struct task_exec_record *ret_record, bool *ret_found)
 {
-	struct forward *forward = data;
-
-	loop_timer_cancel(&forward->timer);
-	task_record_clear(&forward->record);
-	free(forward);
-}
-
-static void send_forward(void *userdata);
-
-static void on_retry(struct loop_timer *timer)
-{
-	send_forward(container_of(timer, struct forward, timer));
-}
-
-/* The shim died, or its connection broke, in the midst of it: the same request id can be asked again. */
-static bool forward_again(struct forward *forward, enum bus_status status)
-{
-	uint64_t at_ms = time_boot_ms() + FORWARD_RETRY_MS;
-
-	return status == BUS_UNAVAILABLE && forward->clean_up && !forward->service->is_closing &&
-	       at_ms < call_deadline(forward->call) &&
-	       !loop_timer_set(forward->service->loop, &forward->timer, at_ms, on_retry);
-}
-
-static void fail_forward(struct forward *forward, enum bus_status status, const char *text)
-{
-	const char *id = forward->record.container_id;
-
-	if (strstr(text, id))
-		call_finish_fail(forward->call, status, "%s", text);
-	else
-		call_finish_fail(forward->call, status, "container '%s': %s", id, text);
-}
-
-static void on_forwarded(void *userdata, enum bus_status status, const char *text, void *reply)
-{
-	struct forward *forward = userdata;
-
-	if (forward_again(forward, status))
-		return;
-	if (forward->service->is_closing) { /* the call goes with the service; it is asked again */
-		forward_free(forward);
-		return;
-	}
-	if (status == BUS_OK)
-		forward->done(forward, reply);
-	else
-		fail_forward(forward, status, text);
-	forward_free(forward);
-}
-
-static void on_ready(void *userdata, struct task_shim *shim, enum bus_status status,
-		     const char *text)
-{
-	struct forward *forward = userdata;
-
-	if (status != BUS_OK)
-		on_forwarded(forward, status, text, NULL);
-	else if (shim_link_call(shim->link, forward->method, call_id(forward->call),
-				call_deadline(forward->call), &forward->request, on_forwarded,
-				forward))
-		on_forwarded(forward, BUS_INTERNAL, "out of memory", NULL);
-}
-
-static void send_forward(void *userdata)
-{
-	struct forward *forward = userdata;
-	struct task_shim *shim = task_shim_find(forward->service, forward->task_id);
-	struct why why = {};
-	int r = 0;
-
-	if (!shim) {
-		on_forwarded(forward, BUS_NOT_FOUND, "the task is gone", NULL);
-		return;
-	}
-	if (forward->clean_up)
-		r = task_shim_clean_up(shim, &why);
-	if (r == -ENOENT)
-		task_shim_take_up(shim);
-	if (!r || r == -EWOULDBLOCK)
-		r = task_shim_when_ready(shim, call_deadline(forward->call), on_ready, forward);
-	if (r)
-		on_forwarded(forward, BUS_UNAVAILABLE, why.text[0] ? why.text : strerror(-r), NULL);
-}
-
-static int forward(struct task_service *service, struct call *call,
-		   const struct task_record *record, const struct forward *what)
-{
-	struct forward *copy = malloc(sizeof(*copy));
+	struct schema_fault fault = {};
 	int r;
 
-	if (!copy)
-		return error_origin(-ENOMEM);
-	*copy = *what;
-	copy->service = service;
-	copy->call = call;
-	strncpy(copy->task_id, record->task_id, sizeof(copy->task_id) - 1);
-	r = task_record_copy(record, &copy->record);
-	if (!r)
-		r = call_after_commit(call, send_forward, forward_free, copy);
-	if (r) {
-		forward_free(copy);
-		return error_trace(r);
-	}
-	return CALL_LATER;
+	*ret_found = false;
+	if (check_identifier_why("exec id", exec_id, &fault))
+		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
+	r = added_row(service, task->task_id, exec_id, ret_record);
+	if (r == TASK_E_NOT_FOUND)
+		return call_fail(call, BUS_NOT_FOUND, "container '%s' has no process '%s'",
+				 task->container_id, exec_id);
+	if (r)
+		return call_fail_store(call, r, "the process");
+	*ret_found = true;
+	return 0;
+}
+
+/* A process of a live task: of init only the task's own record. */
+struct target {
+	struct task_record task;
+	struct task_exec_record added;
+	bool is_added;
+};
+
+static void target_clear(struct target *target)
+{
+	task_record_clear(&target->task);
+	task_exec_record_clear(&target->added);
+}
+
+static const char *target_exec_id(const struct target *target)
+{
+	return target->is_added ? target->added.exec_id : "";
+}
+
+static enum task_status target_status(const struct target *target)
+{
+	return target->is_added ? target->added.status : target->task.status;
+}
+
+static int find(struct task_service *service, struct call *call, const char *id,
+		const char *exec_id, struct target *ret_target, bool *ret_found)
+{
+	int r;
+
+	r = task_find(service, call, id, &ret_target->task, ret_found);
+	if (r || !*ret_found || !task_names_added(id, exec_id))
+		return r;
+	ret_target->is_added = true;
+	return task_find_added(service, call, &ret_target->task, exec_id, &ret_target->added,
+			       ret_found);
+}
+
+/* Has ended, or was deleted: answers the call. */
+static bool refuse_ended(struct call *call, const struct target *target)
+{
+	enum task_status status = target_status(target);
+
+	if (status != TASK_STOPPED && status != TASK_DELETED)
+		return false;
+	if (target->is_added)
+		(void)call_fail(call, BUS_NOT_FOUND,
+				"process '%s' of container '%s': process already finished",
+				target->added.exec_id, target->task.container_id);
+	else
+		(void)call_fail(call, BUS_NOT_FOUND, "container '%s': process already finished",
+				target->task.container_id);
+	return true;
+}
+
+/* Asks the shim for what has no other argument than the process. */
+static int forward(struct task_service *service, struct call *call, const struct target *target,
+		   const char *method, const void *request, task_forward_fn note)
+{
+	return task_forward(service, call, &target->task, target_exec_id(target),
+			    schema_find_method("shim", method), request, note);
 }
 
 /* ---- create, start ------------------------------------------------------- */
 
-static int task_create(struct task_service *service, const struct task_create_request *request,
-		       struct task_create_reply *reply, struct call *call)
+int task_create(struct task_service *service, const struct task_create_request *request,
+		struct task_create_reply *reply, struct call *call)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
 	const char *namespace = call_checked_namespace(call);
@@ -202,6 +142,10 @@ static int task_create(struct task_service *service, const struct task_create_re
 		return 0;
 	if (check_identifier_why("container id", request->container_id, &fault))
 		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
+	if (request->checkpoint && *request->checkpoint && *request->checkpoint != '/')
+		return call_fail(call, BUS_INVALID_ARGUMENT,
+				 "the checkpoint '%s' is not an absolute path",
+				 request->checkpoint);
 	r = task_row(service, namespace, request->container_id, &record);
 	if (r && r != TASK_E_NOT_FOUND)
 		return call_fail_store(call, r, "the task");
@@ -214,315 +158,351 @@ static int task_create(struct task_service *service, const struct task_create_re
 	return operation_start(call, &task_create_operation, request, request->container_id, true);
 }
 
-static int note_started(void *userdata)
+static int note_started(struct task_service *service, const struct task_record *record,
+			const char *exec_id, void *reply)
 {
-	_cleanup_(task_record_clear) struct task_record record = {};
-	struct forward *forward = userdata;
+	_cleanup_(task_record_clear) struct task_record now = {};
+	const struct shim_pid_reply *started = reply;
 	int r;
 
-	r = task_shim_row(forward->service, forward->task_id, &record);
-	if (r || record.status != TASK_CREATED)
+	(void)exec_id;
+	r = task_shim_row(service, record->task_id, &now);
+	if (r || now.status != TASK_CREATED)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
-	record.started_at_ns = record.started_at_ns ?: time_real_ns();
-	record.pid = forward->started->pid;
-	return task_move(forward->service, &record, TASK_RUNNING);
+	now.started_at_ns = now.started_at_ns ?: time_real_ns();
+	now.pid = started->pid;
+	return task_move(service, &now, TASK_RUNNING);
 }
 
-static void start_done(struct forward *forward, void *reply)
+static int note_added_started(struct task_service *service, const struct task_record *record,
+			      const char *exec_id, void *reply)
 {
-	struct task_start_reply started;
+	const struct shim_pid_reply *started = reply;
+	struct added_report report = {
+		.status = TASK_RUNNING, .pid = started->pid, .start_time = started->start_time};
 
-	forward->started = reply;
-	started.pid = forward->started->pid;
-	if (service_transact(forward->service->service, note_started, forward))
-		call_finish_fail(forward->call, BUS_INTERNAL,
-				 "container '%s' runs, but that could not be recorded",
-				 forward->record.container_id);
-	else
-		call_finish(forward->call, &started);
+	return added_note(service, record->task_id, exec_id, &report);
 }
 
-static int task_start(struct task_service *service, const struct task_start_request *request,
-		      struct task_start_reply *reply, struct call *call)
+int task_start(struct task_service *service, const struct task_start_request *request,
+	       struct task_start_reply *reply, struct call *call)
 {
-	_cleanup_(task_record_clear) struct task_record record = {};
+	struct shim_process_request process = {.exec_id = request->exec_id};
+	_cleanup_(target_clear) struct target target = {};
+	static const struct empty nothing;
 	bool found;
 	int r;
 
 	(void)reply;
-	r = find(service, call, request->container_id, request->exec_id, &record, &found);
-	if (r || !found)
+	r = find(service, call, request->container_id, request->exec_id, &target, &found);
+	if (r || !found || refuse_ended(call, &target))
 		return r;
-	if (record.status == TASK_UNKNOWN)
-		return call_fail(call, BUS_UNAVAILABLE, "container '%s' cannot be started: %s",
-				 record.container_id, record.reason ?: "its shim died");
-	return forward(service, call, &record,
-		       &(struct forward){.method = "shim.start", .done = start_done});
+	if (target.is_added)
+		return forward(service, call, &target, "exec_start", &process, note_added_started);
+	return forward(service, call, &target, "start", &nothing, note_started);
 }
 
 /* ---- kill ---------------------------------------------------------------- */
 
-static void kill_done(struct forward *forward, void *reply)
-{
-	(void)reply;
-	call_finish(forward->call, NULL);
-}
-
 struct direct_kill {
 	struct call *call;
-	struct task_record record;
+	char id[ENVELOPE_NAME_MAX + 1];
+	uint64_t pid, start_time;
 	int signal;
 };
-
-static void direct_kill_free(void *data)
-{
-	struct direct_kill *kill = data;
-
-	task_record_clear(&kill->record);
-	free(kill);
-}
 
 static void send_direct_kill(void *userdata)
 {
 	struct direct_kill *kill = userdata;
-	int r = task_kill_directly(&kill->record, kill->signal);
+	int r = task_kill_directly(kill->pid, kill->start_time, kill->signal);
 
 	if (r)
 		call_finish_fail(kill->call, r == -ESRCH ? BUS_NOT_FOUND : BUS_INTERNAL,
-				 "container '%s': signal %d: %s", kill->record.container_id,
-				 kill->signal,
+				 "container '%s': signal %d: %s", kill->id, kill->signal,
 				 r == -ESRCH ? "process already finished" : strerror(-r));
 	else
 		call_finish(kill->call, NULL);
-	direct_kill_free(kill);
+	free(kill);
 }
 
-static int kill_directly(struct call *call, const struct task_record *record, int signal)
+/* Its shim is dead and no other has taken it over. */
+static int kill_directly(struct call *call, const struct target *target, int signal)
 {
 	struct direct_kill *kill = calloc(1, sizeof(*kill));
-	int r = kill ? task_record_copy(record, &kill->record) : -ENOMEM;
+	int r;
 
-	if (!r) {
-		kill->call = call;
-		kill->signal = signal;
-		r = call_after_commit(call, send_direct_kill, direct_kill_free, kill);
-	}
+	if (!kill)
+		return error_origin(-ENOMEM);
+	*kill = (struct direct_kill){
+		.call = call,
+		.signal = signal,
+		.pid = target->is_added ? target->added.pid : target->task.pid,
+		.start_time = target->is_added ? target->added.pid_start_time
+					       : target->task.pid_start_time,
+	};
+	snprintf(kill->id, sizeof(kill->id), "%s", target->task.container_id);
+	r = call_after_commit(call, send_direct_kill, free, kill);
 	if (!r)
 		return CALL_LATER;
-	if (kill)
-		direct_kill_free(kill);
+	free(kill);
 	return error_trace(r);
 }
 
-static int task_kill(struct task_service *service, const struct task_kill_request *request,
-		     struct empty *reply, struct call *call)
+static bool has_shim(struct task_service *service, const struct task_record *record)
 {
-	_cleanup_(task_record_clear) struct task_record record = {};
+	const struct task_shim *shim = task_shim_find(service, record->task_id);
+
+	return shim && shim->is_ready;
+}
+
+int task_kill(struct task_service *service, const struct task_kill_request *request,
+	      struct empty *reply, struct call *call)
+{
+	struct shim_kill_request kill = {.exec_id = request->exec_id, .all = request->all};
+	_cleanup_(target_clear) struct target target = {};
 	int signal = (int)request->signal;
 	bool found;
 	int r;
 
 	(void)reply;
-	r = find(service, call, request->container_id, request->exec_id, &record, &found);
-	if (r || !found)
+	r = find(service, call, request->container_id, request->exec_id, &target, &found);
+	if (r || !found || refuse_ended(call, &target))
 		return r;
-	if (!signal && record.stop_signal)
-		signal = task_signal_number(record.stop_signal);
-	if (!signal)
-		signal = SIGTERM;
-	if (record.status == TASK_STOPPED)
-		return call_fail(call, BUS_NOT_FOUND, "container '%s': process already finished",
-				 record.container_id);
-	if (record.status == TASK_UNKNOWN)
-		return kill_directly(call, &record, signal);
-	return forward(service, call, &record,
-		       &(struct forward){
-			       .method = "shim.kill",
-			       .done = kill_done,
-			       .request.kill = {.signal = (uint64_t)signal, .all = request->all}});
+	if (!target.is_added)
+		kill.exec_id = NULL;
+	if (!signal && target.task.stop_signal && !target.is_added)
+		signal = task_signal_number(target.task.stop_signal);
+	kill.signal = (uint64_t)(signal ?: SIGTERM);
+	if (target.task.status == TASK_UNKNOWN && !kill.all && !has_shim(service, &target.task))
+		return kill_directly(call, &target, (int)kill.signal);
+	return forward(service, call, &target, "kill", &kill, NULL);
 }
 
-/* ---- reading ------------------------------------------------------------- */
+/* ---- pause, resume, update ----------------------------------------------- */
 
-/* The live task, else the last one that was deleted. */
-static int find_or_ended(struct task_service *service, struct call *call,
-			 const struct task_name_request *request, struct task_record *ret_record,
-			 bool *ret_found)
+static int note_status(struct task_service *service, const struct task_record *record,
+		       enum task_status next)
 {
-	struct store_key key;
+	_cleanup_(task_record_clear) struct task_record now = {};
 	int r;
 
-	*ret_found = false;
-	if (call_checked_namespace(call) && check_identifier(request->container_id) &&
-	    !is_added_process(request->container_id, request->exec_id) &&
-	    task_row(service, call_namespace(call), request->container_id, ret_record) ==
-		    TASK_E_NOT_FOUND &&
-	    !store_key(&key, call_namespace(call), request->container_id, NULL)) {
-		r = store_get(service->store, ENDED_TABLE, &key, schema_task_record(), ret_record);
-		*ret_found = !r;
-		return r && r != STORE_E_NOT_FOUND ? call_fail_store(call, r, "the task")
-		       : r                         ? refuse_missing(call, request->container_id)
-						   : 0;
-	}
-	task_record_clear(ret_record);
-	return find(service, call, request->container_id, request->exec_id, ret_record, ret_found);
-}
-
-static int task_wait(struct task_service *service, const struct task_name_request *request,
-		     struct task_wait_reply *reply, struct call *call)
-{
-	/* Deleted before it ran, or while nobody could see how it ended. */
-	static const struct exit_record never = {
-		.exit_status = 255, .source = EXIT_UNKNOWN, .cause = (char *)"deleted"};
-	_cleanup_(task_record_clear) struct task_record record = {};
-	bool found;
-	int r;
-
-	r = find_or_ended(service, call, request, &record, &found);
-	if (r || !found)
-		return r;
-	if (record.status == TASK_DELETED)
-		r = task_set_exit(&record, &never);
-	reply->exited = record.exit;
-	reply->exit = TAKE(record.exit);
-	return r;
-}
-
-static int task_get(struct task_service *service, const struct task_name_request *request,
-		    struct task_process_reply *reply, struct call *call)
-{
-	_cleanup_(task_record_clear) struct task_record record = {};
-	bool found;
-	int r;
-
-	r = find(service, call, request->container_id, request->exec_id, &record, &found);
-	if (r || !found)
-		return r;
-	reply->process = calloc(1, sizeof(*reply->process));
-	return reply->process ? task_describe(&record, reply->process) : error_origin(-ENOMEM);
-}
-
-static int task_list(struct task_service *service, const struct task_list_request *request,
-		     struct task_list_reply *reply, struct call *call)
-{
-	_cleanup_(filter_freep) struct filter *filter = NULL;
-	const char *namespace = call_checked_namespace(call);
-	struct schema_fault fault = {};
-	int r;
-
-	if (!namespace)
-		return 0;
-	r = filter_parse(&request->filters, &filter, &fault);
-	if (r > 0)
-		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
-	if (!r)
-		r = task_list_page(service, request, namespace, filter, reply);
-	return r > 0 ? call_fail_store(call, r, "tasks") : r;
-}
-
-/* ---- delete -------------------------------------------------------------- */
-
-static int note_deleted(void *userdata)
-{
-	struct forward *forward = userdata;
-	int r = task_note_deleted(forward->service, forward->task_id, forward->deleted->exit);
-
+	r = task_shim_row(service, record->task_id, &now);
+	if (r || now.status == TASK_DELETED || now.status == next)
+		return r == TASK_E_NOT_FOUND ? 0 : r;
+	r = task_move(service, &now, next);
 	return r == TASK_E_STATE ? 0 : r;
 }
 
-static void delete_done(struct forward *forward, void *reply)
+static int note_paused(struct task_service *service, const struct task_record *record,
+		       const char *exec_id, void *reply)
 {
-	struct task_delete_reply deleted = {.id = forward->record.container_id};
-
-	forward->deleted = reply;
-	deleted.pid = forward->deleted->pid;
-	deleted.exit = forward->deleted->exit;
-	if (service_transact(forward->service->service, note_deleted, forward))
-		call_finish_fail(
-			forward->call, BUS_INTERNAL,
-			"the task of container '%s' is deleted, but that could not be recorded",
-			forward->record.container_id);
-	else
-		call_finish(forward->call, &deleted);
+	(void)exec_id;
+	(void)reply;
+	return note_status(service, record, TASK_PAUSED);
 }
 
-static int task_delete(struct task_service *service, const struct task_delete_request *request,
-		       struct task_delete_reply *reply, struct call *call)
+static int note_resumed(struct task_service *service, const struct task_record *record,
+			const char *exec_id, void *reply)
 {
-	_cleanup_(task_record_clear) struct task_record record = {};
+	(void)exec_id;
+	(void)reply;
+	return note_status(service, record, TASK_RUNNING);
+}
+
+static int refuse_status(struct call *call, const struct target *target, const char *what)
+{
+	return call_fail(call, BUS_FAILED_PRECONDITION, "the task of container '%s' is %s: %s",
+			 target->task.container_id,
+			 schema_enum_text(&schema_enum_task_status, target->task.status), what);
+}
+
+static bool runs(const struct target *target)
+{
+	return target->task.status == TASK_RUNNING || target->task.status == TASK_UNKNOWN;
+}
+
+int task_pause(struct task_service *service, const struct task_container_request *request,
+	       struct empty *reply, struct call *call)
+{
+	_cleanup_(target_clear) struct target target = {};
+	static const struct empty nothing;
 	bool found;
 	int r;
 
 	(void)reply;
-	r = find(service, call, request->container_id, request->exec_id, &record, &found);
+	r = find(service, call, request->container_id, NULL, &target, &found);
 	if (r || !found)
 		return r;
-	if (request->task_id && strcmp(request->task_id, record.task_id))
-		return call_fail(call, BUS_NOT_FOUND, "container '%s' has no task '%s' any more",
-				 record.container_id, request->task_id);
-	if (record.status == TASK_CREATING)
-		return call_fail(
-			call, BUS_FAILED_PRECONDITION,
-			"the task of container '%s' is being created: try again when that has ended",
-			record.container_id);
-	if (!request->force && record.status != TASK_STOPPED && record.status != TASK_CREATED)
-		return call_fail(
-			call, BUS_FAILED_PRECONDITION,
-			"the task of container '%s' is %s: kill it first, or delete it with force",
-			record.container_id,
-			schema_enum_text(&schema_enum_task_status, record.status));
-	return forward(
-		service, call, &record,
-		&(struct forward){.method = "shim.delete",
-				  .done = delete_done,
-				  .clean_up = true,
-				  .request.delete = {.force = request->force ||
-							      record.status == TASK_CREATED}});
+	if (!runs(&target))
+		return refuse_status(call, &target, "only a running one can be paused");
+	return forward(service, call, &target, "pause", &nothing, note_paused);
 }
 
-/* ---- not there yet ------------------------------------------------------- */
+int task_resume(struct task_service *service, const struct task_container_request *request,
+		struct empty *reply, struct call *call)
+{
+	_cleanup_(target_clear) struct target target = {};
+	static const struct empty nothing;
+	bool found;
+	int r;
 
-#define ABSENT(name_, request_, reply_)                                                            \
-	static int task_##name_(struct task_service *service, const struct request_ *request,      \
-				struct reply_ *reply, struct call *call)                           \
-	{                                                                                          \
-		(void)service, (void)request, (void)reply;                                         \
-		return call_fail(call, BUS_NOT_IMPLEMENTED, "task." #name_ " is not there yet");  \
+	(void)reply;
+	r = find(service, call, request->container_id, NULL, &target, &found);
+	if (r || !found)
+		return r;
+	if (target.task.status != TASK_PAUSED && target.task.status != TASK_UNKNOWN)
+		return refuse_status(call, &target, "only a paused one can be resumed");
+	return forward(service, call, &target, "resume", &nothing, note_resumed);
+}
+
+/* Complete or absent, and the shim removes it: written before the commit it harms nobody. */
+static int write_resources(struct call *call, const struct target *target, const char *name,
+			   const char *resources)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/%s", target->task.bundle, name);
+	struct why why = {};
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	if (!file_write(path, resources, strlen(resources), 0600, false, &why))
+		return 0;
+	(void)call_fail(call, BUS_INTERNAL, "container '%s': %s", target->task.container_id,
+			why.text);
+	return 1;
+}
+
+int task_update(struct task_service *service, const struct task_update_request *request,
+		struct empty *reply, struct call *call)
+{
+	_cleanup_(target_clear) struct target target = {};
+	struct shim_update_request update;
+	char id[ID_TEXT_SIZE], name[64];
+	bool found;
+	int r;
+
+	(void)reply;
+	r = find(service, call, request->container_id, NULL, &target, &found);
+	if (r || !found || refuse_ended(call, &target))
+		return r;
+	if (request->resources[strspn(request->resources, " \t\r\n")] != '{')
+		return call_fail(call, BUS_INVALID_ARGUMENT,
+				 "the resources of container '%s' are no JSON object",
+				 request->container_id);
+	id_format(call_id(call), id);
+	snprintf(name, sizeof(name), "resources-%s.json", id);
+	r = write_resources(call, &target, name, request->resources);
+	if (r)
+		return r < 0 ? r : 0;
+	update.resources_file = name;
+	return forward(service, call, &target, "update", &update, NULL);
+}
+
+/* ---- streams ------------------------------------------------------------- */
+
+int task_resize(struct task_service *service, const struct task_resize_request *request,
+		struct empty *reply, struct call *call)
+{
+	struct shim_resize_request resize = {.width = request->width, .height = request->height};
+	_cleanup_(target_clear) struct target target = {};
+	bool found;
+	int r;
+
+	(void)reply;
+	r = find(service, call, request->container_id, request->exec_id, &target, &found);
+	if (r || !found || refuse_ended(call, &target))
+		return r;
+	resize.exec_id = (char *)target_exec_id(&target);
+	return forward(service, call, &target, "resize", &resize, NULL);
+}
+
+int task_close_io(struct task_service *service, const struct task_close_io_request *request,
+		  struct empty *reply, struct call *call)
+{
+	_cleanup_(target_clear) struct target target = {};
+	struct shim_process_request process;
+	bool found;
+	int r;
+
+	(void)reply;
+	r = find(service, call, request->container_id, request->exec_id, &target, &found);
+	if (r || !found || refuse_ended(call, &target))
+		return r;
+	process.exec_id = (char *)target_exec_id(&target);
+	return forward(service, call, &target, "close_io", &process, NULL);
+}
+
+static const char *relative_fifo(const struct task_attach_request *request)
+{
+	const char *const paths[] = {request->stdin, request->stdout, request->stderr};
+
+	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+		if (paths[i] && *paths[i] && *paths[i] != '/')
+			return paths[i];
 	}
-ABSENT(exec, task_exec_request, task_exec_reply)
-ABSENT(resize, task_resize_request, empty)
-ABSENT(close_io, task_close_io_request, empty)
-ABSENT(pause, task_container_request, empty)
-ABSENT(resume, task_container_request, empty)
-ABSENT(update, task_update_request, empty)
-ABSENT(stop, task_stop_request, task_stop_reply)
-ABSENT(checkpoint, task_checkpoint_request, task_checkpoint_reply)
-ABSENT(attach, task_attach_request, task_attach_reply)
-ABSENT(logs, task_logs_request, task_logs_reply)
-ABSENT(pids, task_container_request, task_pids_reply)
-ABSENT(processes, task_container_request, task_processes_reply)
-ABSENT(metrics, task_metrics_request, task_metrics_reply)
-ABSENT(forget, task_forget_request, empty)
+	return NULL;
+}
+
+int task_attach(struct task_service *service, const struct task_attach_request *request,
+		struct task_attach_reply *reply, struct call *call)
+{
+	struct shim_attach_request attach = {.stdin = request->stdin,
+					     .stdout = request->stdout,
+					     .stderr = request->stderr,
+					     .frames = request->frames,
+					     .start = request->start,
+					     .position = request->position};
+	_cleanup_(target_clear) struct target target = {};
+	bool found;
+	int r;
+
+	(void)reply;
+	r = find(service, call, request->container_id, request->exec_id, &target, &found);
+	if (r || !found)
+		return r;
+	if (relative_fifo(request))
+		return call_fail(call, BUS_INVALID_ARGUMENT, "FIFO '%s' is not an absolute path",
+				 relative_fifo(request));
+	attach.exec_id = (char *)target_exec_id(&target);
+	return forward(service, call, &target, "attach", &attach, NULL);
+}
+
+/* ---- forgetting ---------------------------------------------------------- */
+
+int task_forget(struct task_service *service, const struct task_forget_request *request,
+		struct empty *reply, struct call *call)
+{
+	const char *namespace = call_checked_namespace(call);
+	struct schema_fault fault = {};
+	int r;
+
+	(void)reply;
+	if (!namespace)
+		return 0;
+	if (check_identifier_why("container id", request->container_id, &fault))
+		return call_fail(call, BUS_INVALID_ARGUMENT, "%s", fault.text);
+	r = ended_forget(service, namespace, request->container_id, request->container_uid);
+	return r > 0 ? call_fail_store(call, r, "the ended task") : r;
+}
 
 /* ---- about the service --------------------------------------------------- */
 
-static int task_operations(struct task_service *service, const struct empty *request,
-			   struct operation_list_reply *reply, struct call *call)
+int task_operations(struct task_service *service, const struct empty *request,
+		    struct operation_list_reply *reply, struct call *call)
 {
 	(void)request;
 	return operation_list(service->service, call, reply);
 }
 
-static int task_operation_cancel(struct task_service *service,
-				 const struct operation_cancel_request *request,
-				 struct empty *reply, struct call *call)
+int task_operation_cancel(struct task_service *service,
+			  const struct operation_cancel_request *request, struct empty *reply,
+			  struct call *call)
 {
 	(void)reply;
 	return operation_cancel(service->service, call, request);
 }
 
-static int task_stats(struct task_service *service, const struct empty *request,
-		      struct service_stats_reply *reply, struct call *call)
+int task_stats(struct task_service *service, const struct empty *request,
+	       struct service_stats_reply *reply, struct call *call)
 {
 	(void)request;
 	(void)call;
@@ -530,8 +510,10 @@ static int task_stats(struct task_service *service, const struct empty *request,
 }
 
 static const char *const names[] = {"task", NULL};
-static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, NULL};
-static const struct operation_type *const operations[] = {&task_create_operation, NULL};
+static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE, NULL};
+static const struct operation_type *const operations[] = {
+	&task_create_operation, &task_exec_operation,       &task_stop_operation,
+	&task_delete_operation, &task_checkpoint_operation, NULL};
 
 const struct service_definition task_service_definition = {
 	.program = "davit-task",

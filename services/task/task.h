@@ -10,6 +10,7 @@
  *							publish; outlives its row in `tasks` by the time that
  *							the shim needs to publish the rest
  *	ended	namespace, container id -> task_record	the last task of a container, status DELETED
+ *	processes task id, exec id -> task_exec_record	added processes of live and of ended tasks
  */
 
 #include "broker/lib/calls.h"
@@ -23,6 +24,7 @@
 #define TASK_TABLE  "tasks"
 #define SHIM_TABLE  "shims"
 #define ENDED_TABLE "ended"
+#define PROCESS_TABLE "processes"
 
 #define SHIM_PROTOCOL    1
 #define SHIM_DEADLINE_MS 60000 /* of a call that nobody gave a deadline */
@@ -34,6 +36,8 @@
 #define SHIM_PAUSE_MAX_MS 60000 /* between shims for the clean-up that die themselves */
 #define ENDED_MAX         1000  /* rows of `ended` */
 #define ENDED_TRIM        100   /* so many of the oldest go when it is full */
+#define PROCESSES_MAX     256   /* added ones of a task that are not deleted */
+#define PROCESSES_KEPT    64    /* deleted ones of a task that are still known */
 
 struct task_service {
 	struct service *service;
@@ -42,6 +46,9 @@ struct task_service {
 	struct live *live; /* rows under the root: live.c */
 	void *shims;       /* tsearch(3) tree of struct task_shim by task id */
 	char *shim_program;
+	struct forward *forwards;   /* those that wait to be sent again */
+	struct task_watch *watches; /* steps that wait for the end of a process */
+	struct loop_timer sweep;    /* of forgotten tasks */
 	bool is_closing;
 };
 
@@ -52,12 +59,13 @@ struct task_shim {
 	struct shim_link *link;  /* NULL: not connected */
 	bool is_ready;           /* it has answered hello and state */
 	bool is_cleanup;         /* started after another's death */
-	unsigned n_clean_ups;    /* so many were started for that */
+	bool has_taken_over;     /* it has got what is held for it */
+	unsigned n_clean_ups;    /* so many were started for that, one soon after another */
 	uint64_t clean_up_at_ms; /* not before then again */
+	uint64_t ready_at_ms;
 	struct loop_child child; /* when it is our child; pidfd -1 otherwise */
 	struct loop_timer retry; /* connect again, or look again whether it is gone */
-	struct loop_file init;   /* pidfd of init, while no shim watches it */
-	int init_fd;
+	struct task_held *held;  /* descriptors for the next shim: held.c */
 	struct task_waiter *waiters; /* calls that wait until it is ready */
 };
 
@@ -65,7 +73,9 @@ struct task_shim {
 enum {
 	_TASK_E_SUCCESS,
 	TASK_E_NOT_FOUND,
-	TASK_E_STATE, /* the move is not allowed */
+	TASK_E_STATE,  /* the move is not allowed */
+	TASK_E_EXISTS, /* there is a process of this id */
+	TASK_E_FULL,   /* PROCESSES_MAX */
 };
 
 int task_row(struct task_service *service, const char *namespace, const char *id,
@@ -88,6 +98,57 @@ int task_set_exit(struct task_record *record, const struct exit_record *exit);
 /* What callers see of a record. */
 int task_describe(const struct task_record *record, struct task_process *ret_process);
 int task_signal_number(const char *name); /* "SIGTERM", "TERM", "15"; 0: unknown */
+
+/* ---- added processes (added.c) ---- */
+
+/* What is heard of one. */
+struct added_report {
+	enum task_status status;
+	uint64_t pid, start_time, time_ns;
+	const struct exit_record *exit;
+};
+
+int added_row(struct task_service *service, const char *task_id, const char *exec_id,
+	      struct task_exec_record *ret_record);
+int added_put(struct task_service *service, const struct task_exec_record *record);
+/* TASK_E_EXISTS, TASK_E_FULL. One that is deleted makes room for another of its id. */
+int added_add(struct task_service *service, const struct task_exec_record *record);
+/* The only place that changes its status. */
+int added_move(struct task_service *service, struct task_exec_record *record,
+	       enum task_status next);
+int added_set_exit(struct task_exec_record *record, const struct exit_record *exit);
+/* No row is no error. */
+int added_note(struct task_service *service, const char *task_id, const char *exec_id,
+	       const struct added_report *report);
+int added_drop(struct task_service *service, const char *task_id, const char *exec_id);
+/* All of a task, in order of their ids. */
+int added_walk(struct task_service *service, const char *task_id, store_walk_fn fn, void *userdata);
+/* Their task is deleted. */
+int added_end_all(struct task_service *service, const char *task_id);
+int added_drop_all(struct task_service *service, const char *task_id);
+int added_describe(const struct task_exec_record *record, const struct task_record *task,
+		   struct task_process *ret_process);
+
+/* ---- tasks that are deleted (ended.c) ---- */
+int ended_row(struct task_service *service, const char *namespace, const char *id,
+	      struct task_record *ret_record);
+/* In place of the container's last one, which goes with its processes and logs. */
+int ended_put(struct task_service *service, const struct task_record *record);
+/* Its container is deleted. @uid NULL: whichever it was. */
+int ended_forget(struct task_service *service, const char *namespace, const char *id,
+		 const char *uid);
+/* Those that were forgotten long enough ago go; goes on by itself. */
+void ended_sweep(struct task_service *service, uint64_t now_ns);
+/* At start: logs of tasks that no row tells of. */
+void ended_remove_orphans(struct task_service *service);
+/* The live task of the container, or its last one, if that is @task_id. */
+int task_any_row(struct task_service *service, const char *namespace, const char *id,
+		 const char *task_id, struct task_record *ret_record);
+bool task_io_has_log(const struct task_io *io);
+/* After the commit; a record without a log is fine. */
+int task_log_drop(struct task_service *service, const struct task_record *record);
+/* malloc'd */
+char *task_log_directory(const struct task_service *service, const char *task_id);
 
 /* ---- fifos.c ---- */
 /* Those of @io that lie under the state directory. */
@@ -123,23 +184,73 @@ void task_shim_lost(struct task_shim *shim);
 /* A shim is started for what a dead one left. 0: one is there. -ENOENT: the bundle is gone. -EWOULDBLOCK: a
  * shim lives, and is being connected to. */
 int task_shim_clean_up(struct task_shim *shim, struct why *why);
-/* Sends to init by pidfd, without a shim; verifies the start time. -ESRCH: it is gone. */
-int task_kill_directly(const struct task_record *record, int signal);
+/* Without a shim, by pidfd; verifies the start time. -ESRCH: it is gone, or was never known. */
+int task_kill_directly(uint64_t pid, uint64_t start_time, int signal);
 /* Of a journal entry that a shim reports as an event packet. */
 void task_shim_on_event(void *userdata, const struct envelope_event *event);
 /* At start: all rows of `shims`. */
 int task_recover(struct task_service *service);
 
+/* ---- descriptors that outlive a shim (held.c) ---- */
+/* A pidfd of a process that runs, if its start time is the given one. @exec_id "": init. */
+void held_open(struct task_shim *shim, const char *exec_id, uint64_t pid, uint64_t start_time);
+/* Takes @fds; -1: none. */
+void held_take(struct task_shim *shim, const char *exec_id, int pidfd, int terminal);
+void held_drop(struct task_shim *shim, const char *exec_id);
+void held_drop_all(struct task_shim *shim);
+/* Asks for the terminal of a process that has one. */
+void held_ask_terminal(struct task_shim *shim, const char *exec_id);
+/* Gives all to a shim that took over, one after another, then calls @fn; not if the link ends before. */
+void held_give(struct task_shim *shim, void (*fn)(struct task_shim *shim));
+
+/* ---- requests to shims ---- */
+/* forward.c: asks the shim after the commit, and answers the call. @note (may be NULL) runs in a transaction
+ * before the answer. Returns CALL_LATER, or negative. @exec_id "": init. */
+typedef int (*task_forward_fn)(struct task_service *service, const struct task_record *record,
+			       const char *exec_id, void *reply);
+int task_forward(struct task_service *service, struct call *call, const struct task_record *record,
+		 const char *exec_id, const struct schema_method *method, const void *request,
+		 task_forward_fn note);
+void task_forwards_free(struct task_service *service);
+
+/* steps.c: of a step, which returns what these return. One at a time. @fn ends the step. */
+typedef void (*task_step_fn)(struct operation *operation, enum bus_status status, const char *text,
+			     void *reply);
+int task_step_call(struct operation *operation, const char *task_id,
+		   const struct schema_method *method, const void *request, uint64_t deadline_ms,
+		   task_step_fn fn);
+/* From the callback of another: 0 or negative. */
+int task_step_call_now(struct operation *operation, const char *task_id,
+		       const struct schema_method *method, const void *request,
+		       uint64_t deadline_ms, task_step_fn fn);
+/* @fn looks each time a process of the task may have ended, and once when @until_ms is over. */
+typedef void (*task_watch_fn)(struct operation *operation, bool is_over);
+int task_step_watch(struct operation *operation, const char *task_id, uint64_t until_ms,
+		    task_watch_fn fn);
+/* In a transaction: a process of the task may have ended. */
+void task_changed(struct task_service *service, const char *task_id);
+
 /* ---- task.c ---- */
 extern const struct service_definition task_service_definition;
+/* Finds the live task, or answers the call and leaves @ret_found false. */
+int task_find(struct task_service *service, struct call *call, const char *id,
+	      struct task_record *ret_record, bool *ret_found);
+int task_find_added(struct task_service *service, struct call *call, const struct task_record *task,
+		    const char *exec_id, struct task_exec_record *ret_record, bool *ret_found);
+/* Another process than init. */
+bool task_names_added(const char *id, const char *exec_id);
 
 /* ---- service.c ---- */
 int task_service_open(struct service *parent, void **ret_object);
 void task_service_ready(void *object);
 void task_service_close(void *object);
 
-/* ---- create.c ---- */
-extern const struct operation_type task_create_operation;
+/* ---- operations ---- */
+extern const struct operation_type task_create_operation; /* create.c */
+extern const struct operation_type task_exec_operation;   /* exec.c */
+extern const struct operation_type task_stop_operation;   /* stop.c */
+extern const struct operation_type task_delete_operation; /* delete.c */
+extern const struct operation_type task_checkpoint_operation; /* checkpoint.c */
 
 /* ---- auto_remove.c ---- */
 /* Asks container.remove until it has succeeded; the request id is derived from the task's id. */

@@ -23,7 +23,8 @@ static void add(struct fixture *f, const char *namespace, const char *id, bool i
 
 static int setup(void **state)
 {
-	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, NULL};
+	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE,
+					     NULL};
 	struct fixture *f = calloc(1, sizeof(*f));
 	_cleanup_(cleanup_free) char *directory = NULL;
 	struct store_options options = {.tables = tables, .is_volatile = true};

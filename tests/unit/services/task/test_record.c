@@ -13,7 +13,8 @@ struct fixture {
 
 static int setup(void **state)
 {
-	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, NULL};
+	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE,
+					     NULL};
 	struct fixture *f = calloc(1, sizeof(*f));
 	_cleanup_(cleanup_free) char *directory = NULL;
 	struct store_options options = {.tables = tables, .is_volatile = true};
