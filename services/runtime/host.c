@@ -39,39 +39,42 @@ enum cgroup_mode cgroup_mode_read(const char *path, bool *ret_detach)
 }
 
 /* rmdir fails on every cgroup that has a process or a child: that is the check. */
-static void remove_empty(int parent, const char *name, unsigned depth)
+static bool remove_empty(int parent, const char *name, unsigned depth)
 {
 	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *entry;
 
 	if (!dir) {
+		bool is_absent = fd < 0 && (errno == ENOENT || errno == ENOTDIR);
+
 		close_fd(fd);
-		return;
+		return is_absent;
 	}
 	while (depth < DEPTH_MAX && (entry = readdir(dir)))
 		if (entry->d_type == DT_DIR && *entry->d_name != '.')
 			remove_empty(dirfd(dir), entry->d_name, depth + 1);
-	unlinkat(parent, name, AT_REMOVEDIR);
+	return !unlinkat(parent, name, AT_REMOVEDIR) || errno == ENOENT;
 }
 
-void cgroup_remove_empty(const char *path, const char *parent)
+bool cgroup_remove_empty(const char *path, const char *parent)
 {
 	_cleanup_(cleanup_dir) DIR *dir = opendir(path);
 	struct dirent *entry;
+	bool is_gone;
 
 	if (!dir)
-		return;
-	remove_empty(dirfd(dir), parent, 0);
+		return true;
+	is_gone = remove_empty(dirfd(dir), parent, 0);
 	while ((entry = readdir(dir))) {
 		_cleanup_(cleanup_free) char *below = NULL;
 
 		if (*entry->d_name == '.' || entry->d_type != DT_DIR)
 			continue;
 		below = text_format("%s/%s", entry->d_name, parent);
-		if (below)
-			remove_empty(dirfd(dir), below, 0);
+		is_gone = below && remove_empty(dirfd(dir), below, 0) && is_gone;
 	}
+	return is_gone;
 }
 
 void host_cgroup_parent(const char *state, char ret_name[16])

@@ -8,8 +8,9 @@ const char *cgroup_mode_text(enum cgroup_mode mode); /* v1, hybrid, v2 */
 /* What is mounted on @path (/sys/fs/cgroup). @ret_detach: a hybrid host with a v2 hierarchy at
  * cgroup/unified, which crun refuses to see. */
 enum cgroup_mode cgroup_mode_read(const char *path, bool *ret_detach);
-/* Removes the empty cgroups beneath /<parent> in every hierarchy under @path; busy ones stay. */
-void cgroup_remove_empty(const char *path, const char *parent);
+/* Removes the empty cgroups beneath /<parent> and itself in every hierarchy under @path; busy ones stay.
+ * Whether nothing is left. */
+bool cgroup_remove_empty(const char *path, const char *parent);
 
 /* Limits, capabilities and the cgroup's name for this state directory. */
 int host_read(const char *state, struct spec_host *ret_host);

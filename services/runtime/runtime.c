@@ -8,6 +8,7 @@
 #include "schemas/check.h"
 #include "services/lib/operation.h"
 #include "services/runtime/bundle.h"
+#include "services/runtime/cgroups.h"
 #include "services/runtime/host.h"
 #include "services/runtime/process.h"
 #include "services/runtime/runtime.h"
@@ -16,6 +17,7 @@
 struct runtime_service {
 	struct service *service;
 	struct probe *probe;
+	struct cgroups *cgroups;
 };
 
 #define SERVICE_TYPE struct runtime_service
@@ -355,6 +357,7 @@ static int runtime_prepare(struct runtime_service *service,
 	*preparation = (struct preparation){.service = service, .call = call};
 	r = schema_set(&preparation->task_id, request->task_id)
 		    ?: check_spec(preparation, request, &runtime, &why);
+	r = r ?: cgroups_add(service->cgroups, request->task_id, preparation->reply.cgroup);
 	if (r)
 		return refuse(call, r, &why);
 	r = call_after_commit(call, write_bundle, preparation_free, preparation);
@@ -448,6 +451,7 @@ static void close_runtime(void *object)
 	host_cgroup_parent(state, parent);
 	if (!bundle_is_any(state))
 		cgroup_remove_empty("/sys/fs/cgroup", parent);
+	cgroups_free(service->cgroups);
 	probe_free(service->probe);
 	free(service);
 }
@@ -462,10 +466,12 @@ static int open_runtime(struct service *service, void **ret_object)
 		return error_origin(-ENOMEM);
 	runtime->service = service;
 	r = bundle_open(service_paths(service)->state, &why)
-		    ?: probe_new(service, configured, n_configured, &runtime->probe);
+		    ?: cgroups_new(service, &runtime->cgroups);
+	r = r ?: probe_new(service, configured, n_configured, &runtime->probe);
 	if (r) {
 		log_error("cannot open the runtime service: %s",
 			  why.text[0] ? why.text : strerror(-r));
+		cgroups_free(runtime->cgroups);
 		free(runtime);
 		return error_trace(r);
 	}

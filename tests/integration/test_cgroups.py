@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""No cgroup outlives its container, nor its namespace's last container, in any hierarchy."""
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from davit import Davit, main, wait_for  # noqa: E402
+
+CGROUPS = "/sys/fs/cgroup"
+RUNTIMES = [name for name in ("crun", "runc") if shutil.which(name)]
+
+
+def tree(d):
+    """All directories of this davit's cgroups, without the hierarchies' own names."""
+    found = []
+    for top in [CGROUPS] + [os.path.join(CGROUPS, name) for name in os.listdir(CGROUPS)]:
+        for folder, _, _ in os.walk(os.path.join(top, d.cgroup())):
+            found.append(folder)
+    return sorted(set(found))
+
+
+def names(d):
+    return {folder.split("/" + d.cgroup(), 1)[1] for folder in tree(d)}
+
+
+def test_after_many_containers_nothing_is_left_in_any_hierarchy():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("images", "import", d.work + "/busybox.tar")
+        d.check("-n", "other", "images", "import", d.work + "/busybox.tar")
+        d.check("run", "-d", "busybox", "stays", "sleep", "1000")
+        d.note_cgroup("stays")
+        assert "/default/stays" in names(d)
+
+        def one(number):
+            return d("-n", "other", "run", "--rm", "--runtime", RUNTIMES[number % len(RUNTIMES)], "busybox", "c%d" % number,
+                     "true").returncode
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(one, range(40))) == {0}
+        wait_for(lambda: names(d) == {"", "/default", "/default/stays"}, "only the one that stays", 20)
+        d.check("rm", "-f", "stays")
+        wait_for(lambda: not tree(d), "nothing is left: " + str(tree(d)), 20)
+        assert d("run", "--rm", "busybox", "again", "true").returncode == 0
+
+
+def test_a_busy_cgroup_is_removed_when_it_can_be_and_reported_until_then():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "busy", "sh", "-c", "sleep 1000")
+        d.note_cgroup("busy")
+        folder = [f for f in tree(d) if f.endswith("/busy")][-1]
+        os.mkdir(folder + "/inner")
+        if os.path.exists(folder + "/inner/cpuset.cpus"):
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                with open(folder + "/" + file) as f, open(folder + "/inner/" + file, "w") as g:
+                    g.write(f.read())
+        d.check("kill", "-s", "KILL", "busy")
+        d.check("wait", "busy")
+        guest = subprocess.Popen(["sleep", "1000"])
+        try:
+            with open(folder + "/inner/cgroup.procs", "w") as f:
+                f.write(str(guest.pid))
+            result = d("rm", "-f", "busy")
+            log = os.path.join(d.state, "up.log")
+            assert guest.poll() is None and os.path.isdir(folder), result
+
+            def reports():
+                with open(log) as f:
+                    return f.read().count("/busy is busy")
+            wait_for(reports, "it is reported", 20)
+            d.kill("davit-runtime")
+            wait_for(lambda: reports() > 1, "the next one reports it too", 20)
+            assert os.path.isdir(folder)
+        finally:
+            guest.kill()
+            guest.wait()
+        d("rm", "-f", "busy")
+        wait_for(lambda: not tree(d), "nothing is left", 40)
+
+
+def test_what_a_killed_davit_left_is_removed_by_the_next():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "kept", "sleep", "1000")
+        d.note_cgroup("kept")
+        for top in {f.rsplit("/" + d.cgroup(), 1)[0] for f in tree(d)}:
+            os.makedirs(os.path.join(top, d.cgroup(), "gone", "old", "inner"))
+        d.kill("davit-runtime")
+        wait_for(lambda: names(d) == {"", "/default", "/default/kept"}, "only the one that lives", 20)
+        d.check("rm", "-f", "kept")
+        wait_for(lambda: not tree(d), "nothing is left", 20)
+
+
+if __name__ == "__main__":
+    main(globals())
