@@ -51,14 +51,14 @@ libs_broker                = $(BUS_LIBS) -llmdb
 libs_services/container    = $(SERVICE_LIBS)
 libs_services/image        = $(SERVICE_LIBS) -lcrypto
 # The child shares the parsers of its parent's folder.
-libs_services/image/work   = $(call archive_of,services/image) $(JSON_LIBS) $(BASE_LIBS) -larchive -lcrypto
+libs_services/image/work   = $(call archive_of,services/image) $(JSON_LIBS) $(BASE_LIBS) -larchive -lcurl -lcrypto -lpthread
 libs_services/runtime      = $(SERVICE_LIBS)
 libs_services/task         = $(SERVICE_LIBS)
 libs_shim                  = $(BASE_LIBS)
 # One a container: without relocations and libraries it has the fewest pages of its own (shim/README.md).
 ldflags_shim               = $(if $(SANITIZE),,-Wl,--gc-sections)
 pie_shim                   = $(if $(SANITIZE),-pie,-static)
-libs_tools                 = $(JSON_LIBS) $(BASE_LIBS)
+libs_tools                 = $(JSON_LIBS) $(BASE_LIBS) -lpthread
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 archive_of = $(BUILD)/lib$(subst /,-,$(1)).a
@@ -115,7 +115,7 @@ UNIT_SRC := $(shell find tests/unit -name 'test_*.c' 2>/dev/null | sort)
 UNIT_BIN := $(patsubst tests/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
 TEST_LIB := $(BUILD)/libdavit-test.a
 $(eval $(call archive_rule,$(TEST_LIB),$(call objects,$(wildcard tests/lib/*.c))))
-ALL_LIBS = $(SERVICE_LIBS) -lcrypto -larchive
+ALL_LIBS = $(SERVICE_LIBS) -lcrypto -larchive -lcurl
 
 # The archive of a unit test's folder: tests/unit/<folder>/test_x.c -> lib of <folder>, if it is a process.
 unit_archive = $(foreach p,$(PROCESSES),$(if $(filter tests/unit/$(p)/test_%,$(1)),$(call archive_of,$(p)) $(filter $(call archive_of,services/image),$(libs_$(p)))))

@@ -118,7 +118,7 @@ static void print_field(struct manual *manual, const struct schema_field *field)
 	print_type(manual, field);
 	print(manual, " | ");
 	print_limit(manual, field);
-	print(manual, " | %s | ", field->required ? "yes" : "");
+	print(manual, " | %s | ", field->required ? "yes" : field->is_secret ? "secret" : "");
 	print_text(manual, field->doc);
 	print(manual, " |\n");
 }

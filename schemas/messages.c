@@ -6,8 +6,9 @@
 
 #include "schemas/messages.h"
 
-#define SCHEMA_REQUIRED true
-#define SCHEMA_OPTIONAL false
+#define SCHEMA_REQUIRED .required = true
+#define SCHEMA_OPTIONAL .required = false
+#define SCHEMA_SECRET   .required = false, .is_secret = true
 
 /* clang-format off */
 #define ENUM(name_, doc_)								\
@@ -33,11 +34,11 @@
 		static const struct schema_field fields[] = {
 #define FIELD(kind_, member_, need_, max_, doc_)					\
 			{ .name = #member_, .kind = SCHEMA_##kind_,			\
-			  .required = SCHEMA_##need_, .max = (max_),			\
+			  SCHEMA_##need_, .max = (max_),			\
 			  .offset = offsetof(self, member_), .doc = doc_ },
 #define FIELD_OF(kind_, of_, member_, need_, max_, doc_)				\
 			{ .name = #member_, .kind = SCHEMA_##kind_,			\
-			  .required = SCHEMA_##need_, .max = (max_),			\
+			  SCHEMA_##need_, .max = (max_),			\
 			  .offset = offsetof(self, member_), .doc = doc_,		\
 			  FIELD_TABLE_##kind_(of_) },
 #define END_MESSAGE(name_)								\

@@ -105,6 +105,44 @@ void schema_clear(const struct schema_message *schema, void *message)
 	memset(message, 0, schema->size);
 }
 
+/* ---- secrets ------------------------------------------------------------- */
+
+bool schema_has_secrets(const struct schema_message *schema)
+{
+	for (size_t i = 0; i < schema->n_fields; i++) {
+		const struct schema_field *field = &schema->fields[i];
+
+		if (field->is_secret || (field->of && schema_has_secrets(field->of())))
+			return true;
+	}
+	return false;
+}
+
+static void clear_secret(const struct schema_field *field, void *member)
+{
+	if (field->kind == SCHEMA_STR && *(char **)member)
+		explicit_bzero(*(char **)member, strlen(*(char **)member));
+	clear_field(field, member);
+	memset(member, 0, sizeof(char *));
+}
+
+void schema_clear_secrets(const struct schema_message *schema, void *message)
+{
+	for (size_t i = 0; i < schema->n_fields; i++) {
+		const struct schema_field *field = &schema->fields[i];
+		void *member = codec_member(field, message);
+		const struct codec_list *list = member;
+
+		if (field->is_secret)
+			clear_secret(field, member);
+		else if (field->kind == SCHEMA_ITEM && *(void **)member)
+			schema_clear_secrets(field->of(), *(void **)member);
+		for (size_t j = 0; field->kind == SCHEMA_LIST && j < list->count; j++)
+			schema_clear_secrets(field->of(),
+					     (char *)list->items + j * field->of()->size);
+	}
+}
+
 /* ---- copy ---------------------------------------------------------------- */
 
 static int copy_message(const struct schema_message *schema, const void *from, void *to);

@@ -89,6 +89,7 @@ struct schema_field {
 	const char *name;
 	enum schema_kind kind;
 	bool required;
+	bool is_secret; /* STR: a credential; optional, and kept out of stores, logs and hashes */
 	uint64_t max;
 	size_t offset;
 	const struct schema_message *(*of)(void); /* ITEM, LIST */
@@ -177,6 +178,10 @@ int schema_pack(const struct schema_message *schema, const void *message, struct
 /* @ret_message is set only on success and owns copies of everything. -ENOMEM or SCHEMA_E_*. */
 int schema_unpack(const struct schema_message *schema, const void *data, size_t size, void *ret_message,
 		  struct schema_fault *fault);
+/* Does it, or what it contains, have a SECRET field? */
+bool schema_has_secrets(const struct schema_message *schema);
+/* Wipes and drops what its SECRET fields hold, within ITEM and LIST fields too. */
+void schema_clear_secrets(const struct schema_message *schema, void *message);
 /* A deep copy. @ret_message is set only on success. */
 int schema_copy(const struct schema_message *schema, const void *message, void *ret_message);
 

@@ -4,6 +4,7 @@
 
 #include "tools/images.h"
 #include "tools/lists.h"
+#include "tools/registry.h"
 
 struct list_command {
 	struct list_options list;
@@ -256,7 +257,8 @@ const struct command images_command = {
 	.name = "images",
 	.aliases = "image i",
 	.summary = "manage images",
-	.subcommands = (const struct command *const[]){&images_import_command,
+	.subcommands = (const struct command *const[]){&images_pull_command, &images_push_command,
+						       &images_import_command,
 						       &images_export_command, &list_command,
 						       &delete_command, &tag_command,
 						       &label_command, NULL},
@@ -284,5 +286,5 @@ const struct command content_command = {
 	.name = "content",
 	.summary = "look at the content store",
 	.subcommands = (const struct command *const[]){&content_list_command, &content_get_command,
-						       NULL},
+						       &content_fetch_command, NULL},
 };

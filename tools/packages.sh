@@ -3,11 +3,11 @@
 # usage: packages.sh build|run|test|bench ...
 set -eu
 
-build="gcc make libc6-dev libnng-dev libmsgpack-dev liblmdb-dev libjansson-dev libarchive-dev libssl-dev"
+build="gcc make libc6-dev libnng-dev libmsgpack-dev liblmdb-dev libjansson-dev libarchive-dev libcurl4-openssl-dev libssl-dev"
 run="crun runc"
 demo="busybox-static python3"
-test="libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev umoci skopeo debootstrap
-	busybox-static python3 python3-msgpack containerd podman"
+test="libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev umoci skopeo docker-registry
+	apache2-utils openssl zstd debootstrap busybox-static python3 python3-msgpack containerd podman"
 bench="libcmocka-dev busybox-static python3 containerd umoci"
 
 wanted=

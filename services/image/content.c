@@ -10,6 +10,7 @@
 #include "broker/lib/log.h"
 #include "schemas/check.h"
 #include "schemas/filter.h"
+#include "services/image/downloads.h"
 #include "services/image/handlers.h"
 #include "services/image/list.h"
 
@@ -46,12 +47,27 @@ static int explain(const char *digest, int r, struct why *why)
 	return why_errno(why, error_trace(r), "cannot read blob %s", digest);
 }
 
+/* In place; or what a running pull has brought and verified. Gives the directory that @ret_path lies in. */
+static int find_file(struct image_service *image, const char *digest,
+		     char ret_path[DOWNLOAD_PATH_SIZE])
+{
+	snprintf(ret_path, DOWNLOAD_PATH_SIZE, "%s", hex_of(digest));
+	if (faccessat(image->blobs, ret_path, F_OK, 0) < 0 && errno == ENOENT &&
+	    downloads_find(image, digest, ret_path))
+		return image->ingest;
+	return image->blobs;
+}
+
 int content_open_blob(struct image_service *image, const char *digest, int *ret_fd, struct why *why)
 {
+	char path[DOWNLOAD_PATH_SIZE];
+	int dir;
+
 	if (!check_digest(digest))
 		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
 			       digest);
-	*ret_fd = openat(image->blobs, hex_of(digest), O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	dir = find_file(image, digest, path);
+	*ret_fd = openat(dir, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	return *ret_fd < 0 ? explain(digest, -errno, why) : 0;
 }
 
@@ -59,14 +75,15 @@ int content_load(struct image_service *image, const char *digest, char **ret_tex
 		 struct why *why)
 {
 	_cleanup_(cleanup_free) char *text = NULL;
-	char actual[DIGEST_SIZE];
+	char actual[DIGEST_SIZE], path[DOWNLOAD_PATH_SIZE];
 	size_t size;
-	int r;
+	int dir, r;
 
 	if (!check_digest(digest))
 		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
 			       digest);
-	r = file_read(image->blobs, hex_of(digest), DOCUMENT_SIZE_MAX, &text, &size);
+	dir = find_file(image, digest, path);
+	r = file_read(dir, path, DOCUMENT_SIZE_MAX, &text, &size);
 	if (r)
 		return explain(digest, r, why);
 	digest_of(text, size, actual);
@@ -93,6 +110,11 @@ int content_take_blobs(struct image_service *image, int ingest,
 			return why_errno(why, error_origin(-errno),
 					 "cannot move blob %s into place", blob->digest);
 	}
+	return content_sync(image, why);
+}
+
+int content_sync(struct image_service *image, struct why *why)
+{
 	if (fsync(image->blobs) < 0)
 		return why_errno(why, error_origin(-errno), "cannot sync the content store");
 	return 0;

@@ -6,6 +6,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
+#include "services/image/downloads.h"
 #include "services/image/handlers.h"
 #include "services/image/lease.h"
 
@@ -182,7 +183,7 @@ static int open_dirs(struct image_service *image)
 	return error_trace(r);
 }
 
-/* Imports that were cut read their archive again. */
+/* Imports that were cut read their archive again; downloads go on. */
 static int clean_ingest(struct image_service *image)
 {
 	_cleanup_(cleanup_dir) DIR *dir = NULL;
@@ -196,9 +197,10 @@ static int clean_ingest(struct image_service *image)
 		return error_origin(-EIO);
 	}
 	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] != '.')
+		if (entry->d_name[0] != '.' && !downloads_is_name(entry->d_name))
 			trash_take(image, image->ingest, entry->d_name);
 	}
+	downloads_clean(image);
 	return 0;
 }
 
@@ -340,10 +342,16 @@ static const char *const names[] = {"image", "content", "snapshot", "lease", NUL
 static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS,           TABLE_SNAPSHOTS,
 				     TABLE_LEASES, TABLE_LEASE_RESOURCES, NULL};
 static const struct operation_type *const operations[] = {
-	&import_operation,           &prepare_operation,
-	&delete_operation,           &lease_delete_operation,
-	&snapshot_prepare_operation, &snapshot_view_operation,
-	&snapshot_commit_operation,  NULL,
+	&import_operation,
+	&prepare_operation,
+	&delete_operation,
+	&pull_operation,
+	&push_operation,
+	&lease_delete_operation,
+	&snapshot_prepare_operation,
+	&snapshot_view_operation,
+	&snapshot_commit_operation,
+	NULL,
 };
 
 const struct service_definition image_definition = {

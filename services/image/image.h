@@ -32,6 +32,7 @@
 
 #define REFUSED 1000
 
+struct downloads;
 struct layer_job;
 struct unpack;
 
@@ -64,6 +65,7 @@ struct image_service {
 	struct resolved *cache[RESOLVED_CACHE];
 	uint64_t cache_clock;
 
+	struct downloads *downloads; /* of pulls that are under way */
 	struct unpack *unpacks; /* under way: what they need is kept */
 	struct layer_job *layer_jobs;
 
@@ -117,6 +119,8 @@ int content_record_blobs(struct image_service *image, const struct work_import_r
 /* Moves blobs out of the directory @ingest into place, durably. */
 int content_take_blobs(struct image_service *image, int ingest,
 		       const struct work_import_result *result, struct why *why);
+/* Files that were moved into place are there for good. */
+int content_sync(struct image_service *image, struct why *why);
 /* In a transaction: forgets a blob; its file goes after the commit. */
 int content_remove(struct image_service *image, const char *digest);
 /* At the start: removes files without a record. */
@@ -137,8 +141,9 @@ int resolved_copy(const struct resolved *from, struct resolved **ret_resolved);
 /* Finds an image by its name or a short one. */
 int names_find(struct image_service *image, const char *namespace, const char *name,
 	       struct image_record *ret_record, struct why *why);
-/* Creates or changes a name, with its event. */
+/* Creates or changes a name, with its event; adds @labels (NULL: none). */
 int names_put(struct image_service *image, const char *namespace, const struct work_image *found,
+	      const struct schema_map *labels,
 	      struct image_record *ret_record);
 
 /* ---- collect.c ---- */
@@ -213,6 +218,14 @@ typedef void (*unpack_fn)(void *userdata, int r, const struct why *why);
 int unpack_start(struct image_service *image, const struct resolved *resolved,
 		 const char *snapshotter, bool (*is_cancelled)(void *userdata), unpack_fn fn,
 		 void *userdata, struct unpack **ret_unpack);
+/* The same for layers that are still on their way: each is begun only when @is_there says so, asked when unpack_poke() is called. */
+int unpack_start_arriving(struct image_service *image, const struct resolved *resolved,
+			  const char *snapshotter,
+			  bool (*is_there)(void *userdata, const char *digest), unpack_fn fn,
+			  void *userdata, struct unpack **ret_unpack);
+void unpack_poke(struct unpack *unpack);
+/* So many layers are done. */
+size_t unpack_position(const struct unpack *unpack);
 /* No callback will come; layers that are being made go on. */
 void unpack_forget(struct unpack *unpack);
 /* Adds what unpacking needs. */
@@ -242,6 +255,8 @@ void trash_close(struct image_service *image);
 extern const struct operation_type import_operation;
 extern const struct operation_type prepare_operation;
 extern const struct operation_type delete_operation;
+extern const struct operation_type pull_operation;
+extern const struct operation_type push_operation;
 extern const struct operation_type lease_delete_operation;
 extern const struct operation_type export_operation;
 extern const struct operation_type snapshot_prepare_operation;

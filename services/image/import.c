@@ -322,7 +322,7 @@ static int import_finish(struct operation *operation, void *data)
 		struct image_record *record = schema_list_add(&reply->images);
 
 		r = record ? names_put(operation_object(operation), operation_namespace(operation),
-				       &context->result->images.items[i], record)
+				       &context->result->images.items[i], NULL, record)
 			   : error_origin(-ENOMEM);
 	}
 	if (!r)

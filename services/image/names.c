@@ -44,9 +44,10 @@ int names_find(struct image_service *image, const char *namespace, const char *n
 		if (r != STORE_E_NOT_FOUND)
 			return r;
 	}
-	return why_set(why, refused(BUS_NOT_FOUND),
-		       "no image '%.200s' in namespace '%s': `davit images import` brings one",
-		       name, namespace);
+	return why_set(
+		why, refused(BUS_NOT_FOUND),
+		"no image '%.200s' in namespace '%s': `davit images pull` loads one from its registry, `davit images import` reads an archive",
+		name, namespace);
 }
 
 /* What is worth knowing of its content; nothing, where that is missing. */
@@ -114,8 +115,17 @@ static int put(struct image_service *image, const char *namespace, const struct 
 	return r;
 }
 
+static int add_labels(const struct schema_map *labels, struct image_record *record)
+{
+	int r = 0;
+
+	for (size_t i = 0; labels && i < labels->count && !r; i++)
+		r = schema_map_set(&record->labels, labels->items[i].key, labels->items[i].value);
+	return error_trace(r);
+}
+
 int names_put(struct image_service *image, const char *namespace, const struct work_image *found,
-	      struct image_record *ret_record)
+	      const struct schema_map *labels, struct image_record *ret_record)
 {
 	_cleanup_(image_record_clear) struct image_record record = {}, old = {};
 	bool is_old;
@@ -133,6 +143,8 @@ int names_put(struct image_service *image, const char *namespace, const struct w
 		r = descriptor_copy(found->target, record.target);
 	if (!r && is_old)
 		r = schema_map_copy(&old.labels, &record.labels);
+	if (!r)
+		r = add_labels(labels, &record);
 	if (!r)
 		r = put(image, namespace, is_old ? &old : NULL, &record);
 	if (!r)

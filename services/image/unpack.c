@@ -20,6 +20,8 @@ struct unpack {
 	size_t index;          /* of the layer that is next */
 	struct layer_job *job; /* that it waits for */
 	bool (*is_cancelled)(void *userdata);
+	bool (*is_there)(void *userdata, const char *digest); /* NULL: all are */
+	bool is_parked;                                       /* the next layer is not */
 	unpack_fn fn;
 	void *userdata;
 };
@@ -241,11 +243,13 @@ static int skip_present(void *userdata)
 	return 0;
 }
 
+/* Nothing and no failure: done, or parked. */
 static int next_layer(struct unpack *unpack, struct layer_job **ret_job, struct why *why)
 {
 	int r;
 
 	*ret_job = NULL;
+	unpack->is_parked = false;
 	r = service_transact(unpack->image->service, skip_present, unpack);
 	if (r || unpack->index == unpack->resolved->n_layers)
 		return error_fold(r);
@@ -253,6 +257,12 @@ static int next_layer(struct unpack *unpack, struct layer_job **ret_job, struct 
 		return why_set(why, refused(BUS_CANCELED), "unpacking was cancelled");
 	*ret_job = find_job(unpack->image, unpack->snapshotter,
 			    unpack->resolved->chains[unpack->index]);
+	if (!*ret_job && unpack->is_there &&
+	    !unpack->is_there(unpack->userdata,
+			      unpack->resolved->layers[unpack->index].blob->digest)) {
+		unpack->is_parked = true;
+		return 0;
+	}
 	return *ret_job ? 0 : start_job(unpack, ret_job, why);
 }
 
@@ -269,6 +279,8 @@ static void unpack_continue(struct unpack *unpack)
 		job->waiters = unpack;
 		return;
 	}
+	if (!r && unpack->is_parked)
+		return;
 	if (r && r < REFUSED) {
 		why_set(&why, r, "cannot unpack image %s", unpack->resolved->manifest);
 		r = refused(BUS_INTERNAL);
@@ -276,26 +288,62 @@ static void unpack_continue(struct unpack *unpack)
 	unpack_end(unpack, r, &why);
 }
 
-int unpack_start(struct image_service *image, const struct resolved *resolved,
-		 const char *snapshotter, bool (*is_cancelled)(void *userdata), unpack_fn fn,
-		 void *userdata, struct unpack **ret_unpack)
+static struct unpack *unpack_new(struct image_service *image, const struct resolved *resolved,
+				 const char *snapshotter, unpack_fn fn, void *userdata)
 {
 	struct unpack *unpack = calloc(1, sizeof(*unpack));
 
 	if (!unpack || resolved_copy(resolved, &unpack->resolved)) {
 		free(unpack);
-		return error_origin(-ENOMEM);
+		return NULL;
 	}
 	unpack->image = image;
 	unpack->snapshotter = snapshotter;
-	unpack->is_cancelled = is_cancelled;
 	unpack->fn = fn;
 	unpack->userdata = userdata;
 	unpack->next = image->unpacks;
 	image->unpacks = unpack;
+	return unpack;
+}
+
+int unpack_start(struct image_service *image, const struct resolved *resolved,
+		 const char *snapshotter, bool (*is_cancelled)(void *userdata), unpack_fn fn,
+		 void *userdata, struct unpack **ret_unpack)
+{
+	struct unpack *unpack = unpack_new(image, resolved, snapshotter, fn, userdata);
+
+	if (!unpack)
+		return error_origin(-ENOMEM);
+	unpack->is_cancelled = is_cancelled;
 	*ret_unpack = unpack;
 	unpack_continue(unpack);
 	return 0;
+}
+
+int unpack_start_arriving(struct image_service *image, const struct resolved *resolved,
+			  const char *snapshotter,
+			  bool (*is_there)(void *userdata, const char *digest), unpack_fn fn,
+			  void *userdata, struct unpack **ret_unpack)
+{
+	struct unpack *unpack = unpack_new(image, resolved, snapshotter, fn, userdata);
+
+	if (!unpack)
+		return error_origin(-ENOMEM);
+	unpack->is_there = is_there;
+	*ret_unpack = unpack;
+	unpack_continue(unpack);
+	return 0;
+}
+
+void unpack_poke(struct unpack *unpack)
+{
+	if (unpack->is_parked)
+		unpack_continue(unpack);
+}
+
+size_t unpack_position(const struct unpack *unpack)
+{
+	return unpack->index;
 }
 
 static void leave_job(struct unpack *unpack)

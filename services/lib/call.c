@@ -367,6 +367,12 @@ static int join(struct call *call, struct call *first)
 	if (strcmp(call->method_name, first->method_name) != 0 ||
 	    memcmp(call->hash, first->hash, sizeof(call->hash)) != 0)
 		return other_request(call);
+	if (first->operation) {
+		int r = operation_rejoin(first->operation, &call->body);
+
+		if (r)
+			return error_trace(r);
+	}
 	while (*last)
 		last = &(*last)->next;
 	*last = TAKE(call->waiters);

@@ -39,6 +39,9 @@ struct operation_type {
 	const struct schema_message *(*context)(void); /* working state, all fields OPTIONAL; may be schema_empty */
 	/* Fills in the reply when all steps are done; inside the transaction that ends the operation. May be NULL. */
 	int (*finish)(struct operation *operation, void *reply);
+	/* May be NULL; called outside of a transaction, while a step has returned OPERATION_LATER and is not done. */
+	void (*cancelled)(struct operation *operation);	 /* a caller asked it to stop: end the step soon */
+	void (*has_secrets)(struct operation *operation); /* operation_lacks_secrets() was true and is no more */
 };
 
 /* In a handler: starts the operation, or joins the running one of this request id. Returns CALL_LATER (or negative).
@@ -54,6 +57,8 @@ const uint8_t *operation_id(struct operation *operation);
 const char *operation_namespace(struct operation *operation);
 uint64_t operation_deadline(struct operation *operation);
 bool operation_is_cancelled(struct operation *operation);
+/* SECRET fields of a request are not stored: one that was taken up after a crash lacks them until its caller asks again. */
+bool operation_lacks_secrets(struct operation *operation);
 /* A place for a step's own run-time data (not saved); freed with @free_fn when the operation ends. */
 void operation_set_data(struct operation *operation, void *data, void (*free_fn)(void *));
 void *operation_data(struct operation *operation);

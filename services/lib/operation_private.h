@@ -26,6 +26,7 @@ struct operation {
 	bool is_call_silent; /* made here: freed here, if it never was answered */
 	bool is_gone;        /* ended, or never committed */
 	bool is_ended;       /* ends with this turn */
+	bool lacks_secrets;  /* the caller has not asked again since it was taken up */
 
 	/* the step that runs */
 	unsigned generation; /* what an earlier step started is not for this one */

@@ -50,6 +50,11 @@ bool operation_is_cancelled(struct operation *operation)
 	return operation->record.cancelled;
 }
 
+bool operation_lacks_secrets(struct operation *operation)
+{
+	return operation->lacks_secrets;
+}
+
 void operation_set_data(struct operation *operation, void *data, void (*free_fn)(void *))
 {
 	if (operation->data && operation->data_free && operation->data != data)

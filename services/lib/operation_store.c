@@ -176,13 +176,38 @@ static void never_begun(void *userdata)
 	operation_unref(operation);
 }
 
+/* As it may be stored. */
+static int pack_request(const struct schema_message *schema, const void *request,
+			struct schema_buffer *packed, bool *ret_had_secrets)
+{
+	_cleanup_(cleanup_free) void *stripped = NULL;
+	size_t size;
+	int r;
+
+	r = schema_pack(schema, request, packed, NULL);
+	if (r || !schema_has_secrets(schema))
+		return error_fold(r);
+	size = packed->size;
+	explicit_bzero(packed->data, packed->size);
+	packed->size = 0;
+	stripped = calloc(1, schema->size);
+	r = stripped ? schema_copy(schema, request, stripped) : error_origin(-ENOMEM);
+	if (r)
+		return error_fold(r);
+	schema_clear_secrets(schema, stripped);
+	r = schema_pack(schema, stripped, packed, NULL);
+	schema_clear(schema, stripped);
+	*ret_had_secrets = packed->size != size;
+	return error_fold(r);
+}
+
 static int fill_record(struct operation_record *record, const struct operation_type *type,
 		       const struct call *call, const void *request, const char *object)
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer packed = {};
 	int r;
 
-	r = schema_pack(type->request(), request, &packed, NULL);
+	r = pack_request(type->request(), request, &packed, &record->had_secrets);
 	if (r)
 		return error_fold(r);
 	record->state = OPERATION_RUNNING;
@@ -202,6 +227,17 @@ static int fill_record(struct operation_record *record, const struct operation_t
 	return error_trace(r);
 }
 
+/* The memory has the secrets that the record has not. */
+static int take_request(struct operation *operation, const void *request)
+{
+	const struct schema_message *schema = operation->type->request();
+
+	if (!operation->record.had_secrets)
+		return 0;
+	schema_clear(schema, operation->request);
+	return error_trace(schema_copy(schema, request, operation->request));
+}
+
 /* Record and running reply in the innermost transaction; the first step follows in the same turn. */
 static int begin(struct call *call, bool is_call_silent, const struct operation_type *type,
 		 const void *request, const char *object)
@@ -217,7 +253,9 @@ static int begin(struct call *call, bool is_call_silent, const struct operation_
 	if (r)
 		return error_trace(r);
 	operation->call = call;
-	r = operation_put(operation);
+	r = take_request(operation, request);
+	if (!r)
+		r = operation_put(operation);
 	if (!r)
 		r = reply_put(service, call, true);
 	if (!r)
@@ -420,7 +458,42 @@ static int take_up(void *userdata, const struct store_key *key, void *record_)
 		return r == -ENOTRECOVERABLE ? 0 : error_trace(r);
 	}
 	find_step(operation);
+	operation->lacks_secrets = operation->record.had_secrets;
 	return 0;
+}
+
+static void rejoined(void *userdata)
+{
+	struct operation *operation = userdata;
+
+	if (operation->type->has_secrets && operation->is_waiting && !operation->is_gone)
+		operation->type->has_secrets(operation);
+	operation_unref(operation);
+}
+
+static void not_rejoined(void *userdata)
+{
+	operation_unref(userdata);
+}
+
+int operation_rejoin(struct operation *operation, const struct schema_bytes *body)
+{
+	const struct schema_message *schema = operation->type->request();
+	_cleanup_(cleanup_free) void *request = NULL;
+	int r;
+
+	if (!operation->lacks_secrets)
+		return 0;
+	request = calloc(1, schema->size + 1);
+	r = request ? schema_unpack(schema, body->data, body->size, request, NULL)
+		    : error_origin(-ENOMEM);
+	if (r)
+		return error_fold(r);
+	schema_clear(schema, operation->request);
+	memcpy(operation->request, request, schema->size);
+	operation->lacks_secrets = false;
+	return error_trace(service_after_commit(operation->service, rejoined, not_rejoined,
+						operation_ref(operation)));
 }
 
 int operations_open(struct service *service)
@@ -517,6 +590,9 @@ static void cancelled(void *userdata)
 	struct operation *operation = userdata;
 
 	operation->record.cancelled = true;
+	if (operation->type->cancelled && operation->is_waiting && !operation->is_gone &&
+	    !operation_is_undoing(operation))
+		operation->type->cancelled(operation);
 	operation_unref(operation);
 }
 

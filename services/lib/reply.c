@@ -22,6 +22,27 @@ static hash_t hash_bytes(hash_t hash, const void *data, size_t size)
 	return hash;
 }
 
+/* The body as it may be remembered: one with secrets is packed again without them. */
+static hash_t hash_body(hash_t hash, const struct call *call)
+{
+	const struct schema_message *schema = call->method ? call->method->request() : NULL;
+	_cleanup_(schema_buffer_clear) struct schema_buffer packed = {};
+	_cleanup_(cleanup_free) void *request = NULL;
+	bool is_readable;
+
+	if (!schema || !schema_has_secrets(schema))
+		return hash_bytes(hash, call->body.data, call->body.size);
+	request = calloc(1, schema->size);
+	is_readable = request &&
+		      !schema_unpack(schema, call->body.data, call->body.size, request, NULL);
+	if (is_readable) {
+		schema_clear_secrets(schema, request);
+		(void)schema_pack(schema, request, &packed, NULL);
+		schema_clear(schema, request);
+	}
+	return hash_bytes(hash, packed.data, packed.size);
+}
+
 /* FNV-1a of namespace, method and body: guards against mistakes, not against an attacker, who has
  * only its own requests to confuse. */
 void reply_hash(const struct call *call, uint8_t hash[16])
@@ -30,7 +51,7 @@ void reply_hash(const struct call *call, uint8_t hash[16])
 
 	value = hash_bytes(value, call->namespace, strlen(call->namespace) + 1);
 	value = hash_bytes(value, call->method_name, strlen(call->method_name) + 1);
-	value = hash_bytes(value, call->body.data, call->body.size);
+	value = hash_body(value, call);
 	for (int i = 0; i < 16; i++)
 		hash[i] = (uint8_t)(value >> (8 * i));
 }

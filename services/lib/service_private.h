@@ -169,6 +169,8 @@ struct operation_list {
 /* Takes up what the store has; the steps go on with operations_resume(). */
 int operations_open(struct service *service);
 void operations_resume(struct service *service);
+/* The caller has asked again: its request has what the store has not. */
+int operation_rejoin(struct operation *operation, const struct schema_bytes *body);
 void operations_close(struct service *service);
 
 /* ---- the service (service.c) ---- */

@@ -38,7 +38,9 @@ _davit_step() {
 	'davit tasks metrics' | 'davit tasks metric') words=" --quiet --format --help"; path='davit tasks metrics' ;;
 	'davit tasks wait') words=" --help"; path='davit tasks wait' ;;
 	'davit tasks delete' | 'davit tasks del' | 'davit tasks remove' | 'davit tasks rm') words=" --force --exec-id --help"; path='davit tasks delete' ;;
-	'davit images' | 'davit image' | 'davit i') words=" import export list delete tag label --help"; path='davit images' ;;
+	'davit images' | 'davit image' | 'davit i') words=" pull push import export list delete tag label --help"; path='davit images' ;;
+	'davit images pull') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --label --platform --all-platforms --all-metadata --max-concurrent-downloads --snapshotter --no-unpack --print-chainid --help"; path='davit images pull' ;;
+	'davit images push') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --manifest --manifest-type --platform --max-concurrent-uploaded-layers --allow-non-distributable-blobs --help"; path='davit images push' ;;
 	'davit images import') words=" --base-name --index-name --digests --skip-digest-for-named --compress-blobs --all-platforms --platform --no-unpack --snapshotter --help"; path='davit images import' ;;
 	'davit images export') words=" --skip-manifest-json --skip-non-distributable --platform --all-platforms --help"; path='davit images export' ;;
 	'davit images list' | 'davit images ls') words=" --quiet --format --help"; path='davit images list' ;;
@@ -56,9 +58,10 @@ _davit_step() {
 	'davit snapshots tree') words=" --help"; path='davit snapshots tree' ;;
 	'davit snapshots usage') words=" --bytes --help"; path='davit snapshots usage' ;;
 	'davit snapshots view') words=" --target --mounts --help"; path='davit snapshots view' ;;
-	'davit content') words=" list get --help"; path='davit content' ;;
+	'davit content') words=" list get fetch --help"; path='davit content' ;;
 	'davit content list' | 'davit content ls') words=" --quiet --format --help"; path='davit content list' ;;
 	'davit content get') words=" --help"; path='davit content get' ;;
+	'davit content fetch') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --label --platform --all-platforms --all-metadata --max-concurrent-downloads --metadata-only --help"; path='davit content fetch' ;;
 	'davit leases') words=" list create delete --help"; path='davit leases' ;;
 	'davit leases list' | 'davit leases ls') words=" --quiet --format --help"; path='davit leases list' ;;
 	'davit leases create') words=" --id --expires --help"; path='davit leases create' ;;

@@ -2,13 +2,14 @@
 
 #include <fcntl.h>
 #include <locale.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "broker/lib/log.h"
-#include "services/image/work/work.h"
+#include "services/image/work/fetch.h"
 
 #define REQUEST_FD 3
 #define ANSWER_FD  4
@@ -157,6 +158,34 @@ static int run_sync(struct why *why)
 	return error_trace(write_answer(schema_work_remove_result(), &result));
 }
 
+static int run_fetch(struct why *why)
+{
+	_cleanup_(work_fetch_request_clear) struct work_fetch_request request = {};
+	_cleanup_(work_fetch_result_clear) struct work_fetch_result result = {};
+	int r;
+
+	r = read_request(schema_work_fetch_request(), &request, why);
+	if (!r)
+		r = work_fetch(&request, FIRST_FD, SECOND_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_fetch_result(), &result));
+}
+
+static int run_push(struct why *why)
+{
+	_cleanup_(work_push_request_clear) struct work_push_request request = {};
+	_cleanup_(work_push_result_clear) struct work_push_result result = {};
+	int r;
+
+	r = read_request(schema_work_push_request(), &request, why);
+	if (!r)
+		r = work_push(&request, FIRST_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_push_result(), &result));
+}
+
 static int run(const char *mode, struct why *why)
 {
 	int r;
@@ -176,6 +205,10 @@ static int run(const char *mode, struct why *why)
 		return error_trace(run_export(why));
 	if (!strcmp(mode, "usage"))
 		return error_trace(run_usage(why));
+	if (!strcmp(mode, "fetch"))
+		return error_trace(run_fetch(why));
+	if (!strcmp(mode, "push"))
+		return error_trace(run_push(why));
 	return why_set(why, -EINVAL, "unknown mode '%s'", mode);
 }
 
@@ -196,7 +229,8 @@ int main(int argc, char *argv[])
 	if (argc != 2 || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
 		fprintf(stderr,
 			"davit-image-work is started by davit-image:\n"
-			"usage: davit-image-work import|apply|export|remove|sync|usage 3<REQUEST 4>ANSWER\n");
+			"usage: davit-image-work "
+			"import|apply|export|remove|sync|usage|fetch|push 3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */
@@ -204,6 +238,8 @@ int main(int argc, char *argv[])
 	umask(0);
 	/* A reader that went away is an error of write(2). */
 	signal(SIGPIPE, SIG_IGN);
+	/* Each arena takes 64 MiB of the address space, which is limited. */
+	mallopt(M_ARENA_MAX, 2);
 	if (run(argv[1], &why)) {
 		log_error("%s", why.text[0] ? why.text : "failed");
 		return 1;

@@ -6,16 +6,21 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "broker/lib/file.h"
 #include "services/image/work/work.h"
 
-#define MEMORY_MAX      (768ull << 20) /* address space */
-#define DESCRIPTORS_MAX 1024
+#define MEMORY_MAX        (768ull << 20) /* address space */
+#define DESCRIPTORS_MAX   1024
+#define RESOLVER_FILE_MAX (1u << 20)
 
 /* Never above the present hard limit, which needs no right to change. */
 static int lower(int resource, rlim_t value)
@@ -113,31 +118,175 @@ static const unsigned refused_calls[] = {
 	SYS_pidfd_getfd,
 };
 
-#define N_REFUSED (sizeof(refused_calls) / sizeof(refused_calls[0]))
+/* The same for what talks to registries. */
+static const unsigned refused_calls_network[] = {
+	SYS_execve,
+	SYS_execveat,
+	SYS_bind,
+	SYS_listen,
+	SYS_accept,
+	SYS_accept4,
+	SYS_chroot,
+	SYS_ptrace,
+	SYS_process_vm_readv,
+	SYS_process_vm_writev,
+	SYS_mount,
+	SYS_umount2,
+	SYS_pivot_root,
+	SYS_unshare,
+	SYS_setns,
+	SYS_bpf,
+	SYS_init_module,
+	SYS_finit_module,
+	SYS_delete_module,
+	SYS_kexec_load,
+	SYS_reboot,
+	SYS_open_by_handle_at,
+	SYS_perf_event_open,
+	SYS_userfaultfd,
+	SYS_io_uring_setup,
+	SYS_keyctl,
+	SYS_swapon,
+	SYS_fsopen,
+	SYS_open_tree,
+	SYS_move_mount,
+	SYS_pidfd_getfd,
+};
 
-int sandbox_filter(struct why *why)
+#define CODE_MAX 64
+
+#ifdef OWN_ARCH
+static struct sock_filter statement(unsigned short code, uint32_t value)
+{
+	return (struct sock_filter)BPF_STMT(code, value);
+}
+
+static struct sock_filter jump_if(uint32_t value, unsigned yes, unsigned no)
+{
+	return (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, (unsigned char)yes,
+					    (unsigned char)no);
+}
+
+/*
+ * socket() only of these families: a netlink socket is how name resolution learns which addresses this host has. A
+ * local socket would lead to services of the host, abstract ones even without a file system.
+ */
+static unsigned add_socket_rule(struct sock_filter *code)
+{
+	static const uint32_t families[] = {AF_INET, AF_INET6, AF_NETLINK};
+	unsigned n = 0;
+
+	code[n++] = jump_if(SYS_socket, 0, 6);
+	code[n++] = statement(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0]));
+	for (unsigned i = 0; i < 3; i++)
+		code[n++] = jump_if(families[i], 3 - i, 0);
+	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	return n;
+}
+#endif
+
+static int filter_calls(const unsigned *refused, size_t n_refused, bool has_network,
+			struct why *why)
 {
 #ifdef OWN_ARCH
-	struct sock_filter code[N_REFUSED + 6]; /* head of 4, two ends */
+	struct sock_filter code[CODE_MAX]; /* head of 4, sockets, two ends */
 	struct sock_fprog program = {.filter = code};
 	unsigned n = 0;
 
-	code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-						 offsetof(struct seccomp_data, arch));
-	code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCH, 1, 0);
-	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-						 offsetof(struct seccomp_data, nr));
-	for (unsigned i = 0; i < N_REFUSED; i++)
-		code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
-							 refused_calls[i],
-							 (unsigned char)(N_REFUSED - i), 0);
-	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	code[n++] = statement(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+	code[n++] = jump_if(OWN_ARCH, 1, 0);
+	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	code[n++] = statement(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	if (has_network)
+		n += add_socket_rule(code + n);
+	for (size_t i = 0; i < n_refused; i++)
+		code[n++] = jump_if(refused[i], (unsigned)(n_refused - i), 0);
+	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
 	program.len = (unsigned short)n;
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
 		return why_errno(why, error_origin(-errno), "cannot install a system call filter");
 #endif
+	(void)refused;
+	(void)n_refused;
+	(void)has_network;
 	(void)why;
 	return 0;
+}
+
+int sandbox_filter(struct why *why)
+{
+	return filter_calls(refused_calls, ARRAY_SIZE(refused_calls), false, why);
+}
+
+/* ---- with network ---- */
+
+/* What the resolver of the C library reads. */
+static const char *const resolver_files[] = {"resolv.conf", "hosts", "nsswitch.conf", "host.conf",
+					     "gai.conf"};
+
+static int copy_resolver_files(int root)
+{
+	_cleanup_(cleanup_fd) int etc = -1;
+	int r;
+
+	if (mkdirat(root, "etc", 0755) < 0)
+		return error_origin(-errno);
+	etc = openat(root, "etc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (etc < 0)
+		return error_origin(-errno);
+	for (size_t i = 0; i < ARRAY_SIZE(resolver_files); i++) {
+		_cleanup_(cleanup_free) char *path = text_format("/etc/%s", resolver_files[i]);
+		_cleanup_(cleanup_free) char *real = path ? realpath(path, NULL) : NULL;
+		_cleanup_(cleanup_free) char *text = NULL;
+		_cleanup_(cleanup_fd) int fd = -1;
+		size_t size;
+
+		if (!real || file_read(AT_FDCWD, real, RESOLVER_FILE_MAX, &text, &size))
+			continue;
+		fd = openat(etc, resolver_files[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0)
+			return error_origin(-errno);
+		r = file_write_all(fd, text, size);
+		if (r)
+			return error_trace(r);
+	}
+	return 0;
+}
+
+/* A file system in memory that nothing leads to and that nobody else sees. */
+static int make_root(int *ret_root)
+{
+	_cleanup_(cleanup_fd) int context = -1, root = -1;
+
+	context = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC);
+	if (context < 0 ||
+	    syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "size", "4m", 0) < 0 ||
+	    syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return error_origin(-errno);
+	root = (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC,
+			    MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+	if (root < 0)
+		return error_origin(-errno);
+	*ret_root = TAKE_FD(root);
+	return 0;
+}
+
+int sandbox_network(struct why *why)
+{
+	_cleanup_(cleanup_fd) int root = -1;
+	int r;
+
+	if (unshare(CLONE_NEWNS | CLONE_NEWIPC) < 0)
+		return why_errno(why, error_origin(-errno),
+				 "cannot give davit-image-work namespaces of its own");
+	r = make_root(&root);
+	if (!r)
+		r = copy_resolver_files(root);
+	if (r)
+		return why_errno(why, r, "cannot make a file system for davit-image-work");
+	if (fchdir(root) < 0 || chroot(".") < 0)
+		return why_errno(why, error_origin(-errno), "cannot leave the file system");
+	return filter_calls(refused_calls_network, ARRAY_SIZE(refused_calls_network), true, why);
 }

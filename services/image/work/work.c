@@ -17,6 +17,15 @@ enum bus_status work_status(int r)
 		return BUS_INVALID_ARGUMENT;
 	case WORK_E_DAMAGED:
 		return BUS_DATA_LOSS;
+	case WORK_E_DENIED:
+		return BUS_PERMISSION_DENIED;
+	case WORK_E_MISSING:
+		return BUS_NOT_FOUND;
+	case WORK_E_AWAY:
+		return BUS_UNAVAILABLE;
+	case WORK_E_REFUSED:
+		return BUS_FAILED_PRECONDITION;
+	case WORK_E_BUSY:
 	case -ENOSPC:
 	case -EDQUOT:
 	case -EFBIG:

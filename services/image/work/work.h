@@ -15,6 +15,11 @@ enum {
 	_WORK_E_SUCCESS,
 	WORK_E_INVALID, /* the archive is malformed, hostile or over a limit */
 	WORK_E_DAMAGED, /* content that does not have the digest that it should have */
+	WORK_E_DENIED,  /* a registry wants other credentials, or forbids it */
+	WORK_E_MISSING, /* a registry, or the content store, has no such thing */
+	WORK_E_BUSY,    /* a registry wants less of us */
+	WORK_E_AWAY,    /* a registry cannot be reached, or fails */
+	WORK_E_REFUSED, /* a registry does not take it */
 };
 
 /* The class of a failure for the caller: WORK_E_* or a negative errno. */
@@ -48,3 +53,6 @@ int sandbox_unshare(int directory, struct why *why);
 int sandbox_enter(int fd, struct why *why);
 /* No program, socket, mount or namespace from here on. */
 int sandbox_filter(struct why *why);
+/* For what talks to registries: of the file system only copies of what name resolution reads; sockets, but only to
+ * connect to the internet; no program, mount or namespace. Before the first thread. */
+int sandbox_network(struct why *why);

@@ -1,0 +1,29 @@
+#pragma once
+/*
+ * Blobs that come from registries: content/ingest/download-<hex>/data, beside it
+ * `ref` with the reference and the digest. They stay there, to be gone on with, until
+ * all of an image has come; then they are moved into place together. Those that a
+ * running pull has verified can be read by their digest like those in place.
+ */
+
+#include "services/image/image.h"
+
+#define DOWNLOAD_PATH_SIZE 96
+
+struct downloads {
+	struct downloads *next; /* in image->downloads */
+	struct set digests;     /* verified */
+};
+
+/* While it is in the service's list, its blobs can be read. */
+void downloads_init(struct image_service *image, struct downloads *downloads);
+void downloads_deinit(struct image_service *image, struct downloads *downloads);
+/* Where a blob of a running pull lies, beneath content/ingest. */
+bool downloads_find(const struct image_service *image, const char *digest,
+		    char ret_path[DOWNLOAD_PATH_SIZE]);
+/* Outside of a transaction: moves a verified blob into place; content_sync() follows. */
+int downloads_take(struct image_service *image, const char *digest, struct why *why);
+/* Is that name in content/ingest one of these? */
+bool downloads_is_name(const char *name);
+/* Outside of a transaction: removes what nobody has gone on with for a day. */
+void downloads_clean(struct image_service *image);

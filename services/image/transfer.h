@@ -1,0 +1,46 @@
+#pragma once
+/*
+ * A pull or push under way: the child that does it, the channel on which it asks
+ * and tells, and the events that say how far it is. Closing the channel ends the
+ * child; what it has loaded stays in the ingest directory.
+ */
+
+#include "broker/lib/loop.h"
+#include "services/image/image.h"
+
+struct transfer;
+
+struct transfer_hooks {
+	/* All may be NULL; outside of a transaction. */
+	void (*resolved)(void *userdata, const struct descriptor *target);
+	/* It lies verified in the ingest directory (@is_new), or is in the content store and held by the operation's lease. */
+	void (*arrived)(void *userdata, const struct descriptor *blob, bool is_new);
+	/* Fills in what only the owner knows of @item. */
+	void (*describe)(void *userdata, struct transfer_item *item);
+	/* The child has ended; @reply as in work_fn. Once, whatever happened. */
+	void (*ended)(void *userdata, void *reply, const struct why *why);
+};
+
+/* Starts davit-image-work @mode; @fds are given to it behind the channel. The operation's step is OPERATION_LATER until @ended. */
+int transfer_start(struct operation *operation, const char *name, const char *mode,
+		   const struct schema_message *request, const void *message, int ingest,
+		   const struct schema_message *reply, const struct transfer_hooks *hooks,
+		   void *userdata, struct transfer **ret_transfer, struct why *why);
+/* The child ends soon, and @ended is called. */
+void transfer_stop(struct transfer *transfer);
+struct transfer *transfer_free(struct transfer *transfer);
+/* Publishes how far it is, in a transaction. @state NULL: as it was last. */
+int transfer_tell(struct transfer *transfer, const char *state);
+/* In a transaction, when nothing is known of its blobs any more: its last event. */
+int transfer_tell_end(struct operation *operation, const char *method, const char *name,
+		      const char *state);
+
+/* Proxies, as this service was started with. */
+int transfer_environment(struct schema_strs *environment);
+/* The registry of a full reference, and its repository, which points into @name and ends at *ret_size. */
+void transfer_split(const char *name, char **ret_host, const char **ret_repository,
+		    size_t *ret_size);
+/* In a transaction: notes from which repository a blob came, for mounts when it is pushed. */
+int transfer_add_source(struct image_service *image, const char *digest, const char *name);
+/* Checks what a caller says of a registry. */
+int transfer_check_options(const struct registry_options *options, struct why *why);
