@@ -1,13 +1,10 @@
-/* davit version and doctor. */
+/* davit version, info and oci spec. */
 
-#include <sys/stat.h>
-#include <sys/utsname.h>
-
-#include "broker/lib/file.h"
-#include "tools/lists.h"
-
-#include <fcntl.h>
 #include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "tools/lists.h"
 
 static int version(struct context *context, void *data, char **args, int n_args)
 {
@@ -37,122 +34,142 @@ const struct command version_command = {
 	.run = version,
 };
 
-/* ---- doctor -------------------------------------------------------------- */
+/* ---- info ---------------------------------------------------------------- */
 
-struct doctor {
-	unsigned problems;
+struct info_command {
+	struct list_options list;
 };
 
-static void say(struct doctor *doctor, bool ok, const char *what, const char *mend)
+static const struct option_spec info_options[] = {LIST_OPTIONS(struct info_command), {}};
+
+/* What an answer of the bus adds. */
+static int add_services(struct context *context, json_t *info)
 {
-	printf("%-6s %s%s%s\n", ok ? "ok" : "LACKS", what, ok ? "" : ": ", ok ? "" : mend);
-	doctor->problems += !ok;
+	_cleanup_(bus_list_reply_clear) struct bus_list_reply reply = {};
+	static const struct empty nothing;
+	json_t *services = json_object();
+	int r = bus_list_ask(&context->ask, &nothing, &reply);
+
+	json_object_set_new(info, "services", services);
+	for (size_t i = 0; !r && i < reply.services.count; i++)
+		json_object_set_new(services, reply.services.items[i].name,
+				    json_string(reply.services.items[i].program ?: "-"));
+	return r ? fail_ask(context, r) : EXIT_OK;
 }
 
-static bool in_path(const char *program)
-{
-	static const char *const directories[] = {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin",
-						  "/usr/bin",        "/sbin",          "/bin"};
-	char path[256];
-
-	for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
-		snprintf(path, sizeof(path), "%s/%s", directories[i], program);
-		if (!access(path, X_OK))
-			return true;
-	}
-	return false;
-}
-
-static bool has_file_system(const char *name)
-{
-	_cleanup_(cleanup_free) char *text = NULL;
-	size_t size;
-	char line[64];
-
-	snprintf(line, sizeof(line), "\t%s\n", name);
-	return !file_read_proc("/proc/filesystems", 65536, &text, &size) && strstr(text, line);
-}
-
-static void check_host(struct doctor *doctor)
-{
-	struct utsname name;
-	unsigned major = 0, minor = 0;
-
-	uname(&name);
-	(void)sscanf(name.release, "%u.%u", &major, &minor);
-	say(doctor, geteuid() == 0, "root privileges", "run davit as root");
-	say(doctor, major > 5 || (major == 5 && minor >= 10), "Linux 5.10 or newer",
-	    "a newer kernel is needed (pidfd, openat2, new mount API)");
-	say(doctor, has_file_system("overlay"), "overlayfs",
-	    "load it with `modprobe overlay`; without it the native snapshotter copies every image");
-	say(doctor, !access("/proc/self/ns/pid", F_OK) && !access("/proc/self/ns/net", F_OK),
-	    "pid and network namespaces", "the kernel lacks CONFIG_PID_NS or CONFIG_NET_NS");
-	say(doctor, !access("/sys/fs/cgroup", F_OK), "cgroups", "mount them on /sys/fs/cgroup");
-	say(doctor, in_path("crun") || in_path("runc"), "an OCI runtime (crun or runc)",
-	    "`apt-get install crun`");
-	say(doctor, !access("/usr/lib/cni/bridge", X_OK) || !access("/opt/cni/bin/bridge", X_OK),
-	    "CNI plugins (only for networks)", "`apt-get install containernetworking-plugins`");
-}
-
-static void check_runtimes(struct doctor *doctor, struct context *context)
+static int add_runtimes(struct context *context, json_t *info)
 {
 	_cleanup_(runtime_list_reply_clear) struct runtime_list_reply reply = {};
 	static const struct empty nothing;
-	char line[1400];
+	json_t *runtimes = json_object();
+	int r = runtime_list_ask(&context->ask, &nothing, &reply);
 
-	if (runtime_list_ask(&context->ask, &nothing, &reply)) {
-		say(doctor, false, "a running davit", context->ask.text);
-		return;
-	}
-	for (size_t i = 0; i < reply.runtimes.count; i++) {
+	json_object_set_new(info, "runtimes", runtimes);
+	for (size_t i = 0; !r && i < reply.runtimes.count; i++) {
 		const struct runtime_record *runtime = &reply.runtimes.items[i];
 
-		printf("%-6s runtime %s %s%s: %s\n", runtime->usable ? "ok" : "-", runtime->name,
-		       runtime->path ?: "", runtime->is_default ? " (default)" : "",
-		       runtime->reason ?: "");
-		if (!i) {
-			snprintf(line, sizeof(line), "a usable OCI runtime");
-			say(doctor, runtime->usable, line, runtime->reason ?: "none was found");
+		json_object_set_new(info, "cgroup", json_string(runtime->cgroup_mode ?: "-"));
+		if (runtime->is_default)
+			json_object_set_new(info, "default_runtime", json_string(runtime->name));
+		if (runtime->usable)
+			json_object_set_new(runtimes, runtime->name,
+					    json_string(runtime->version ?: "not yet asked"));
+	}
+	return r ? fail_ask(context, r) : EXIT_OK;
+}
+
+static void add_host(struct context *context, json_t *info)
+{
+	struct utsname name;
+
+	uname(&name);
+	json_object_set_new(info, "version", json_string(DAVIT_VERSION));
+	json_object_set_new(info, "address", json_string(context->paths.bus));
+	json_object_set_new(info, "root", json_string(context->paths.root));
+	json_object_set_new(info, "state", json_string(context->paths.state));
+	json_object_set_new(info, "kernel", json_string(name.release));
+	json_object_set_new(info, "architecture", json_string(name.machine));
+	json_object_set_new(info, "host", json_string(name.nodename));
+	json_object_set_new(info, "cpus", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
+	json_object_set_new(info, "memory",
+			    json_integer((json_int_t)sysconf(_SC_PHYS_PAGES) *
+					 (json_int_t)sysconf(_SC_PAGESIZE)));
+}
+
+static void print_info(json_t *info, const char *indent)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(info, key, value)
+	{
+		if (json_is_object(value)) {
+			printf("%s%s:\n", indent, key);
+			print_info(value, "  ");
+		} else if (json_is_integer(value)) {
+			printf("%s%s: %" JSON_INTEGER_FORMAT "\n", indent, key,
+			       json_integer_value(value));
+		} else {
+			printf("%s%s: %s\n", indent, key, json_string_value(value));
 		}
 	}
 }
 
-static void check_services(struct doctor *doctor, struct context *context)
+static int info(struct context *context, void *data, char **args, int n_args)
 {
-	_cleanup_(bus_list_reply_clear) struct bus_list_reply reply = {};
-	static const struct empty nothing;
-	char line[128];
+	const struct info_command *options = data;
+	json_t *object = json_object();
+	enum output_format format;
+	int code = list_format(context, &options->list, &format);
 
-	if (bus_list_ask(&context->ask, &nothing, &reply))
-		return;
-	for (size_t i = 0; i < reply.services.count; i++) {
-		snprintf(line, sizeof(line), "service %s", reply.services.items[i].name);
-		say(doctor, !strcmp(reply.services.items[i].state, "live"), line,
-		    "it is away; see the log of `davit up`");
-	}
+	(void)args;
+	(void)n_args;
+	if (!code)
+		add_host(context, object);
+	code = code ?: add_runtimes(context, object) ?: add_services(context, object);
+	if (!code && format == OUTPUT_JSON)
+		output_json(json_incref(object));
+	else if (!code)
+		print_info(object, "");
+	json_decref(object);
+	return code;
 }
 
-static int doctor(struct context *context, void *data, char **args, int n_args)
+const struct command about_command = {
+	.name = "info",
+	.summary = "print what runs here: versions, places, OCI runtimes, services",
+	.options = info_options,
+	.options_size = sizeof(struct info_command),
+	.run = info,
+};
+
+/* ---- oci spec ------------------------------------------------------------ */
+
+static int oci_spec(struct context *context, void *data, char **args, int n_args)
 {
-	struct doctor found = {};
+	_cleanup_(runtime_spec_reply_clear) struct runtime_spec_reply reply = {};
+	struct runtime_spec_request request = {.container_id = (char *)"default",
+					       .check_only = true};
+	int r = runtime_spec_ask(&context->ask, &request, &reply);
 
 	(void)data;
 	(void)args;
 	(void)n_args;
-	check_host(&found);
-	if (!context->ask.timeout_ms)
-		context->ask.timeout_ms = 3000;
-	if (access(context->paths.bus, F_OK)) {
-		say(&found, false, "a running davit", "start it with `davit up --detach`");
-	} else {
-		check_services(&found, context);
-		check_runtimes(&found, context);
-	}
-	return found.problems ? EXIT_ERROR : EXIT_OK;
+	if (r)
+		return fail_ask(context, r);
+	output_json(json_loads(reply.spec, 0, NULL));
+	return EXIT_OK;
 }
 
-const struct command doctor_command = {
-	.name = "doctor",
-	.summary = "say what this host lacks and how to get it",
-	.run = doctor,
+static const struct command oci_spec_command = {
+	.name = "spec",
+	.summary =
+		"print the default OCI spec: of a container named default, without image and flags",
+	.run = oci_spec,
+};
+
+const struct command oci_command = {
+	.name = "oci",
+	.summary = "OCI tools",
+	.subcommands = (const struct command *const[]){&oci_spec_command, NULL},
 };

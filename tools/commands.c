@@ -35,6 +35,8 @@ const struct command *const commands[] = {
 	&up_command,
 	&down_command,
 	&doctor_command,
+	&about_command,
+	&oci_command,
 	&version_command,
 	NULL,
 };

@@ -495,6 +495,37 @@ def test_labels_annotations_snapshots_platforms_and_pid_files():
         refused(d, "--annotation", "io.davit.no-pivot=true", part="davit's own")
 
 
+def test_the_default_spec_is_printed_as_it_is_used():
+    with Davit() as d:
+        d.import_busybox()
+        printed = json.loads(d.check("oci", "spec"))
+        d.check("containers", "create", "busybox", "default", "true")
+        used = json.loads(d.check("containers", "info", "--spec", "default"))
+        assert used["process"].pop("args") == ["true"] and printed["process"].pop("args") == []
+        used["process"]["user"].pop("additionalGids", None)
+        printed["process"]["user"].pop("additionalGids", None)
+        for spec in (used, printed):
+            spec["process"].pop("env")
+        assert printed == used, (printed, used)
+        d.check("containers", "rm", "default")
+
+
+def test_doctor_and_info_tell_what_this_host_has():
+    with Davit() as d:
+        text = d.check("doctor")
+        assert "LACKS" not in text, text
+        for flag in ("--memory-limit", "--cpus,", "--cpuset-cpus", "--pids-limit", "--blkio", "--apparmor-profile", "--systemd-cgroup",
+                     "--rdt-class", "--seccomp", "--uidmap", "checkpoint"):
+            (line,) = [line for line in text.splitlines() if flag in line]
+            assert line.startswith(("ok ", "- ")), line
+        (line,) = [line for line in text.splitlines() if "--systemd-cgroup" in line]
+        assert line.startswith("ok") == os.path.exists("/run/systemd/system"), line
+        info = d.json("info")
+        assert info["root"] == d.root and info["state"] == d.state and set(info["runtimes"]) <= set(RUNTIMES), info
+        assert info["default_runtime"] in info["runtimes"] and "davit" in info["services"]["task"], info
+        assert "default_runtime: " + info["default_runtime"] in d.check("info")
+
+
 def test_create_takes_the_same_flags():
     with Davit() as d:
         d.import_busybox()
