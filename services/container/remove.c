@@ -42,7 +42,8 @@ static int look(struct operation *operation)
 static int remove_task(struct operation *operation)
 {
 	const struct container_remove_request *request = operation_request(operation);
-	struct task_delete_request delete = {.container_id = request->id, .force = request->force};
+	struct task_delete_request delete = {
+		.container_id = request->id, .force = request->force, .forget = true};
 
 	return operation_call_if_any(operation, schema_find_method("task", "delete"), NULL, &delete,
 				     NULL);
@@ -67,6 +68,14 @@ static int check_task(struct operation *operation)
 
 	return operation_call_if_any(operation, schema_find_method("task", "get"), NULL, &name,
 				     refuse_task);
+}
+
+/* Its last task, and the logs of it. */
+static int forget_task(struct operation *operation)
+{
+	struct task_forget_request forget = {.container_id = (char *)request_id(operation)};
+
+	return operation_call(operation, schema_find_method("task", "forget"), NULL, &forget, NULL);
 }
 
 /* ---- the snapshot ---- */
@@ -127,6 +136,7 @@ const struct operation_type container_remove_operation = {
 static const struct operation_step delete_steps[] = {
 	{.name = "look", .run = look},
 	{.name = "task", .run = check_task},
+	{.name = "forget", .run = forget_task},
 	{.name = "snapshot", .run = release_deleted},
 	{.name = "record", .run = delete_record},
 	{},

@@ -54,11 +54,11 @@ static void on_task(void *userdata, enum bus_status status, const char *text,
 {
 	struct candidate *candidate = userdata;
 	struct service *service = candidate->sweep->service->service;
+	bool has_none = status == BUS_NOT_FOUND ||
+			(status == BUS_OK && reply->process->status == TASK_DELETED);
 
 	(void)text;
-	(void)reply;
-	if (status == BUS_NOT_FOUND &&
-	    !operation_is_any_running(service, candidate->namespace, candidate->id) &&
+	if (has_none && !operation_is_any_running(service, candidate->namespace, candidate->id) &&
 	    !operation_is_any_running(service, candidate->namespace, candidate->uid)) {
 		log_info("container=%s/%s: it has no task and is removed", candidate->namespace,
 			 candidate->id);

@@ -29,17 +29,16 @@ static int find_task(struct task_service *service, struct call *call, const char
 	return 0;
 }
 
-/* @ret_added is filled in when @request names an added process. */
-static int find(struct task_service *service, struct call *call,
-		const struct task_name_request *request, struct task_record *ret_task,
-		struct task_exec_record *ret_added, bool *ret_found)
+int task_find_any(struct task_service *service, struct call *call, const char *id,
+		  const char *exec_id, struct task_record *ret_task,
+		  struct task_exec_record *ret_added, bool *ret_found)
 {
 	int r;
 
-	r = find_task(service, call, request->container_id, ret_task, ret_found);
-	if (r || !*ret_found || !task_names_added(request->container_id, request->exec_id))
+	r = find_task(service, call, id, ret_task, ret_found);
+	if (r || !*ret_found || !task_names_added(id, exec_id))
 		return r;
-	return task_find_added(service, call, ret_task, request->exec_id, ret_added, ret_found);
+	return task_find_added(service, call, ret_task, exec_id, ret_added, ret_found);
 }
 
 int task_wait(struct task_service *service, const struct task_name_request *request,
@@ -56,7 +55,8 @@ int task_wait(struct task_service *service, const struct task_name_request *requ
 	bool found;
 	int r;
 
-	r = find(service, call, request, &task, &added, &found);
+	r = task_find_any(service, call, request->container_id, request->exec_id, &task, &added,
+			  &found);
 	if (r || !found)
 		return r;
 	if (added.exec_id && added.status == TASK_UNKNOWN)
@@ -78,7 +78,8 @@ int task_get(struct task_service *service, const struct task_name_request *reque
 	bool found;
 	int r;
 
-	r = find(service, call, request, &task, &added, &found);
+	r = task_find_any(service, call, request->container_id, request->exec_id, &task, &added,
+			  &found);
 	if (r || !found)
 		return r;
 	reply->process = calloc(1, sizeof(*reply->process));
@@ -143,13 +144,4 @@ int task_processes(struct task_service *service, const struct task_container_req
 	if (!r)
 		r = added_walk(service, task.task_id, add_process, &processes);
 	return r > 0 ? call_fail_store(call, r, "the processes") : r;
-}
-
-/* ---- not there yet ------------------------------------------------------- */
-
-int task_logs(struct task_service *service, const struct task_logs_request *request,
-	      struct task_logs_reply *reply, struct call *call)
-{
-	(void)service, (void)request, (void)reply;
-	return call_fail(call, BUS_NOT_IMPLEMENTED, "task.logs is not there yet");
 }

@@ -64,17 +64,24 @@ int metrics_add_stat(struct schema_map *map, const char *text)
 
 /* ---- devices ------------------------------------------------------------- */
 
-/* "254:0 " at the start of @line; the rest of it, or NULL. */
-static const char *device_of(const char *line, uint64_t *ret_major, uint64_t *ret_minor)
+/* A number at *@at, which moves behind it; false: there is none. */
+static bool take_number(const char **at, uint64_t *ret_number)
 {
 	char *end;
 
-	*ret_major = strtoull(line, &end, 10);
-	if (end == line || *end != ':' || *ret_major > UINT32_MAX)
+	if (**at < '0' || **at > '9') /* strtoull() passes over lines' ends */
+		return false;
+	*ret_number = strtoull(*at, &end, 10);
+	*at = end;
+	return *ret_number <= UINT32_MAX;
+}
+
+/* "254:0 " at the start of @line; the rest of it, or NULL. */
+static const char *device_of(const char *line, uint64_t *ret_major, uint64_t *ret_minor)
+{
+	if (!take_number(&line, ret_major) || *line++ != ':' || !take_number(&line, ret_minor))
 		return NULL;
-	line = end + 1;
-	*ret_minor = strtoull(line, &end, 10);
-	return end != line && *end == ' ' && *ret_minor <= UINT32_MAX ? end + 1 : NULL;
+	return *line == ' ' ? line + 1 : NULL;
 }
 
 static int find_device(struct task_metrics *metrics, uint64_t major, uint64_t minor,

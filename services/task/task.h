@@ -237,6 +237,11 @@ int task_find(struct task_service *service, struct call *call, const char *id,
 	      struct task_record *ret_record, bool *ret_found);
 int task_find_added(struct task_service *service, struct call *call, const struct task_record *task,
 		    const char *exec_id, struct task_exec_record *ret_record, bool *ret_found);
+/* The live task of the container, else its last one; @ret_added is filled in when @exec_id names an added process.
+ * Answers the call itself when there is none. */
+int task_find_any(struct task_service *service, struct call *call, const char *id,
+		  const char *exec_id, struct task_record *ret_task,
+		  struct task_exec_record *ret_added, bool *ret_found);
 /* Another process than init. */
 bool task_names_added(const char *id, const char *exec_id);
 

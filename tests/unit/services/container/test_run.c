@@ -420,6 +420,7 @@ static void test_a_container_with_a_task_is_not_deleted(void **state)
 	request.keep_snapshot = true;
 	answer = service_case_send(&test, "container.delete", NULL, 0, &request);
 	fake_call_answer(asked("task.get"), BUS_NOT_FOUND, "no task", NULL, NULL);
+	answer_empty("task.forget");
 	wait_answer(answer);
 	assert_int_equal(answer->status, BUS_OK);
 	assert_null(fake_bus_find(test.bus, "image.release"));
@@ -448,6 +449,9 @@ static int make_old(void *userdata)
 
 static void test_an_old_container_that_nobody_runs_is_removed(void **state)
 {
+	struct task_process process = {
+		.container_id = (char *)"web", .id = (char *)"web", .status = TASK_DELETED};
+	struct task_process_reply ended = {.process = &process};
 	struct container_service *service;
 	char key[256];
 
@@ -460,7 +464,7 @@ static void test_an_old_container_that_nobody_runs_is_removed(void **state)
 	assert_int_equal(service_transact(test.service, make_old, NULL), 0);
 	service_case_turn(&test);
 	sweep_now(service->sweep);
-	fake_call_answer(asked("task.get"), BUS_NOT_FOUND, "no task", NULL, NULL);
+	fake_call_answer(asked("task.get"), BUS_OK, "", schema_task_process_reply(), &ended);
 	fake_call_answer(asked("task.delete"), BUS_NOT_FOUND, "no task", NULL, NULL);
 	answer_empty("image.release");
 	for (unsigned i = 0; i < 10; i++)

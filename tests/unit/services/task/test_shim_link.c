@@ -3,6 +3,7 @@
 #include "services/task/shim_link.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -379,6 +380,106 @@ static void test_closed_may_free_the_link(void **state)
 
 /* ---- connecting ---- */
 
+/* ---- descriptors, and a peer that takes nothing ---- */
+
+static void send_with_fds(struct fixture *f, const struct schema_buffer *packet, const int *fds,
+			  size_t n)
+{
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))] = {};
+	struct iovec part = {packet->data, packet->size};
+	struct msghdr message = {.msg_iov = &part,
+				 .msg_iovlen = 1,
+				 .msg_control = control,
+				 .msg_controllen = CMSG_SPACE(n * sizeof(int))};
+	struct cmsghdr *rights = (struct cmsghdr *)control;
+
+	*rights = (struct cmsghdr){.cmsg_len = CMSG_LEN(n * sizeof(int)),
+				   .cmsg_level = SOL_SOCKET,
+				   .cmsg_type = SCM_RIGHTS};
+	memcpy(CMSG_DATA(rights), fds, n * sizeof(int));
+	assert_int_equal(sendmsg(f->peer, &message, 0), packet->size);
+}
+
+static void takes_fds(void *userdata, enum bus_status status, const char *text, void *reply)
+{
+	struct fixture *f = userdata;
+	int fds[SHIM_LINK_FDS];
+
+	answered(userdata, status, text, reply);
+	shim_link_take_fds(f->link, fds);
+	f->pid = (uint64_t)(fds[0] >= 0) + 2 * (uint64_t)(fds[1] >= 0);
+	close_fd(fds[0]);
+	close_fd(fds[1]);
+}
+
+static void answer_with_fds(struct fixture *f, uint8_t number, size_t n)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer body = {}, packet = {};
+	struct shim_pid_reply reply = {.pid = 1};
+	struct envelope_reply envelope = {.id = {number}};
+	const int fds[3] = {0, 1, 2};
+
+	assert_int_equal(schema_pack(schema_shim_pid_reply(), &reply, &body, NULL), 0);
+	envelope.body = (struct schema_span){body.data, body.size};
+	assert_int_equal(envelope_write_reply(&envelope, &packet), 0);
+	send_with_fds(f, &packet, fds, n);
+}
+
+static void test_descriptors_come_with_their_answer(void **state)
+{
+	static const struct empty nothing;
+	const uint8_t id[ENVELOPE_ID_SIZE] = {1};
+	struct fixture *f = *state;
+
+	assert_int_equal(shim_link_call(f->link, "shim.start", id, time_boot_ms() + FAR_MS,
+					&nothing, takes_fds, f),
+			 0);
+	(void)take_request(f);
+	answer_with_fds(f, 1, 2);
+	assert_int_equal(loop_turn(f->loop, 1000), 0);
+	assert_int_equal(f->n_answers, 1);
+	assert_int_equal(f->pid, 3);
+}
+
+/* The fixture fails if one is left open. */
+static void test_descriptors_that_nobody_takes_are_closed(void **state)
+{
+	struct fixture *f = *state;
+
+	call(f, 1, FAR_MS);
+	(void)take_request(f);
+	answer_with_fds(f, 1, 3);
+	answer_with_fds(f, 77, 1); /* an answer to nobody */
+	assert_int_equal(loop_turn(f->loop, 1000), 0);
+	assert_int_equal(f->n_answers, 1);
+}
+
+static void test_what_a_slow_peer_does_not_take_yet_is_sent_later_in_order(void **state)
+{
+	struct fixture *f = *state;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 250; i++) {
+		static const struct empty nothing;
+		const uint8_t id[ENVELOPE_ID_SIZE] = {(uint8_t)(i + 1)};
+
+		for (unsigned k = 0; k < 4; k++)
+			assert_int_equal(shim_link_call(f->link, "shim.start", id,
+							time_boot_ms() + FAR_MS, &nothing, answered,
+							f),
+					 0);
+	}
+	for (; n < 1000; n++) {
+		struct pollfd readable = {.fd = f->peer, .events = POLLIN};
+
+		while (!poll(&readable, 1, 0))
+			assert_int_equal(loop_turn(f->loop, 1000), 0);
+		assert_int_equal(take_request(f), n / 4 + 1);
+	}
+	assert_int_equal(f->n_answers, 0);
+	assert_int_equal(f->n_closed, 0);
+}
+
 static void test_nobody_listening_is_told_at_once(void **state)
 {
 	struct fixture *f = *state;
@@ -417,4 +518,7 @@ TEST_MAIN(LINKED(test_an_answer_comes_to_the_call_with_its_id),
 	  LINKED(test_an_events_callback_may_free_the_link),
 	  LINKED(test_a_deadlines_callback_may_free_the_link),
 	  LINKED(test_the_callbacks_of_a_lost_link_may_free_it),
-	  LINKED(test_closed_may_free_the_link), LINKED(test_nobody_listening_is_told_at_once))
+	  LINKED(test_closed_may_free_the_link), LINKED(test_descriptors_come_with_their_answer),
+	  LINKED(test_descriptors_that_nobody_takes_are_closed),
+	  LINKED(test_what_a_slow_peer_does_not_take_yet_is_sent_later_in_order),
+	  LINKED(test_nobody_listening_is_told_at_once))
