@@ -234,7 +234,6 @@ static int fill_record(struct operation *operation, struct container_record *rec
 /* What later steps need no more is not stored with their progress. */
 static void forget(struct container_run_context *context)
 {
-	clear_mounts(context);
 	free(TAKE(context->image_config));
 	free(TAKE(context->spec));
 }
@@ -273,14 +272,30 @@ static int take_task(struct operation *operation, void *reply)
 	return schema_set(&context->task_id, task->task_id);
 }
 
+/* The record and the mounts go along, so that the task service need not ask for them. */
 static int run_task(struct operation *operation)
 {
+	_cleanup_(container_record_clear) struct container_record record = {};
 	const struct container_run_request *request = request_of(operation);
-	struct task_create_request create = {
-		.container_id = request->id, .io = request->io, .start = !request->no_start};
+	struct container_run_context *context = context_of(operation);
+	struct task_create_request create = {.container_id = request->id,
+					     .io = request->io,
+					     .start = !request->no_start,
+					     .checkpoint = request->checkpoint,
+					     .container = &record};
+	int r;
 
 	if (request->create_only)
 		return 0;
+	r = record_get(operation_object(operation), operation_namespace(operation), request->id,
+		       &record);
+	if (record_is_gone(r))
+		return operation_fail(operation, BUS_NOT_FOUND, "container '%s' was deleted",
+				      request->id);
+	if (r)
+		return error_fold(r);
+	create.rootfs.items = context->mounts.items;
+	create.rootfs.count = context->mounts.count;
 	return operation_call(operation, schema_find_method("task", "create"), NULL, &create,
 			      take_task);
 }

@@ -38,9 +38,18 @@ static int take_container(struct operation *operation, void *reply)
 	return 0;
 }
 
+static int copy_container(struct task_create_context *context,
+			  const struct container_record *container)
+{
+	context->container = calloc(1, sizeof(*context->container));
+	return context->container ? container_record_copy(container, context->container)
+				  : error_origin(-ENOMEM);
+}
+
 static int run_container(struct operation *operation)
 {
-	struct container_get_request get = {.id = request_of(operation)->container_id};
+	const struct task_create_request *request = request_of(operation);
+	struct container_get_request get = {.id = request->container_id};
 	char id[ID_TEXT_SIZE];
 	uint8_t task_id[ID_SIZE];
 	int r;
@@ -50,6 +59,10 @@ static int run_container(struct operation *operation)
 	r = schema_set(&context_of(operation)->task_id, id);
 	if (r)
 		return error_trace(r);
+	if (request->container)
+		return context_of(operation)->container
+			       ? 0
+			       : copy_container(context_of(operation), request->container);
 	return operation_call(operation, schema_find_method("container", "get"), NULL, &get,
 			      take_container);
 }
