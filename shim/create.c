@@ -222,10 +222,45 @@ static int mount_root(struct shim *shim, struct why *why)
 				      is_mapped ? &idmap : NULL, why);
 }
 
-/* Everything up to the OCI runtime. @ret_status: what to tell if it fails. */
-static int prepare_and_run(struct shim *shim, enum bus_status *ret_status, struct why *why)
+static enum bus_status status_of(int r)
+{
+	return r == STDIO_E_NOT_IMPLEMENTED ? BUS_NOT_IMPLEMENTED : BUS_INVALID_ARGUMENT;
+}
+
+/* What the OCI runtime is called with. @ret_status: what to tell if it fails. */
+static int open_and_run(struct shim *shim, enum bus_status *ret_status, struct why *why)
 {
 	_cleanup_(stdio_close) struct stdio stdio = {.fds = {-1, -1, -1}};
+	int r;
+
+	r = streams_open(&shim->init, shim->init.io, &stdio, why);
+	if (r) {
+		*ret_status = status_of(r);
+		return r;
+	}
+	*ret_status = BUS_FAILED_PRECONDITION;
+	return run_create(shim, &stdio, why);
+}
+
+static void on_prepared(struct process *process, const char *error)
+{
+	struct shim *shim = process->shim;
+	enum bus_status status = BUS_FAILED_PRECONDITION;
+	struct why why = {};
+	int r;
+
+	if (error) {
+		undo_create(shim, status, error);
+		return;
+	}
+	r = open_and_run(shim, &status, &why);
+	if (r)
+		undo_create(shim, status, why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));
+}
+
+/* Everything up to the OCI runtime; STDIO_E_LATER: on_prepared() goes on. */
+static int prepare(struct shim *shim, enum bus_status *ret_status, struct why *why)
+{
 	struct journal_record intent = {.kind = JOURNAL_INTENT,
 					.request_id = {shim->operation.request.id, ID_SIZE}};
 	int r;
@@ -242,14 +277,10 @@ static int prepare_and_run(struct shim *shim, enum bus_status *ret_status, struc
 	r = preflight_check(shim->config.bundle, why);
 	if (r)
 		return r;
-	r = streams_open(&shim->init, shim->init.io, &stdio, why);
-	if (r) {
-		*ret_status = r == STDIO_E_NOT_IMPLEMENTED ? BUS_NOT_IMPLEMENTED
-							   : BUS_INVALID_ARGUMENT;
-		return r;
-	}
-	*ret_status = BUS_FAILED_PRECONDITION;
-	return run_create(shim, &stdio, why);
+	r = streams_prepare(&shim->init, shim->init.io, on_prepared, why);
+	if (r)
+		*ret_status = status_of(r);
+	return r;
 }
 
 void shim_method_create(struct shim *shim, const struct shim_create_request *request,
@@ -267,8 +298,10 @@ void shim_method_create(struct shim *shim, const struct shim_create_request *req
 	}
 	shim->operation.start = request->start;
 	shim_move(shim, STATE_CREATING);
-	r = prepare_and_run(shim, &status, &why);
-	if (r)
+	r = prepare(shim, &status, &why);
+	if (!r)
+		r = open_and_run(shim, &status, &why);
+	if (r && r != STDIO_E_LATER)
 		undo_create(shim, status, why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));
 }
 

@@ -163,8 +163,7 @@ static void fill_arguments(const struct shim_config *config, const char *verb,
 static int start(struct runtime *runtime, const char *const *arguments, const int stdio[3],
 		 int log_fd, struct why *why)
 {
-	static const char *const environment[] = {
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+	static const char *const environment[] = {RUNTIME_PATH, NULL};
 	struct spawn_fd fds[] = {{stdio ? stdio[0] : -1, 0},
 				 {stdio ? stdio[1] : log_fd, 1},
 				 {stdio ? stdio[2] : log_fd, 2}};

@@ -16,6 +16,7 @@
 #include "schemas/messages.h"
 
 #define RUNTIME_DEADLINE_MS 30000
+#define RUNTIME_PATH        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define RUNTIME_LOG_MAX     (64u << 10) /* of what it writes, so much is looked at: the end */
 
 /* @text is "" when it succeeded. Called from runtime_ended(). */

@@ -71,7 +71,8 @@ void shim_consider_end(struct shim *shim)
 {
 	if (shim_is_busy(shim))
 		return;
-	if (shim->state == STATE_DELETED && !journal_is_unpublished(&shim->journal))
+	if (shim->state == STATE_DELETED && !journal_is_unpublished(&shim->journal) &&
+	    !shim->streaming.loggers)
 		end(shim);
 	else if ((shim->state == STATE_NEW || shim->state == STATE_FAILED) &&
 		 !shim->control.n_connections && !shim->linger.loop)

@@ -77,7 +77,7 @@ static int open_file(const char *path, int stream, int *ret_fd, struct why *why)
 	return 0;
 }
 
-static int open_stream(const char *uri, int stream, int *ret_fd, struct why *why)
+int stdio_open_stream(const char *uri, int stream, int *ret_fd, struct why *why)
 {
 	static const char *const names[] = {"stdin", "stdout", "stderr"};
 
@@ -104,11 +104,11 @@ int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *wh
 
 	if (!io)
 		io = &nothing;
-	r = open_stream(io->stdin, 0, &stdio.fds[0], why);
+	r = stdio_open_stream(io->stdin, 0, &stdio.fds[0], why);
 	if (!r)
-		r = open_stream(io->stdout, 1, &stdio.fds[1], why);
+		r = stdio_open_stream(io->stdout, 1, &stdio.fds[1], why);
 	if (!r)
-		r = open_stream(io->stderr, 2, &stdio.fds[2], why);
+		r = stdio_open_stream(io->stderr, 2, &stdio.fds[2], why);
 	if (r)
 		return r;
 	*ret_stdio = stdio;

@@ -14,6 +14,7 @@
 enum {
 	_STDIO_E_SUCCESS,
 	STDIO_E_NOT_IMPLEMENTED, /* binary:// */
+	STDIO_E_LATER,           /* begun: it goes on when what it needs is ready */
 	STDIO_E_INVALID,         /* no such kind of URI, or not a FIFO */
 };
 
@@ -26,5 +27,7 @@ struct stdio {
 int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *why);
 void stdio_close(struct stdio *stdio);
 int stdio_open_null(int *ret_fd);
+/* Stream 0, 1 or 2. */
+int stdio_open_stream(const char *uri, int stream, int *ret_fd, struct why *why);
 /* The path of a FIFO's URI; NULL: it is another one. */
 const char *stdio_fifo(const char *uri);

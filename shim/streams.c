@@ -55,6 +55,7 @@ void streaming_deinit(struct streaming *streaming)
 	loop_timer_cancel(&streaming->rest);
 	free(streaming->buffer);
 	streaming->buffer = NULL;
+	loggers_kill(TAKE(streaming->loggers));
 }
 
 /* ---- the end ------------------------------------------------------------- */
@@ -71,6 +72,8 @@ bool streams_is_drained(const struct process *process)
 
 	if (!streams)
 		return true;
+	if (streams->logger)
+		return logger_has_ended(streams->logger);
 	return streams_is_over(streams) && clients_are_fed(streams);
 }
 
@@ -490,16 +493,59 @@ static bool is_logged(const struct task_io *io)
 	return io && (io->terminal || io->log);
 }
 
+static bool has_logger(const struct task_io *io)
+{
+	return io && !is_logged(io) && (logger_is_uri(io->stdout) || logger_is_uri(io->stderr));
+}
+
+int streams_prepare(struct process *process, const struct task_io *io, logger_fn fn,
+		    struct why *why)
+{
+	int r;
+
+	if (!has_logger(io))
+		return 0;
+	r = streams_new(process, io);
+	if (!r)
+		r = logger_start(process, io, fn, &process->streams->logger, why);
+	if (!r)
+		return STDIO_E_LATER;
+	streams_close(process);
+	return r == LOGGER_E_INVALID ? STDIO_E_INVALID : r;
+}
+
+static int open_one(const struct logger *logger, const char *uri, int stream, int *ret_fd,
+		    struct why *why)
+{
+	if (stream && logger_is_uri(uri))
+		return logger_open(logger, stream - 1, ret_fd, why);
+	return stdio_open_stream(uri, stream, ret_fd, why);
+}
+
+static int open_with_logger(const struct logger *logger, const struct task_io *io,
+			    struct stdio *stdio, struct why *why)
+{
+	int r;
+
+	r = open_one(logger, io->stdin, 0, &stdio->fds[0], why);
+	if (!r)
+		r = open_one(logger, io->stdout, 1, &stdio->fds[1], why);
+	if (!r)
+		r = open_one(logger, io->stderr, 2, &stdio->fds[2], why);
+	return r;
+}
+
 int streams_open(struct process *process, const struct task_io *io, struct stdio *ret_stdio,
 		 struct why *why)
 {
 	_cleanup_(stdio_close) struct stdio stdio = {.fds = {-1, -1, -1}};
 	int r;
 
-	if (!is_logged(io))
+	if (!is_logged(io) && !process->streams)
 		return stdio_open(io, ret_stdio, why);
-	r = streams_new(process, io);
-	if (!r)
+	r = process->streams ? open_with_logger(process->streams->logger, io, &stdio, why)
+			     : streams_new(process, io);
+	if (!r && !process->streams->logger)
 		r = open_logged(process, io, &stdio, why);
 	if (r) {
 		streams_close(process);
@@ -514,6 +560,8 @@ int streams_started(struct process *process, struct why *why)
 {
 	struct streams *streams = process->streams;
 
+	if (streams && streams->logger)
+		logger_release(streams->logger);
 	return streams && streams->is_terminal ? terminal_finish(&streams->terminal, why) : 0;
 }
 
@@ -559,9 +607,11 @@ int streams_recover(struct process *process, const struct task_io *io, struct wh
 {
 	int r;
 
-	if (!is_logged(io))
+	if (!is_logged(io) && !has_logger(io))
 		return 0;
 	r = streams_new(process, io);
+	if (!r && has_logger(io))
+		return logger_recover(process, io, &process->streams->logger, why);
 	if (!r)
 		r = open_log(process->streams, io, true, why);
 	if (!r && io->terminal)
@@ -578,7 +628,7 @@ int streams_terminal(const struct process *process)
 	return process->streams ? process->streams->terminal.master : -1;
 }
 
-int streams_adopt_terminal(struct process *process, int fd, struct why *why)
+int streams_take_terminal(struct process *process, int fd, struct why *why)
 {
 	struct streams *streams = process->streams;
 	int r;
@@ -621,7 +671,9 @@ void streams_process_ended(struct process *process)
 	streams->has_ended = true;
 	/* Nobody has kept it. */
 	streams->awaits_terminal = false;
-	if (streams_is_over(streams))
+	if (streams->logger)
+		logger_finish(streams->logger);
+	else if (streams_is_over(streams))
 		clients_feed(streams);
 	streams_consider_drained(streams);
 }
@@ -657,6 +709,8 @@ void streams_close(struct process *process)
 		return;
 	read_rest(streams);
 	clients_close(streams);
+	if (streams->logger)
+		logger_close(streams->logger);
 	for (size_t i = 0; i < ARRAY_SIZE(streams->sources); i++) {
 		loop_file_remove(&streams->sources[i].file);
 		if (!streams->is_terminal)

@@ -20,12 +20,12 @@
 #include "broker/lib/output_log.h"
 #include "schemas/messages.h"
 #include "shim/log_writer.h"
+#include "shim/logger.h"
 #include "shim/process.h"
 #include "shim/stdio.h"
 #include "shim/terminal.h"
 
 struct client;
-struct logger;
 
 /* Where output comes from: a FIFO, or the terminal. */
 struct source {
@@ -77,11 +77,13 @@ struct streaming {
 	uint8_t *buffer; /* LOG_FRAME_MAX bytes; NULL while nothing happens */
 	bool is_active;  /* something has happened since the timer was set */
 	struct loop_timer rest;
+	struct logger *loggers; /* closed, but not ended yet */
 };
 
-/* Begins what must be ready before the OCI runtime is called. STDIO_E_LATER: shim_streams_ready()
- * will be called (shim.h), unless they are closed before. */
-int streams_prepare(struct process *process, const struct task_io *io, struct why *why);
+/* Begins what must be ready before the OCI runtime is called. STDIO_E_LATER: @fn will be called,
+ * unless they are closed before. */
+int streams_prepare(struct process *process, const struct task_io *io, logger_fn fn,
+		    struct why *why);
 /* Before the OCI runtime: what it is given. @io may be NULL. */
 int streams_open(struct process *process, const struct task_io *io, struct stdio *ret_stdio,
 		 struct why *why);
@@ -103,7 +105,7 @@ void streams_close_input(struct process *process);
 /* The master of the process' terminal, borrowed; -1: none. */
 int streams_terminal(const struct process *process);
 /* Takes @fd, the master that an earlier shim had. */
-int streams_adopt_terminal(struct process *process, int fd, struct why *why);
+int streams_take_terminal(struct process *process, int fd, struct why *why);
 
 /* ---- for attach.c ---- */
 /* No output will come any more. */
