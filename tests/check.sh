@@ -34,6 +34,7 @@ suite() { # name, build directory, kind
 
 mkdir -p "$build"
 step "source checks" tests/lint.sh
+step "models of the shim and of redelivery" tests/model/run.sh "$build/model"
 step "build with gcc" make -s -j"$jobs" BUILD="$build" CC=gcc tests
 step "docs/protocol.md is what the schemas say" make -s BUILD="$build" CC=gcc check-docs
 step "build with clang" make -s -j"$jobs" BUILD="$build-clang" CC=clang all

@@ -6,7 +6,7 @@ set -eu
 build="gcc make libc6-dev libnng-dev libmsgpack-dev liblmdb-dev libjansson-dev libarchive-dev libcurl4-openssl-dev libssl-dev"
 run="crun runc"
 demo="busybox-static python3"
-test="libcmocka-dev clang clang-format clang-tidy cppcheck libclang-rt-14-dev umoci skopeo docker-registry
+test="libcmocka-dev clang clang-format clang-tidy cppcheck spin libclang-rt-14-dev umoci skopeo docker-registry
 	apache2-utils openssl zstd debootstrap busybox-static python3 python3-msgpack containerd podman"
 bench="libcmocka-dev busybox-static python3 containerd umoci"
 
