@@ -324,6 +324,85 @@ static int usage(struct context *context, void *data, char **args, int n_args)
 	return code;
 }
 
+/* ---- diff ---------------------------------------------------------------- */
+
+struct diff_options {
+	char *media_type, *reference;
+	struct schema_strs labels;
+	bool keep;
+};
+
+static int print_blob(struct context *context, const char *digest)
+{
+	struct content_read_request request = {.digest = (char *)digest};
+
+	for (;;) {
+		_cleanup_(content_read_reply_clear) struct content_read_reply reply = {};
+		int r = content_read_ask(&context->ask, &request, &reply);
+
+		if (r)
+			return fail_ask(context, r);
+		if (!reply.data.size)
+			return EXIT_OK;
+		if (fwrite(reply.data.data, 1, reply.data.size, stdout) != reply.data.size)
+			return fail(context, "stdout: %s", strerror(errno));
+		request.offset += reply.data.size;
+	}
+}
+
+/* What is to be kept is a root of the collection, as with ctr. */
+static int diff_labels(struct context *context, const struct diff_options *options,
+		       struct schema_map *labels)
+{
+	int code = list_parse_labels(context, options->labels.items, (int)options->labels.count,
+				     labels);
+	char now[40];
+
+	if (code || !options->keep)
+		return code;
+	output_time(time_real_ns(), now);
+	return schema_map_set(labels, "containerd.io/gc.root", now) ? fail(context, "out of memory")
+								    : EXIT_OK;
+}
+
+static int make_diff(struct context *context, const struct diff_options *options, char **args,
+		     int n_args, char *lease)
+{
+	_cleanup_(snapshot_diff_reply_clear) struct snapshot_diff_reply reply = {};
+	_cleanup_(schema_map_clear) struct schema_map labels = {};
+	struct snapshot_diff_request request = {.key = args[n_args - 1],
+						.base = n_args > 1 ? args[0] : NULL,
+						.snapshotter = context->snapshotter,
+						.media_type = options->media_type,
+						.lease = lease};
+	int code = diff_labels(context, options, &labels), r;
+
+	if (code)
+		return code;
+	request.labels = labels;
+	r = snapshot_diff_ask(&context->ask, &request, &reply);
+	return r ? fail_ask(context, r) : print_blob(context, reply.diff->digest);
+}
+
+/* The blob is held by a lease until it is printed. */
+static int diff(struct context *context, void *data, char **args, int n_args)
+{
+	_cleanup_(lease_reply_clear) struct lease_reply lease = {};
+	struct lease_create_request request = {};
+	struct lease_delete_request end = {};
+	int code, r;
+
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = lease_create_ask(&context->ask, &request, &lease);
+	if (r)
+		return fail_ask(context, r);
+	code = make_diff(context, data, args, n_args, lease.lease->id);
+	end.id = lease.lease->id;
+	r = lease_delete_ask(&context->ask, &end, NULL);
+	return code ?: r ? code ?: fail_ask(context, r) : EXIT_OK;
+}
+
 /* ---- the tables ---------------------------------------------------------- */
 
 /* These stand before the command, as ctr has it, and land in the context. */
@@ -344,6 +423,16 @@ static const struct option_spec make_options[] = {
 static const struct option_spec usage_options[] = {
 	OPTION(struct usage_options, bytes, FLAG, "bytes", 'b', NULL, "print sizes in bytes"), {}};
 
+static const struct option_spec diff_options[] = {
+	OPTION(struct diff_options, media_type, TEXT, "media-type", 0, "TYPE",
+	       "of the layer (default: application/vnd.oci.image.layer.v1.tar+gzip)"),
+	OPTION(struct diff_options, reference, TEXT, "ref", 0, "NAME",
+	       "accepted as ctr's: a layer is complete or absent, and needs no such name"),
+	OPTION(struct diff_options, keep, FLAG, "keep", 0, NULL,
+	       "keep the layer in the content store"),
+	OPTION(struct diff_options, labels, LIST, "label", 0, "KEY=VALUE", "label of the layer"),
+	{}};
+
 static const struct command commit_command = {
 	.name = "commit",
 	.arguments = "NAME KEY",
@@ -351,6 +440,16 @@ static const struct command commit_command = {
 	.min_args = 2,
 	.max_args = 2,
 	.run = commit,
+};
+static const struct command diff_command = {
+	.name = "diff",
+	.arguments = "KEY | BASE KEY",
+	.summary = "print a layer of what KEY changes on its parent, or on BASE",
+	.options = diff_options,
+	.options_size = sizeof(struct diff_options),
+	.min_args = 1,
+	.max_args = 2,
+	.run = diff,
 };
 static const struct command info_command = {
 	.name = "info",
@@ -436,9 +535,9 @@ const struct command snapshots_command = {
 	.aliases = "snapshot",
 	.summary = "manage snapshots",
 	.options = group_options,
-	.subcommands = (const struct command *const[]){&commit_command, &info_command,
-						       &list_command, &mounts_command,
-						       &prepare_command, &delete_command,
-						       &label_command, &tree_command,
-						       &usage_command, &view_command, NULL},
+	.subcommands =
+		(const struct command *const[]){&commit_command, &diff_command, &info_command,
+						&list_command, &mounts_command, &prepare_command,
+						&delete_command, &label_command, &tree_command,
+						&usage_command, &view_command, NULL},
 };

@@ -180,6 +180,28 @@ static int check_version(const json_t *json, struct why *why)
 
 /* ---- documents ---- */
 
+bool document_layer_compression(const char *media_type, enum compression *ret_compression)
+{
+	static const struct {
+		const char *media_type;
+		enum compression compression;
+	} known[] = {
+		{MEDIA_OCI_LAYER, COMPRESSION_NONE},
+		{MEDIA_OCI_LAYER_GZIP, COMPRESSION_GZIP},
+		{MEDIA_OCI_LAYER_ZSTD, COMPRESSION_ZSTD},
+		{MEDIA_DOCKER_LAYER, COMPRESSION_NONE},
+		{MEDIA_DOCKER_LAYER_GZIP, COMPRESSION_GZIP},
+	};
+
+	for (size_t i = 0; media_type && i < sizeof(known) / sizeof(known[0]); i++) {
+		if (strcmp(media_type, known[i].media_type))
+			continue;
+		*ret_compression = known[i].compression;
+		return true;
+	}
+	return false;
+}
+
 bool document_is_index(const char *media_type)
 {
 	return media_type &&

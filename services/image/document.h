@@ -20,6 +20,8 @@
 #define MEDIA_OCI_INDEX         "application/vnd.oci.image.index.v1+json"
 #define MEDIA_OCI_MANIFEST      "application/vnd.oci.image.manifest.v1+json"
 #define MEDIA_OCI_CONFIG        "application/vnd.oci.image.config.v1+json"
+#define MEDIA_OCI_LAYER         "application/vnd.oci.image.layer.v1.tar"
+#define MEDIA_OCI_LAYER_GZIP    "application/vnd.oci.image.layer.v1.tar+gzip"
 #define MEDIA_OCI_LAYER_ZSTD    "application/vnd.oci.image.layer.v1.tar+zstd"
 #define MEDIA_DOCKER_LIST       "application/vnd.docker.distribution.manifest.list.v2+json"
 #define MEDIA_DOCKER_MANIFEST   "application/vnd.docker.distribution.manifest.v2+json"
@@ -68,6 +70,10 @@ struct document_saved_list {
 	size_t count;
 };
 
+enum compression { COMPRESSION_NONE, COMPRESSION_GZIP, COMPRESSION_ZSTD };
+
+/* Of a layer's media type; false: it is no layer's, or not one that is known. */
+bool document_layer_compression(const char *media_type, enum compression *ret_compression);
 bool document_is_index(const char *media_type);
 bool document_is_manifest(const char *media_type);
 

@@ -262,3 +262,4 @@ extern const struct operation_type export_operation;
 extern const struct operation_type snapshot_prepare_operation;
 extern const struct operation_type snapshot_view_operation;
 extern const struct operation_type snapshot_commit_operation;
+extern const struct operation_type snapshot_diff_operation;

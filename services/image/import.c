@@ -5,21 +5,19 @@
  * crash; the archive is simply read again.
  */
 
-#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
-#include "broker/lib/file.h"
 #include "schemas/check.h"
 #include "services/image/handlers.h"
+#include "services/image/batch.h"
 #include "services/image/lease.h"
 
 struct importing {
 	struct image_service *image;
 	struct operation *operation;
-	char ingest[ID_TEXT_SIZE]; /* name of its directory */
-	bool has_ingest;
+	struct batch batch;
 	/* Images that are unpacked one after the other. */
 	struct resolved *resolved[256];
 	size_t n_resolved, index;
@@ -29,13 +27,11 @@ struct importing {
 static void importing_free(void *userdata)
 {
 	struct importing *importing = userdata;
-	struct image_service *image = importing->image;
 
 	unpack_forget(importing->unpack);
 	for (size_t i = 0; i < importing->n_resolved; i++)
 		resolved_free(importing->resolved[i]);
-	if (importing->has_ingest)
-		trash_take(image, image->ingest, importing->ingest);
+	batch_clear(&importing->batch);
 	free(importing);
 }
 
@@ -78,50 +74,16 @@ static int fill_request(struct importing *importing, struct work_import_request 
 	return r;
 }
 
-/* The child's blobs are put in place before anything is recorded. */
-static int take_result(struct importing *importing, struct work_import_result *result,
-		       struct why *why)
-{
-	struct image_import_context *context = operation_context(importing->operation);
-	struct image_service *image = importing->image;
-	_cleanup_(cleanup_fd) int ingest = -1;
-	int r;
-
-	ingest = openat(image->ingest, importing->ingest,
-			O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (ingest < 0)
-		return why_errno(why, error_origin(-errno), "cannot open the ingest directory");
-	r = content_take_blobs(image, ingest, result, why);
-	if (r)
-		return r;
-	if (!context->result)
-		context->result = calloc(1, sizeof(*context->result));
-	if (!context->result)
-		return error_origin(-ENOMEM);
-	work_import_result_clear(context->result);
-	*context->result = *result;
-	*result = (struct work_import_result){};
-	return 0;
-}
-
 static void was_read(void *userdata, void *data, const struct why *why)
 {
 	struct importing *importing = userdata;
-	struct work_import_result *result = data;
 	const struct image_import_request *asked = operation_request(importing->operation);
 	struct why own = {};
+	char what[256];
 	int r;
 
-	if (!result)
-		r = why_set(&own, refused(BUS_INTERNAL), "cannot import '%.200s': %s", asked->path,
-			    why->text);
-	else if (result->error)
-		r = why_set(&own, refused(result->status), "cannot import '%.200s': %s",
-			    asked->path, result->error);
-	else if (operation_is_cancelled(importing->operation))
-		r = why_set(&own, refused(BUS_CANCELED), "the import was cancelled");
-	else
-		r = take_result(importing, result, &own);
+	snprintf(what, sizeof(what), "import '%.200s'", asked->path);
+	r = batch_take(&importing->batch, what, data, why, &own);
 	image_step_ended(importing->operation, r, &own);
 }
 
@@ -135,13 +97,9 @@ static int start_reading(struct importing *importing, struct why *why)
 	r = fill_request(importing, &request, why);
 	if (r)
 		return r;
-	if (mkdirat(image->ingest, importing->ingest, 0700) < 0 && errno != EEXIST)
-		return why_errno(why, error_origin(-errno), "cannot make an ingest directory");
-	importing->has_ingest = true;
-	ingest = openat(image->ingest, importing->ingest,
-			O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (ingest < 0)
-		return why_errno(why, error_origin(-errno), "cannot open the ingest directory");
+	r = batch_open(&importing->batch, &ingest, why);
+	if (r)
+		return r;
 	return image_work_start(image, "import", schema_work_import_request(), &request, &ingest, 1,
 				schema_work_import_result(),
 				operation_deadline(importing->operation), was_read, importing, why);
@@ -167,7 +125,7 @@ static int import_read(struct operation *operation)
 		return error_origin(-ENOMEM);
 	importing->image = operation_object(operation);
 	importing->operation = operation;
-	id_format(operation_id(operation), importing->ingest);
+	batch_init(&importing->batch, operation);
 	operation_set_data(operation, importing, importing_free);
 	r = operation_after_commit(operation, read_archive);
 	return r ? error_trace(r) : OPERATION_LATER;
@@ -186,15 +144,11 @@ static int import_undo(struct operation *operation)
 
 static int import_record(struct operation *operation)
 {
-	struct image_import_context *context = operation_context(operation);
 	struct importing *importing = operation_data(operation);
-	int r = 0;
+	struct why why = {};
+	int r = batch_record(&importing->batch, &why);
 
-	for (size_t i = 0; i < context->result->blobs.count && !r; i++)
-		r = lease_hold_content(operation, context->result->blobs.items[i].digest);
-	if (!r)
-		r = content_record_blobs(importing->image, context->result);
-	return r ? image_step_failed(operation, r, NULL) : 0;
+	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
 /* ---- unpack ---- */
@@ -278,14 +232,14 @@ static int choose_image(struct importing *importing, const struct descriptor *ta
 static int choose_images(struct operation *operation, struct why *why)
 {
 	const struct image_import_request *asked = operation_request(operation);
-	struct image_import_context *context = operation_context(operation);
 	struct importing *importing = operation_data(operation);
+	const struct work_import_result *result = &importing->batch.result;
 	_cleanup_(platform_clear) struct platform platform = {};
 	int r;
 
 	r = resolve_platform(importing->image, asked->platform, &platform, why);
-	for (size_t i = 0; i < context->result->images.count && !r; i++) {
-		const struct work_image *found = &context->result->images.items[i];
+	for (size_t i = 0; i < result->images.count && !r; i++) {
+		const struct work_image *found = &result->images.items[i];
 
 		/* An index under its own name is only kept. */
 		if (asked->index_name && !strcmp(asked->index_name, found->name))
@@ -314,15 +268,16 @@ static int import_unpack(struct operation *operation)
 
 static int import_finish(struct operation *operation, void *data)
 {
-	struct image_import_context *context = operation_context(operation);
+	const struct importing *importing = operation_data(operation);
+	const struct work_import_result *result = &importing->batch.result;
 	struct image_import_reply *reply = data;
 	int r = 0;
 
-	for (size_t i = 0; i < context->result->images.count && !r; i++) {
+	for (size_t i = 0; i < result->images.count && !r; i++) {
 		struct image_record *record = schema_list_add(&reply->images);
 
 		r = record ? names_put(operation_object(operation), operation_namespace(operation),
-				       &context->result->images.items[i], NULL, record)
+				       &result->images.items[i], NULL, record)
 			   : error_origin(-ENOMEM);
 	}
 	if (!r)
@@ -345,7 +300,7 @@ const struct operation_type import_operation = {
 	.steps = import_steps,
 	.request = schema_image_import_request,
 	.reply = schema_image_import_reply,
-	.context = schema_image_import_context,
+	.context = schema_empty,
 	.finish = import_finish,
 };
 

@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
 """Snapshots, and what of them is seen from outside."""
 
+import gzip
+import io
 import json
 import os
+import shutil
+import socket
+import stat
 import subprocess
 import sys
+import tarfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
@@ -157,6 +163,130 @@ def test_a_container_runs_on_120_layers():
         assert sum(len(o) for o in mounts[0]["options"]) > 4096
         assert len([n for n in mounted_tree(mounts, d.work) if n.startswith("etc/layer-")]) == 119
         d.check("snapshots", "rm", "p")
+
+
+# ---- diff ----
+
+def change_everything(root):
+    """What a container can do to its tree, so that each kind of change is there."""
+    def at(*names):
+        return os.path.join(root, *names)
+
+    def put(name, data, mode=0o644):
+        with open(at(name), "w") as out:
+            out.write(data)
+        os.chmod(at(name), mode)
+    put("new", "1")
+    put("etc/passwd", "changed")
+    before = os.stat(at("etc/group"))
+    put("etc/group", "GROUP")  # the same size and the same time: only the content tells
+    os.utime(at("etc/group"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.chmod(at("suid"), 0o755)
+    os.setxattr(at("attr"), "user.more", b"\0\1=\n")
+    os.removexattr(at("attr"), "user.foo")
+    shutil.rmtree(at("gone"))
+    os.unlink(at("dangling"))
+    shutil.move(at("deep"), at("deeper"))  # overlayfs does not rename what lies below
+    os.rename(at("setgid/f"), at("moved"))
+    shutil.rmtree(at("file-later"))
+    put("file-later", "a file now")
+    os.unlink(at("dir-later"))
+    os.mkdir(at("dir-later"))
+    put("dir-later/in", "x")
+    shutil.rmtree(at("opaque"))
+    os.mkdir(at("opaque"), 0o711)
+    put("opaque/new", "n")
+    os.link(at("usr/lib/a"), at("usr/lib/a3"))  # a third name of a file with two
+    put("one", "linked")
+    os.link(at("one"), at("usr/two"))
+    os.symlink("one", at("link"))
+    os.chown(at("link"), 7, 8, follow_symlinks=False)
+    os.mknod(at("dev"), 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    os.mkfifo(at("pipe"))
+    put("x" * 240, "long")
+    put("\u00e4" * 60, "utf8")
+    socket.socket(socket.AF_UNIX).bind(at("sock"))
+    with open(at("sparse"), "wb") as out:
+        out.seek(3 << 20)
+        out.write(b"end")
+    os.utime(at("sticky"), ns=(1, 1500000000123456789))
+    os.chown(at("attrs"), 100000, 3000000)
+
+
+BASE = layers.LAYERS[0] + [layers.f("etc/group", b"group"), layers.f("unchanged", b"u" * 70000)]
+
+
+def diff_of(d, snapshotter, *words):
+    result = d("snapshots", "--snapshotter", snapshotter, "diff", *words)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def without_sockets(tree):
+    return {name: entry for name, entry in tree.items() if not stat.S_ISSOCK(int(entry[0], 8))}
+
+
+def applied(d, snapshotter, tars):
+    """The tree that davit makes of layers."""
+    path = os.path.join(d.work, "applied.tar")
+    layers.image(path, tars, "applied")
+    d.check("-n", "applied", "images", "import", "--snapshotter", snapshotter, "--base-name", "a", path)
+    reply = json.loads(d.check("-n", "applied", "bus", "call", "image.prepare", "name=a:applied", "key=k",
+                               "snapshotter=" + snapshotter))
+    try:
+        return mounted_tree(reply["mounts"], d.work)
+    finally:
+        d.check("-n", "applied", "bus", "call", "image.release", "key=k", "snapshotter=" + snapshotter)
+
+
+def test_a_diff_applied_on_the_parent_is_the_same_tree():
+    media = "application/vnd.oci.image.layer.v1.tar"
+    with Davit() as d:
+        for snapshotter in ("overlayfs", "native"):
+            path = make_image(d, "t:1", BASE)
+            d.check("images", "import", "--snapshotter", snapshotter, path)
+            call = own(d, snapshotter)
+            (chain,) = [s["key"] for s in d.json("snapshots", "--snapshotter", snapshotter, "ls")]
+            call("prepare", "key=a", "parent=" + chain)
+            empty = diff_of(d, snapshotter, "--media-type", media, "a")
+            assert empty == bytes(1024), "nothing changed, and yet: %r" % empty[:200]
+            with mounted(call("mounts", "key=a")["mounts"], d.work) as root:
+                change_everything(root)
+                changed = without_sockets(layers.tree(root))
+            plain = diff_of(d, snapshotter, "--media-type", media, "a")
+            assert gzip.decompress(diff_of(d, snapshotter, "a")) == plain
+            zstd = diff_of(d, snapshotter, "--media-type", media + "+zstd", "a")
+            assert zstd[:4] == b"\x28\xb5\x2f\xfd" and len(zstd) < len(plain)
+            names = tarfile.open(fileobj=io.BytesIO(plain)).getnames()
+            assert "unchanged" not in names and ".wh.gone" in names and "opaque/.wh..wh..opq" in names, names
+            found = layers.differences(applied(d, snapshotter, [layers.tar(BASE), plain]), changed)
+            assert not found, "%s:\n  %s" % (snapshotter, "\n  ".join(found[:20]))
+            call("commit", "name=c", "key=a")
+            assert diff_of(d, snapshotter, "--media-type", media, "c") == plain
+            assert diff_of(d, snapshotter, "--media-type", media, chain, "c") == plain
+            back = diff_of(d, snapshotter, "--media-type", media, "c", chain)
+            found = layers.differences(applied(d, snapshotter, [layers.tar(BASE), plain, back]),
+                                       applied(d, snapshotter, [layers.tar(BASE)]))
+            assert not found, "%s, back:\n  %s" % (snapshotter, "\n  ".join(found[:20]))
+            d.check("snapshots", "--snapshotter", snapshotter, "rm", "c")
+
+
+def test_a_diff_is_read_by_umoci():
+    with Davit() as d:
+        d.check("images", "import", make_image(d, "t:1", BASE))
+        call = own(d, "overlayfs")
+        call("prepare", "key=a", "parent=" + d.json("snapshots", "ls")[0]["key"])
+        with mounted(call("mounts", "key=a")["mounts"], d.work) as root:
+            change_everything(root)
+            changed = without_sockets(layers.tree(root))
+        archive, layout = os.path.join(d.work, "whole.tar"), os.path.join(d.work, "layout")
+        layers.image(archive, [layers.tar(BASE), gzip.decompress(diff_of(d, "overlayfs", "a"))], "x")
+        os.mkdir(layout)
+        subprocess.run(["tar", "-C", layout, "-xf", archive], check=True)
+        subprocess.run(["umoci", "unpack", "--image", layout + ":x", os.path.join(d.work, "bundle")], check=True)
+        found = layers.differences(layers.tree(os.path.join(d.work, "bundle", "rootfs")), changed)
+        assert not found, "\n  ".join(found[:20])
+        d.check("snapshots", "rm", "a")
 
 
 def top_of(records):

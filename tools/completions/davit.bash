@@ -47,8 +47,9 @@ _davit_step() {
 	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --help"; path='davit images delete' ;;
 	'davit images tag') words=" --force --help"; path='davit images tag' ;;
 	'davit images label') words=" --replace-all --help"; path='davit images label' ;;
-	'davit snapshots' | 'davit snapshot') words=" commit info list mounts prepare delete label tree usage view --snapshotter --help"; path='davit snapshots' ;;
+	'davit snapshots' | 'davit snapshot') words=" commit diff info list mounts prepare delete label tree usage view --snapshotter --help"; path='davit snapshots' ;;
 	'davit snapshots commit') words=" --help"; path='davit snapshots commit' ;;
+	'davit snapshots diff') words=" --media-type --ref --keep --label --help"; path='davit snapshots diff' ;;
 	'davit snapshots info') words=" --help"; path='davit snapshots info' ;;
 	'davit snapshots list' | 'davit snapshots ls') words=" --quiet --format --help"; path='davit snapshots list' ;;
 	'davit snapshots mounts' | 'davit snapshots m' | 'davit snapshots mount') words=" --help"; path='davit snapshots mounts' ;;

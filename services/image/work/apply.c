@@ -7,13 +7,13 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
 #include "broker/lib/file.h"
 #include "services/image/work/copy.h"
 #include "services/image/work/entry.h"
+#include "services/image/work/layers.h"
 #include "services/image/work/stream.h"
 #include "services/image/work/tree.h"
 
@@ -534,56 +534,16 @@ static int apply_blob(struct apply *apply, const struct work_apply_request *requ
 
 /* ---- where it goes ---- */
 
-static int open_dir(int snapshots, const char *name, int *ret_fd, struct why *why)
-{
-	_cleanup_(cleanup_free) char *path = text_format("%s/fs", name);
-
-	if (!path)
-		return error_origin(-ENOMEM);
-	*ret_fd = openat(snapshots, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (*ret_fd < 0)
-		return why_errno(why, error_origin(-errno), "cannot open snapshot directory '%s'",
-				 path);
-	return 0;
-}
-
-/* All layers below as one read-only tree: an overlay in this process' own mount namespace. */
-static int mount_parents(const struct work_apply_request *request, int snapshots, int *ret_fd,
-			 struct why *why)
-{
-	_cleanup_(cleanup_free) char *target = text_format("%s/work", request->target);
-	_cleanup_(schema_buffer_clear) struct schema_buffer options = {};
-
-	if (!target)
-		return error_origin(-ENOMEM);
-	for (size_t i = 0; i < request->parents.count; i++) {
-		if (schema_buffer_addf(&options, "%s%s/fs",
-				       i ? ":" : "lowerdir=", request->parents.items[i]))
-			return error_origin(-ENOMEM);
-	}
-	if (schema_buffer_add(&options, "", 1))
-		return error_origin(-ENOMEM);
-	if (fchdir(snapshots) < 0 ||
-	    mount("overlay", target, "overlay", MS_RDONLY, options.data) < 0)
-		return why_errno(why, error_origin(-errno), "cannot mount the layers below");
-	*ret_fd = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (*ret_fd < 0)
-		return why_errno(why, error_origin(-errno), "cannot open the layers below");
-	return 0;
-}
-
 static int open_parents(const struct work_apply_request *request, int snapshots, int *ret_fd,
 			struct why *why)
 {
-	size_t count = request->parents.count;
+	_cleanup_(cleanup_free) char *mount_point = text_format("%s/work", request->target);
 
-	if (!count)
-		return 0;
-	if (count == 1)
-		return error_trace(open_dir(snapshots, request->parents.items[0], ret_fd, why));
-	if (request->native)
+	if (!mount_point)
+		return error_origin(-ENOMEM);
+	if (request->native && request->parents.count > 1)
 		return why_set(why, error_origin(-EINVAL), "a native snapshot has one parent");
-	return error_trace(mount_parents(request, snapshots, ret_fd, why));
+	return error_trace(layers_open(&request->parents, mount_point, snapshots, ret_fd, why));
 }
 
 /* The new directory's root looks like the one below, until the layer says otherwise. */
@@ -636,7 +596,7 @@ int work_apply(const struct work_apply_request *request, int blob, int snapshots
 	struct apply apply = {.limits = work_limits_fill(request->limits), .why = why};
 	int r;
 
-	r = open_dir(snapshots, request->target, &upper, why);
+	r = layers_open_one(request->target, snapshots, &upper, why);
 	if (!r)
 		r = open_parents(request, snapshots, &below, why);
 	if (!r && is_confined)

@@ -1,6 +1,7 @@
 #pragma once
 /* The files of an image archive, written into the ingest directory as they pass by, with their digests. */
 
+#include "services/image/document.h"
 #include "services/image/work/stream.h"
 
 struct import_file {

@@ -14,8 +14,6 @@
 
 struct stream;
 
-enum compression { COMPRESSION_NONE, COMPRESSION_GZIP, COMPRESSION_ZSTD };
-
 /* @fd is borrowed; it need not be seekable. @is_hashed: keep a digest of the uncompressed bytes. */
 int stream_new(int fd, bool is_hashed, const struct work_limits *limits, struct stream **ret_stream,
 	       struct why *why);

@@ -5,6 +5,7 @@
  * its filters; what it makes of the same bytes is always the same.
  */
 
+#include "services/image/document.h"
 #include "services/image/work/stream.h"
 
 struct writer;
