@@ -4,11 +4,13 @@
  *	davit-runtime [--root DIR] [--state DIR] [--runtime NAME=PATH]…
  *	davit-runtime --probe NAME PATH		(started by itself)
  *	davit-runtime --user USER		(started by itself)
+ *	davit-runtime --apparmor NAME		(started by itself)
  */
 
 #include <stdio.h>
 #include <string.h>
 
+#include "services/runtime/apparmor.h"
 #include "services/runtime/process.h"
 #include "services/runtime/runtime.h"
 
@@ -39,6 +41,8 @@ int main(int argc, char *argv[])
 		return probe_main(argv[2], argv[3]);
 	if (argc == 3 && !strcmp(argv[1], "--user"))
 		return process_user_main(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "--apparmor"))
+		return apparmor_main(argv[2]);
 	argc = take_runtimes(argc, argv);
 	if (argc < 0) {
 		fprintf(stderr,

@@ -7,6 +7,7 @@
 #include "broker/lib/log.h"
 #include "schemas/check.h"
 #include "services/lib/operation.h"
+#include "services/lib/work.h"
 #include "services/runtime/bundle.h"
 #include "services/runtime/cgroups.h"
 #include "services/runtime/host.h"
@@ -24,7 +25,8 @@ struct runtime_service {
 #define SERVICE_DEF  "schemas/runtime.def"
 #include "services/lib/methods.h"
 
-#define PROFILE_MAX 1048576
+#define PROFILE_MAX   1048576
+#define LOAD_LIMIT_MS 30000
 
 static struct probe_configured configured[RUNTIME_CONFIGURED_MAX];
 static size_t n_configured;
@@ -255,6 +257,8 @@ struct preparation {
 	struct call *call;
 	char *task_id;
 	json_t *spec;
+	char *apparmor; /* to be loaded */
+	struct work *work;
 	struct runtime_prepare_reply reply;
 };
 
@@ -265,6 +269,7 @@ static void preparation_free(void *userdata)
 	if (!preparation)
 		return;
 	free(preparation->task_id);
+	free(preparation->apparmor);
 	json_decref(preparation->spec);
 	runtime_prepare_reply_clear(&preparation->reply);
 	free(preparation);
@@ -273,6 +278,39 @@ static void preparation_free(void *userdata)
 static void preparation_freep(struct preparation **preparation)
 {
 	preparation_free(*preparation);
+}
+
+static void on_loaded(void *userdata, void *reply, const struct why *why)
+{
+	_cleanup_(preparation_freep) struct preparation *preparation = userdata;
+	const struct runtime_loaded *answer = reply;
+
+	if (!answer || (answer->error && *answer->error))
+		call_finish_fail(preparation->call, BUS_FAILED_PRECONDITION,
+				 "AppArmor profile '%s' of task %s: %s", preparation->apparmor,
+				 preparation->task_id, answer ? answer->error : why->text);
+	else
+		call_finish(preparation->call, &preparation->reply);
+}
+
+/* Takes @preparation. */
+static void load_profile(struct preparation *preparation)
+{
+	const char *const argv[] = {"--apparmor", preparation->apparmor, NULL};
+	static const struct empty nothing;
+	struct work_options options = {
+		.program = "davit-runtime",
+		.argv = argv,
+		.request = schema_empty(),
+		.request_message = &nothing,
+		.reply = schema_runtime_loaded(),
+		.deadline_ms = time_boot_ms() + LOAD_LIMIT_MS,
+	};
+	struct why why = {};
+
+	if (work_start(preparation->service->service, &options, on_loaded, preparation,
+		       &preparation->work, &why))
+		on_loaded(preparation, NULL, &why);
 }
 
 static void write_bundle(void *userdata)
@@ -289,6 +327,8 @@ static void write_bundle(void *userdata)
 		call_finish_fail(preparation->call, BUS_INTERNAL, "bundle of task %s: %s",
 				 preparation->task_id,
 				 why.text[0] ? why.text : strerror(r < 0 ? -r : EIO));
+	else if (preparation->apparmor)
+		load_profile(TAKE(preparation));
 	else
 		call_finish(preparation->call, &preparation->reply);
 }
@@ -331,6 +371,7 @@ static int check_spec(struct preparation *preparation,
 	if (r)
 		return r > 0 ? why_prefix(why, r, "container '%s'", request->container_id)
 			     : error_trace(r);
+	preparation->apparmor = TAKE(facts.apparmor);
 	return fill_reply(state, bundle, runtime, &facts, &preparation->reply);
 }
 

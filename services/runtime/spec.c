@@ -57,6 +57,8 @@ static int add_notes(const struct spec_options *options, json_t *spec, struct wh
 
 	if (options->no_pivot)
 		r = json_object_set_new(annotations, SPEC_NO_PIVOT, json_string("true"));
+	if (!r && options->apparmor_default_profile && *options->apparmor_default_profile)
+		r = json_object_set_new(annotations, SPEC_APPARMOR, json_string("true"));
 	if (!r && oci_root && *oci_root) {
 		r = spec_check_path("runc-root", oci_root, why);
 		if (r > 0)

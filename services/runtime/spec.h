@@ -28,6 +28,7 @@
 #define SPEC_SYSTEMD_CGROUP  SPEC_RESERVED_PREFIX "systemd-cgroup"
 #define SPEC_NO_CGROUP       SPEC_RESERVED_PREFIX "no-cgroup"
 #define SPEC_OCI_ROOT        SPEC_RESERVED_PREFIX "oci-root"
+#define SPEC_APPARMOR        SPEC_RESERVED_PREFIX "apparmor-default" /* process.apparmorProfile is to be loaded */
 
 enum {
 	_SPEC_E_SUCCESS,
@@ -135,6 +136,7 @@ struct spec_facts {
 	char *rootfs; /* root.path when absolute */
 	char *cgroup; /* linux.cgroupsPath */
 	char *oci_root; /* where the caller named one */
+	char *apparmor;          /* profile to load before; NULL: none */
 	char *uid_map, *gid_map; /* of a user namespace of its own, as the kernel takes them; NULL: none */
 	bool own_pid_ns, no_pivot, systemd_cgroup, no_cgroup;
 };

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "schemas/check.h"
 #include "schemas/json.h"
 #include "services/runtime/spec.h"
 
@@ -14,6 +15,7 @@ void spec_facts_clear(struct spec_facts *facts)
 	free(facts->rootfs);
 	free(facts->cgroup);
 	free(facts->oci_root);
+	free(facts->apparmor);
 	free(facts->uid_map);
 	free(facts->gid_map);
 	*facts = (struct spec_facts){};
@@ -349,6 +351,19 @@ static bool is_true(const json_t *annotations, const char *key)
 	return value && !strcmp(value, "true");
 }
 
+/* The name stands in the text of a profile. */
+static int read_apparmor(const json_t *process, struct spec_facts *facts, struct why *why)
+{
+	const char *name = text_of(process, "apparmorProfile");
+
+	if (!check_identifier(name))
+		return why_set(why, SPEC_E_INVALID,
+			       "apparmor-default-profile '%.128s' is not made of letters, digits, "
+			       "and single '.', '_' or '-' between them",
+			       name ? name : "");
+	return schema_set(&facts->apparmor, name);
+}
+
 static int read_annotations(const json_t *spec, struct spec_facts *facts, struct why *why)
 {
 	const json_t *annotations = json_object_get(spec, "annotations");
@@ -360,9 +375,11 @@ static int read_annotations(const json_t *spec, struct spec_facts *facts, struct
 	facts->no_pivot = is_true(annotations, SPEC_NO_PIVOT);
 	facts->systemd_cgroup = is_true(annotations, SPEC_SYSTEMD_CGROUP);
 	facts->no_cgroup = is_true(annotations, SPEC_NO_CGROUP);
+	if (is_true(annotations, SPEC_APPARMOR))
+		r = read_apparmor(json_object_get(spec, "process"), facts, why);
 	oci_root = text_of(annotations, SPEC_OCI_ROOT);
-	if (!oci_root)
-		return 0;
+	if (r || !oci_root)
+		return r;
 	r = spec_check_path("runc-root", oci_root, why);
 	return r ?: schema_set(&facts->oci_root, oci_root);
 }

@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <string.h>
 
+#include "schemas/check.h"
 #include "schemas/schema.h"
 #include "services/runtime/spec.h"
 
@@ -319,6 +320,11 @@ static int add_apparmor(const struct spec_host *host, const struct spec_options 
 		return why_set(why, SPEC_E_INVALID, "%s '%s': AppArmor is not enabled on this host",
 			       has_own ? "apparmor-profile" : "apparmor-default-profile",
 			       has_own ? own : made);
+	if (has_made && !check_identifier(made))
+		return why_set(why, SPEC_E_INVALID,
+			       "apparmor-default-profile '%.128s' is not made of letters, digits, "
+			       "and single '.', '_' or '-' between them",
+			       made);
 	return put(process, "apparmorProfile", json_string(has_own ? own : made));
 }
 

@@ -352,6 +352,8 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		{"{\"args\":[\"a\"],\"privileged_without_host_devices\":true}", "needs privileged"},
 		{"{\"args\":[\"a\"],\"apparmor_profile\":\"a\",\"apparmor_default_profile\":\"b\"}",
 		 "exclude each other"},
+		{"{\"args\":[\"a\"],\"apparmor_default_profile\":\"a b { }\"}",
+		 "apparmor-default-profile 'a b { }'"},
 		{"{\"args\":[\"a\"],\"rdt_class\":\"a/b\"}", "rdt-class: 'a/b'"},
 		{"{\"args\":[\"a\"],\"oci_root\":\"x\"}", "runc-root"},
 		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:1\"]}", "needed together"},

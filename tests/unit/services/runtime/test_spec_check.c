@@ -7,12 +7,12 @@
 static struct spec_host host;
 
 static const char good[] =
-	"{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sh\"],\"cwd\":\"/\",\"user\":{\"uid\":1,\"gid\":2},"
+	"{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sh\"],\"cwd\":\"/\",\"apparmorProfile\":\"mine\",\"user\":{\"uid\":1,\"gid\":2},"
 	"\"capabilities\":{\"bounding\":[\"CAP_KILL\"],\"inheritable\":[\"CAP_KILL\"],\"ambient\":[\"CAP_KILL\"]},"
 	"\"rlimits\":[{\"type\":\"RLIMIT_NOFILE\",\"hard\":1048576,\"soft\":1024}]},"
 	"\"root\":{\"path\":\"rootfs\"},\"mounts\":[{\"destination\":\"/proc\",\"type\":\"proc\"}],"
 	"\"linux\":{\"cgroupsPath\":\"/a/b\",\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"pid\"}]},"
-	"\"annotations\":{\"io.davit.no-pivot\":\"true\",\"io.davit.no-cgroup\":\"true\",\"io.davit.oci-root\":\"/own\"}}";
+	"\"annotations\":{\"io.davit.no-pivot\":\"true\",\"io.davit.no-cgroup\":\"true\",\"io.davit.oci-root\":\"/own\",\"io.davit.apparmor-default\":\"true\"}}";
 
 static int setup(void **state)
 {
@@ -107,6 +107,7 @@ static void test_a_good_spec_is_put_right(void **state)
 	assert_true(facts.no_pivot);
 	assert_true(facts.no_cgroup);
 	assert_string_equal(facts.oci_root, "/own");
+	assert_string_equal(facts.apparmor, "mine");
 	assert_false(facts.systemd_cgroup);
 }
 
