@@ -81,8 +81,8 @@ static int set_target(struct fetch *fetch, const char *digest, const char *type,
 	return r;
 }
 
-/* The document itself tells its digest. */
-static int resolve_by_content(struct fetch *fetch, size_t host, const char *path)
+/* The document itself tells its digest. @is_tried: there was back-off enough. */
+static int resolve_by_content(struct fetch *fetch, size_t host, const char *path, bool is_tried)
 {
 	_cleanup_(http_reply_clear) struct http_reply reply = {};
 	const struct registry_request request = {
@@ -90,7 +90,10 @@ static int resolve_by_content(struct fetch *fetch, size_t host, const char *path
 	char digest[DIGEST_SIZE];
 	int r;
 
-	r = registry_call(&fetch->registry, fetch->http, host, &request, &reply, fetch->why);
+	r = is_tried ? registry_send(&fetch->registry, fetch->http, host, &request, &reply,
+				     fetch->why)
+		     : registry_call(&fetch->registry, fetch->http, host, &request, &reply,
+				     fetch->why);
 	if (r)
 		return registry_fold(&fetch->registry, host, path, r, fetch->why);
 	if (reply.status != 200)
@@ -125,7 +128,7 @@ static int resolve_at(struct fetch *fetch, size_t host)
 	/* The answer to a HEAD has no sentence of the registry's: a failed GET brings one. */
 	if (reply.status != 200 || !reply.digest || !check_digest(reply.digest) ||
 	    !reply.content_type || !reply.length)
-		return resolve_by_content(fetch, host, path);
+		return resolve_by_content(fetch, host, path, registry_may_retry(0, &reply));
 	return set_target(fetch, reply.digest, reply.content_type, reply.length);
 }
 

@@ -133,14 +133,14 @@ static int set_url(struct host *host, const char *url, bool is_override, struct 
 
 /* The registry itself, when nothing says otherwise. */
 static int add_origin(const struct remote *remote, const struct registry_options *options,
-		      struct hosts *hosts, struct why *why)
+		      bool has_certificates, struct hosts *hosts, struct why *why)
 {
 	_cleanup_(cleanup_free) char *url = NULL;
 	bool is_plain = options && options->plain_http;
 	struct host *host = NULL;
 	int r;
 
-	if (!is_plain && remote_is_local(remote->host))
+	if (!is_plain && !has_certificates && remote_is_local(remote->host))
 		is_plain = !options ||
 			   (!options->skip_verify && !options->tls_ca && !options->tls_cert);
 	r = add_host(hosts, &host, why);
@@ -350,7 +350,7 @@ static int read_server(struct reading *reading, const json_t *root)
 			return why_set(reading->why, WORK_E_INVALID,
 				       "'%s' at the top needs a 'server'", work_show(key));
 	}
-	return add_origin(reading->remote, reading->options, reading->hosts, reading->why);
+	return add_origin(reading->remote, reading->options, false, reading->hosts, reading->why);
 }
 
 int hosts_parse(const struct remote *remote, const struct registry_options *options,
@@ -416,7 +416,7 @@ static int read_certificates(const struct remote *remote, const struct registry_
 			r = read_beneath(directory, key, &own.key, "client key", why);
 	}
 	if (!r)
-		r = add_origin(remote, options, hosts, why);
+		r = add_origin(remote, options, own.ca || own.cert, hosts, why);
 	if (!r && own.ca) {
 		free(hosts->items[0].ca);
 		hosts->items[0].ca = TAKE(own.ca);
@@ -495,7 +495,7 @@ int hosts_load(const struct remote *remote, const struct registry_options *optio
 	r = find_directory(top, remote->host, &directory);
 	if (!r)
 		r = directory ? read_directory(remote, options, directory, &hosts, why)
-			      : add_origin(remote, options, &hosts, why);
+			      : add_origin(remote, options, false, &hosts, why);
 	if (r)
 		return r;
 	*ret_hosts = hosts;

@@ -610,6 +610,28 @@ static void test_lists_and_maps_grow_and_shrink(void **state)
 	schema_map_clear(&map);
 }
 
+static void test_secrets_are_taken_out_and_nothing_else(void **state)
+{
+	struct registry_options *options = calloc(1, sizeof(*options));
+	struct image_pull_request request = {.registry = options};
+
+	(void)state;
+	assert_true(schema_has_secrets(schema_image_pull_request()));
+	assert_false(schema_has_secrets(schema_image_import_request()));
+	assert_non_null(options);
+	assert_int_equal(schema_set(&request.name, "a"), 0);
+	assert_int_equal(schema_set(&options->username, "anna"), 0);
+	assert_int_equal(schema_set(&options->password, "secret"), 0);
+	assert_int_equal(schema_set(&options->refresh, "token"), 0);
+	schema_clear_secrets(schema_image_pull_request(), &request);
+	assert_string_equal(request.name, "a");
+	assert_string_equal(options->username, "anna");
+	assert_null(options->password);
+	assert_null(options->refresh);
+	schema_clear_secrets(schema_image_pull_request(), &request);
+	image_pull_request_clear(&request);
+}
+
 TEST_MAIN(cmocka_unit_test(test_every_message_comes_back_as_it_was_sent),
 	  cmocka_unit_test(test_a_copy_packs_to_the_same_bytes),
 	  cmocka_unit_test(test_every_truncation_is_refused),
@@ -625,4 +647,5 @@ TEST_MAIN(cmocka_unit_test(test_every_message_comes_back_as_it_was_sent),
 	  cmocka_unit_test(test_text_is_utf8_without_nul),
 	  cmocka_unit_test(test_enums_are_the_same_both_ways),
 	  cmocka_unit_test(test_tables_are_whole),
-	  cmocka_unit_test(test_lists_and_maps_grow_and_shrink))
+	  cmocka_unit_test(test_lists_and_maps_grow_and_shrink),
+	  cmocka_unit_test(test_secrets_are_taken_out_and_nothing_else))

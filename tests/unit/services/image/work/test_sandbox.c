@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -104,7 +106,47 @@ static void test_it_has_a_network_and_mounts_of_its_own(void **state)
 	run_in_child(try_mounts, scratch->dir);
 }
 
+static int try_network(const char *directory)
+{
+	char *const argv[] = {(char *)"true", NULL};
+	struct sockaddr_in address = {.sin_family = AF_INET};
+	struct stat status;
+	int fds[2], own = open(directory, O_RDONLY | O_DIRECTORY), fd;
+
+	if (own < 0 || sandbox_limit(NULL) || sandbox_network(NULL))
+		return 1;
+	/* Of the file system: copies of what names are resolved with, and what was opened before. */
+	if (!stat("/etc/passwd", &status) || !stat("/proc", &status) || !stat(directory, &status) ||
+	    !stat("../../../../etc/passwd", &status) || stat("/etc/hosts", &status))
+		return 2;
+	fd = openat(own, "file", O_WRONLY | O_CREAT, 0600);
+	if (fd < 0 || write(fd, "x", 1) != 1)
+		return 3;
+	/* Of the network: connections to addresses. */
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) != -1 ||
+	    errno != EPERM || listen(fd, 1) != -1 || errno != EPERM)
+		return 4;
+	if (socket(AF_UNIX, SOCK_STREAM, 0) != -1 || errno != EPERM ||
+	    socket(AF_PACKET, SOCK_RAW, 0) != -1 || errno != EPERM)
+		return 5;
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
+		return 6;
+	if (execve("/bin/true", argv, argv + 1) != -1 || errno != EPERM || chroot("/") != -1 ||
+	    errno != EPERM || unshare(CLONE_NEWNS) != -1 || errno != EPERM)
+		return 7;
+	return 0;
+}
+
+static void test_what_talks_to_registries_sees_no_file_system(void **state)
+{
+	struct scratch *scratch = *state;
+
+	run_in_child(try_network, scratch->dir);
+}
+
 TEST_MAIN(cmocka_unit_test(test_no_program_is_run_and_no_socket_opened),
 	  cmocka_unit_test(test_descriptors_and_cores_are_limited),
 	  TEST_IN_SCRATCH(test_no_path_leads_out_of_the_layer),
-	  TEST_IN_SCRATCH(test_it_has_a_network_and_mounts_of_its_own))
+	  TEST_IN_SCRATCH(test_it_has_a_network_and_mounts_of_its_own),
+	  TEST_IN_SCRATCH(test_what_talks_to_registries_sees_no_file_system))
