@@ -133,18 +133,45 @@ static void drop_tty_group(json_t *mounts)
 	}
 }
 
-static int add_namespace(json_t *namespaces, struct why *why)
+/* @is_own: not one that is joined. */
+static bool has_namespace(const json_t *namespaces, const char *type, bool is_own)
 {
 	json_t *item;
 	size_t i;
 
 	json_array_foreach(namespaces, i, item)
 	{
-		if (!strcmp(json_string_value(json_object_get(item, "type")), "user"))
-			return why_set(why, SPEC_E_INVALID,
-				       "uidmap: with-ns names a user namespace to join, which has "
-				       "its own ids");
+		if (!strcmp(json_string_value(json_object_get(item, "type")), type))
+			return !is_own || !json_object_get(item, "path");
 	}
+	return false;
+}
+
+/* A new sysfs shows a network namespace, and only who owns that may mount one: the host's is bound instead. */
+static int bind_sys(json_t *mounts)
+{
+	json_t *mount, *options;
+	size_t i;
+
+	json_array_foreach(mounts, i, mount)
+	{
+		if (strcmp(json_string_value(json_object_get(mount, "type")), "sysfs"))
+			continue;
+		options = json_object_get(mount, "options");
+		if (json_array_insert_new(options, 0, json_string("rbind")))
+			return error_origin(-ENOMEM);
+		return put(mount, "type", json_string("bind"))
+			       ?: put(mount, "source", json_string("/sys"));
+	}
+	return 0;
+}
+
+static int add_namespace(json_t *namespaces, struct why *why)
+{
+	if (has_namespace(namespaces, "user", false))
+		return why_set(why, SPEC_E_INVALID,
+			       "uidmap: with-ns names a user namespace to join, which has its own "
+			       "ids");
 	return json_array_append_new(namespaces, json_pack("{s:s}", "type", "user"))
 		       ? error_origin(-ENOMEM)
 		       : 0;
@@ -169,5 +196,7 @@ int spec_add_userns(const struct spec_input *input, json_t *spec, struct why *wh
 	r = r ?: put(linux_, "gidMappings", list_of(groups, gidmap->count));
 	if (!r && !is_mapped(groups, gidmap->count, TTY_GROUP))
 		drop_tty_group(json_object_get(spec, "mounts"));
+	if (!r && !has_namespace(json_object_get(linux_, "namespaces"), "network", true))
+		r = bind_sys(json_object_get(spec, "mounts"));
 	return r;
 }

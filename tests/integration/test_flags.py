@@ -399,6 +399,8 @@ def test_a_user_namespace_has_its_own_ids_and_owns_its_files():
                 assert lines[1:] == ["0", "0:0", "0:0", "1:1", "denied"], (snapshotter, lines)
             with Running(d, runtime, *MAPS, "--uidmap", "65536:1000:1", "--user", "daemon", "--read-only") as held:
                 assert held.status("Uid").split()[0] == "100001" and held.status("Gid").split()[0] == "200001"
+            for more in (["--net-host"], ["--privileged"], ["--seccomp", "--device", "/dev/kmsg"]):
+                assert run(d, runtime, *MAPS, *more, "busybox", "more", "sh", "-c", "id -u; ls -d /sys/kernel") == ["0", "/sys/kernel"]
             lines = run(d, runtime, "busybox", "host", "stat", "-c", "%u:%g", "/bin", "/etc/passwd")
             assert lines == ["0:0", "0:0"], lines
 

@@ -185,6 +185,23 @@ static void test_a_group_that_is_not_mapped_owns_no_terminals(void **state)
 	json_decref(narrow);
 }
 
+static void test_a_user_namespace_with_the_hosts_network_gets_the_hosts_sys(void **state)
+{
+	json_t *spec = make("{\"args\":[\"a\"],\"net_host\":true,\"uidmap\":[\"0:1000:10\"],"
+			    "\"gidmap\":[\"0:1000:10\"]}",
+			    NULL);
+
+	(void)state;
+	assert_true(has_option(spec, "/sys", "rbind"));
+	assert_true(has_option(spec, "/sys", "ro"));
+	json_decref(spec);
+	spec = make("{\"args\":[\"a\"],\"with_ns\":[\"network:/proc/1/ns/net\"],"
+		    "\"uidmap\":[\"0:1000:10\"],\"gidmap\":[\"0:1000:10\"]}",
+		    NULL);
+	assert_true(has_option(spec, "/sys", "rbind"));
+	json_decref(spec);
+}
+
 static void test_privileged_can_do_without_the_hosts_devices(void **state)
 {
 	json_t *spec = make(
@@ -421,6 +438,8 @@ TEST_MAIN(
 		setup),
 	cmocka_unit_test_setup(test_every_option_has_its_place, setup),
 	cmocka_unit_test_setup(test_a_group_that_is_not_mapped_owns_no_terminals, setup),
+	cmocka_unit_test_setup(test_a_user_namespace_with_the_hosts_network_gets_the_hosts_sys,
+			       setup),
 	cmocka_unit_test_setup(test_privileged_can_do_without_the_hosts_devices, setup),
 	cmocka_unit_test_setup(test_controllers_of_cgroup_v2_have_their_own_names, setup),
 	cmocka_unit_test_setup(test_what_the_host_lacks_is_refused, setup),
