@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -170,16 +171,33 @@ bool host_is_passable(const char *path)
 	return copy;
 }
 
+/* Who may raise limits is bound by the kernel's own alone. */
+static void read_limits(struct spec_host *host)
+{
+	bool can_raise = host->capabilities & UINT64_C(1) << CAP_SYS_RESOURCE;
+	struct rlimit limit;
+	char line[32];
+
+	for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+		if (can_raise)
+			host->limits[i] = RLIM_INFINITY;
+		else
+			host->limits[i] = getrlimit((__rlimit_resource_t)i, &limit)
+						  ? 0
+						  : limit.rlim_max;
+	read_line("/proc/sys/fs/nr_open", line, sizeof(line));
+	if (can_raise && *line)
+		host->limits[RLIMIT_NOFILE] = strtoull(line, NULL, 10);
+}
+
 int host_read(const char *state, struct spec_host *ret_host)
 {
 	struct spec_host host = {};
-	struct rlimit limit;
 	int r = read_capabilities(&host.capabilities);
 
 	if (r)
 		return error_trace(r);
-	for (int i = 0; i < (int)RLIM_NLIMITS; i++)
-		host.limits[i] = getrlimit((__rlimit_resource_t)i, &limit) ? 0 : limit.rlim_max;
+	read_limits(&host);
 	host_cgroup_parent(state, host.cgroup_parent);
 	host.has_hosts = !access("/etc/hosts", R_OK);
 	host.has_resolv_conf = !access("/etc/resolv.conf", R_OK);

@@ -57,7 +57,7 @@ void spec_devices_clear(struct spec_devices *devices);
 
 /* Of this host. */
 struct spec_host {
-	rlim_t limits[RLIM_NLIMITS]; /* hard limits */
+	rlim_t limits[RLIM_NLIMITS]; /* up to which limits can be set here */
 	uint64_t capabilities;       /* those that can be given, as bits */
 	char cgroup_parent[16];      /* davit-<8 hex digits> */
 	bool has_hosts, has_resolv_conf;

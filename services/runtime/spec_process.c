@@ -286,7 +286,7 @@ static int read_limit(const char *text, rlim_t *ret_soft, rlim_t *ret_hard, stru
 		       "rlimit-nofile '%.64s' is not soft[:hard] with soft <= hard", text);
 }
 
-/* Never above the host's own: raising that needs CAP_SYS_RESOURCE. */
+/* Never above what this host allows; only what was asked for is refused for that. */
 static int add_limits(const struct spec_host *host, const struct spec_input *input, json_t *process,
 		      struct why *why)
 {
@@ -297,6 +297,10 @@ static int add_limits(const struct spec_host *host, const struct spec_input *inp
 
 	if (r)
 		return error_trace(r);
+	if (asked && *asked && hard > highest)
+		return why_set(why, SPEC_E_INVALID,
+			       "rlimit-nofile '%.64s': more than %llu is not possible on this host",
+			       asked, (unsigned long long)highest);
 	hard = hard < highest ? hard : highest;
 	soft = soft < hard ? soft : hard;
 	return put(limit, "hard", json_integer((json_int_t)hard))

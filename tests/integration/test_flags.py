@@ -156,7 +156,7 @@ def test_wrong_limits_are_refused_with_the_flag_and_the_limit():
                 ("cpuset-cpus", "0-4000", "this host has"), ("cpuset-cpus", "0,", "0-3,7"), ("cpuset-cpus", "3-1", "0-3,7"),
                 ("cpuset-mems", "99", "this host has"), ("pids-limit", "4194305", "4194304"), ("pids-limit", "-2", "4194304"),
                 ("cpus", "0", "0.01"), ("cpus", "nan", "0.01"), ("cpus", "1e9", "1000000"),
-                ("rlimit-nofile", "9:3", "soft <= hard"), ("rlimit-nofile", "many", "soft[:hard]"), ("memory-limit", "lots", "number")):
+                ("rlimit-nofile", "9:3", "soft <= hard"), ("rlimit-nofile", "many", "soft[:hard]"), ("rlimit-nofile", "1:9999999999999", "not possible"), ("memory-limit", "lots", "number")):
             refused(d, "--" + flag, value, part=[flag, limit])
         refused(d, "--cpus", "1", "--cpu-quota", "1000", part=["--cpus", "--cpu-quota"])
 

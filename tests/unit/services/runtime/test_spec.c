@@ -348,6 +348,7 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		{"{\"args\":[\"a\"],\"with_ns\":[\"network:x\"]}", "namespace"},
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"2:1\"}", "soft <= hard"},
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"-1\"}", "soft <= hard"},
+		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"1:20001\"}", "more than 20000"},
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"1:\"}", "soft <= hard"},
 		{"{\"args\":[\"a\"],\"cgroup\":\"/\"}", "the host's own"},
 		{"{\"args\":[\"a\"],\"cgroup\":\"/../x\"}", "'..'"},
