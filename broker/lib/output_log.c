@@ -201,6 +201,18 @@ static int read_frames(struct reading *reading, size_t *ret_size)
 	return 0;
 }
 
+/* Where the frames end, damaged bytes are an end like any other; elsewhere the position is wrong. */
+static int check_end(const struct reading *reading)
+{
+	uint64_t offset, output;
+	int r;
+
+	if (reading->rest != LOG_FRAME_E_INVALID || reading->done.size)
+		return 0;
+	r = output_log_scan(reading->log, reading->position->file, &offset, &output);
+	return !r && offset != reading->position->offset ? OUTPUT_LOG_E_POSITION : r;
+}
+
 /* Nothing more is to be had of this file. */
 static int leave_file(struct reading *reading)
 {
@@ -218,9 +230,11 @@ static int leave_file(struct reading *reading)
 	reading->is_closed = reading->follows;
 	if (reading->is_closed)
 		return 0;
-	reading->is_done = true;
-	reading->done.at_end = reading->rest != LOG_FRAME_E_INVALID;
-	return reading->done.at_end || reading->done.size ? 0 : OUTPUT_LOG_E_POSITION;
+	r = check_end(reading);
+	if (r)
+		return r;
+	reading->is_done = reading->done.at_end = true;
+	return 0;
 }
 
 static int read_step(struct reading *reading)

@@ -4,9 +4,9 @@
  * <directory>/1, 2, 3 …, of which the oldest are removed while others are read.
  * A place in it is a struct log_position; file 0 means the oldest that is kept.
  *
- * Readers never wait and take no lock. A frame that is being written, and the
- * torn tail that a killed writer left, end the log. What lies behind bytes that
- * are no frame is read from the next file on, as what was rotated away is.
+ * Readers never wait and take no lock. A frame that is being written, the torn
+ * tail that a killed writer left, and damaged bytes end the log, or its file: what
+ * is missing before the next one is told as what was rotated away is.
  */
 
 #include <stdbool.h>

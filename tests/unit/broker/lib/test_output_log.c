@@ -199,7 +199,12 @@ static void behind_damaged_bytes_the_next_file_is_read(void **state)
 	add(fixture, 1, "one\n");
 	add_bytes(fixture, 1, zeros, sizeof(zeros));
 	assert_reads(fixture, "one\n");
+	assert_true(fixture->read.at_end);
+	assert_reads(fixture, "");
+	assert_true(fixture->read.at_end);
+	fixture->position.offset += 10;
 	assert_int_equal(read_on(fixture), OUTPUT_LOG_E_POSITION);
+	fixture->position.offset -= 10;
 	add(fixture, 2, "two\n");
 	assert_reads(fixture, "two\n");
 	assert_true(fixture->read.is_truncated);
