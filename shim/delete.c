@@ -29,15 +29,23 @@ static bool is_forgotten(const struct shim *shim)
 	return path && access(path, F_OK) && errno == ENOENT;
 }
 
+/* The event of the deletion is the last of a task, so what streams still have to tell comes before. */
+static void close_streams(struct shim *shim)
+{
+	for (struct process *process = shim->added.first; process; process = process->next)
+		streams_close(process);
+	streams_close(&shim->init);
+}
+
 static void finish_delete(struct shim *shim)
 {
 	struct why why = {};
 
+	close_streams(shim);
 	if (shim_journal_deleted(shim, shim->operation.request.id)) {
 		delete_failed(shim, BUS_INTERNAL, "its deletion cannot be journaled");
 		return;
 	}
-	streams_close(&shim->init);
 	if (mounts_undo(shim->rootfs, &why))
 		log_error("task=%s: %s", shim->config.task_id, why.text);
 	shim_move(shim, STATE_DELETED);

@@ -27,7 +27,6 @@ void shim_finish(struct shim *shim, enum bus_status status, const char *text, bo
 					    shim->init.has_exit ? &shim->init.exit : NULL};
 	static const struct empty nothing;
 	struct operation *operation = &shim->operation;
-	_cleanup_(cleanup_free) char *owned = TAKE(operation->text);
 	const struct schema_message *reply = operation->request.method->reply();
 	const void *message = &nothing;
 
@@ -37,6 +36,7 @@ void shim_finish(struct shim *shim, enum bus_status status, const char *text, bo
 		message = &deleted;
 	loop_timer_cancel(&operation->timer);
 	request_finish(shim, &operation->request, status, text, message, is_final);
+	free(operation->text); /* which @text may be */
 	*operation = (struct operation){};
 	shim_consider_end(shim);
 }

@@ -154,6 +154,20 @@ static int write_dropped(struct streams *streams)
 	return streams->dropped ? log_writer_append(&streams->log, &frame) : 0;
 }
 
+/* What was read and not written, or how much was not kept. */
+static int write_waiting(struct streams *streams)
+{
+	int r;
+
+	r = streams->pending ? log_writer_append(&streams->log, &streams->frame)
+			     : write_dropped(streams);
+	if (r)
+		return r;
+	free(streams->pending);
+	streams->pending = NULL;
+	return 0;
+}
+
 static void on_retry(struct loop_timer *timer)
 {
 	struct streams *streams = container_of(timer, struct streams, retry);
@@ -161,14 +175,11 @@ static void on_retry(struct loop_timer *timer)
 
 	r = log_writer_make_room(&streams->log);
 	if (!r)
-		r = streams->pending ? log_writer_append(&streams->log, &streams->frame)
-				     : write_dropped(streams);
+		r = write_waiting(streams);
 	if (r) {
 		retry_later(streams);
 		return;
 	}
-	free(streams->pending);
-	streams->pending = NULL;
 	log_works(streams);
 	sources_set(streams, true);
 	note_written(streams);
@@ -701,6 +712,26 @@ static void read_rest(struct streams *streams)
 	}
 }
 
+/* Nothing is tried again after this: what is missing is told. */
+static void give_up_log(struct streams *streams)
+{
+	struct shim *shim = streams->process->shim;
+
+	if (!streams->error)
+		return;
+	if (!write_waiting(streams)) {
+		log_works(streams);
+		return;
+	}
+	streams->dropped += streams->pending ? streams->frame.size : 0;
+	log_warning("task=%s process=%s: %lu bytes of its output are not in the log",
+		    shim->config.task_id, streams->process->id, (unsigned long)streams->dropped);
+	/* The event of its deletion is a task's last. */
+	if (shim->state != STATE_DELETED)
+		(void)shim_journal_log(shim, streams->process, strerror(-streams->error),
+				       streams->dropped);
+}
+
 void streams_close(struct process *process)
 {
 	struct streams *streams = process->streams;
@@ -708,6 +739,7 @@ void streams_close(struct process *process)
 	if (!streams)
 		return;
 	read_rest(streams);
+	give_up_log(streams);
 	clients_close(streams);
 	if (streams->logger)
 		logger_close(streams->logger);
@@ -722,9 +754,6 @@ void streams_close(struct process *process)
 	input_close(&streams->input);
 	log_writer_close(&streams->log);
 	output_log_close(&streams->reader);
-	if (streams->pending || streams->error)
-		log_warning("task=%s process=%s: its last output is not in the log",
-			    process->shim->config.task_id, process->id);
 	free(streams->pending);
 	if (!streams->is_terminal)
 		remove_fifos(process);

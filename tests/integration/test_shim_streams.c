@@ -883,6 +883,20 @@ static void on_a_full_disk_output_is_dropped_and_counted(void **state)
 	assert_int_equal(count_events("/tasks/log"), 2);
 }
 
+static void what_a_full_disk_never_took_is_told_before_the_deletion(void **state)
+{
+	(void)state;
+	run_on_small_disk(true);
+	wait_for_script("b");
+	release("b");
+	shim_case_wait_event(&test, "/tasks/exit");
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_case_wait_event(&test, "/tasks/delete");
+	assert_int_equal(count_events("/tasks/log"), 2);
+	assert_string_equal(test.events[test.n_events - 1].topic, "/tasks/delete");
+	assert_int_equal(shim_case_wait_end(&test), 0);
+}
+
 /* ---- deaths -------------------------------------------------------------- */
 
 static void another_shim_goes_on_where_the_log_ends(void **state)
@@ -1009,6 +1023,7 @@ int main(int argc, char **argv)
 		SHIM_TEST(a_shim_with_clients_that_wait_sleeps_and_gives_its_memory_back),
 		SHIM_TEST(a_full_disk_makes_the_process_wait),
 		SHIM_TEST(on_a_full_disk_output_is_dropped_and_counted),
+		SHIM_TEST(what_a_full_disk_never_took_is_told_before_the_deletion),
 		SHIM_TEST(another_shim_goes_on_where_the_log_ends),
 		SHIM_TEST(a_log_of_an_ended_process_is_served_by_another_shim),
 		SHIM_TEST(delete_waits_for_output_only_so_long),
