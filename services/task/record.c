@@ -130,6 +130,23 @@ static bool is_alive(enum task_status status)
 	return status == TASK_RUNNING || status == TASK_PAUSED || status == TASK_PAUSING;
 }
 
+/* How it ended may be heard of after that it was deleted. */
+static int note_late_exit(struct task_service *service, struct task_record *record,
+			  const struct exit_record *exit)
+{
+	_cleanup_(task_record_clear) struct task_record ended = {};
+	int r;
+
+	if (record->exit || !exit)
+		return 0;
+	r = task_set_exit(record, exit) ?: shim_row_put(service, record);
+	if (!r)
+		r = ended_row(service, record->namespace, record->container_id, &ended);
+	if (r || strcmp(ended.task_id, record->task_id))
+		return r == TASK_E_NOT_FOUND ? 0 : r;
+	return task_set_exit(&ended, exit) ?: ended_put(service, &ended);
+}
+
 int task_note_deleted(struct task_service *service, const char *task_id,
 		      const struct exit_record *exit)
 {
@@ -137,8 +154,10 @@ int task_note_deleted(struct task_service *service, const char *task_id,
 	int r;
 
 	r = task_shim_row(service, task_id, &record);
-	if (r || record.status == TASK_DELETED)
+	if (r)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
+	if (record.status == TASK_DELETED)
+		return note_late_exit(service, &record, exit);
 	live_remove(service->live, task_id);
 	r = task_set_exit(&record, exit);
 	if (!r && is_alive(record.status))

@@ -671,7 +671,16 @@ static int drop_rows(void *userdata)
 	return r ?: drop_row(service, SHIM_TABLE, task_id, NULL);
 }
 
-/* The bundle is gone: nothing is left of the task. */
+/* What a shim that was removing its bundle has left of it, or what this service put there meanwhile. */
+static void remove_bundle(const struct task_record *record)
+{
+	struct why why = {};
+
+	if (record->bundle && file_remove_tree(AT_FDCWD, record->bundle, &why))
+		log_warning("task=%s: its bundle is not removed: %s", record->task_id, why.text);
+}
+
+/* The bundle is gone, or all in it by which a shim could be started: nothing is left of the task. */
 static void shim_gone(struct task_shim *shim)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
@@ -681,6 +690,7 @@ static void shim_gone(struct task_shim *shim)
 	live_remove(service->live, shim->task_id);
 	if (service_transact(service->service, drop_rows, &row))
 		log_error("task=%s: its rows could not be removed", shim->task_id);
+	remove_bundle(&record);
 	task_remove_fifos(service, record.io);
 	task_shim_free(shim);
 }
@@ -722,6 +732,13 @@ static int note_unknown(void *userdata)
 	return r == TASK_E_STATE ? 0 : r;
 }
 
+/* Of one that is gone the next shim is told that there is nothing to wait for. */
+static void hold_one(struct task_shim *shim, const char *exec_id, uint64_t pid, uint64_t start_time)
+{
+	held_open(shim, exec_id, pid, start_time);
+	held_take(shim, exec_id, -1, -1);
+}
+
 static int hold_added(void *userdata, const struct store_key *key, void *data)
 {
 	const struct task_exec_record *record = data;
@@ -729,7 +746,7 @@ static int hold_added(void *userdata, const struct store_key *key, void *data)
 
 	(void)key;
 	if (record->status == TASK_RUNNING)
-		held_open(shim, record->exec_id, record->pid, record->pid_start_time);
+		hold_one(shim, record->exec_id, record->pid, record->pid_start_time);
 	return 0;
 }
 
@@ -743,7 +760,7 @@ static int hold_all(void *userdata)
 /* It died together with this service, or while nobody looked: what can still be held is. */
 static void hold(struct task_shim *shim, const struct task_record *record)
 {
-	held_open(shim, "", record->pid, record->pid_start_time);
+	hold_one(shim, "", record->pid, record->pid_start_time);
 	(void)service_transact(shim->service->service, hold_all, shim);
 }
 
@@ -751,6 +768,7 @@ static void hold(struct task_shim *shim, const struct task_record *record)
 static void shim_dead(struct task_shim *shim, const struct task_record *record)
 {
 	struct why why = {};
+	int r;
 
 	if (record->status == TASK_CREATING) { /* its operation sees to it */
 		end_waiters(TAKE(shim->waiters), shim, BUS_UNAVAILABLE, "its shim died");
@@ -762,9 +780,14 @@ static void shim_dead(struct task_shim *shim, const struct task_record *record)
 		(void)service_transact(shim->service->service, note_unknown, shim);
 		hold(shim, record);
 	}
-	if (time_boot_ms() < shim->clean_up_at_ms)
+	if (time_boot_ms() < shim->clean_up_at_ms) {
 		retry_after(shim, shim->clean_up_at_ms - time_boot_ms());
-	else if (task_shim_clean_up(shim, &why))
+		return;
+	}
+	r = task_shim_clean_up(shim, &why);
+	if (r == -ENODATA)
+		shim_gone(shim);
+	else if (r)
 		clean_up_later(shim, why.text);
 }
 

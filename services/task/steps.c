@@ -115,9 +115,9 @@ static int find_shim(struct step_call *call, struct task_shim **ret_shim, struct
 
 	if (shim && call->is_delete)
 		r = task_shim_clean_up(shim, why);
-	if (r == -ENOENT)
+	if (r == -ENOENT || r == -ENODATA)
 		task_shim_take_up(shim);
-	if (r && r != -EWOULDBLOCK && r != -ENOENT)
+	if (r && r != -EWOULDBLOCK && r != -ENOENT && r != -ENODATA)
 		return r;
 	*ret_shim = task_shim_find(service, call->task_id);
 	return *ret_shim ? 0 : -ESRCH;

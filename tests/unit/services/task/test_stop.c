@@ -272,6 +272,42 @@ static void test_a_second_delete_waits_for_the_first(void **state)
 	assert_int_equal(answered(second), BUS_OK);
 }
 
+static void test_an_exit_that_is_heard_of_after_the_delete_is_kept(void **state)
+{
+	static struct exit_record exit = {
+		.exit_status = 6, .source = EXIT_OBSERVED, .exited_at_ns = 1};
+	struct event_task_delete event = {.container_id = (char *)"web"};
+	_cleanup_(task_wait_reply_clear) struct task_wait_reply wait = {};
+	struct task_name_request name = {.container_id = (char *)"web"};
+
+	(void)state;
+	turns(5);
+	shim_event("/tasks/delete", &event);
+	turns(3);
+	assert_int_equal(status_now(), TASK_DELETED);
+	shim.state.status = TASK_DELETED;
+	shim.state.exit = &exit;
+	service_dies();
+	turns(20);
+	assert_int_equal(service_case_call(&shim.test, "task.wait", NULL, &name, &wait), BUS_OK);
+	assert_int_equal(wait.exit->exit_status, 6);
+}
+
+/* The shim removes its bundle, and this service looks for its lock in it meanwhile. */
+static void test_what_is_left_of_a_bundle_is_removed(void **state)
+{
+	struct service_answer *answer = send_delete(NULL, true);
+
+	(void)state;
+	shim_asked("delete", NULL);
+	shim.listener = close_fd(shim.listener);
+	shim.lock = close_fd(shim.lock);
+	drop_peer();
+	assert_int_equal(answered(answer), BUS_OK);
+	assert_int_equal(n_listed(), 0);
+	assert_int_not_equal(access(shim.bundle, F_OK), 0);
+}
+
 static void test_one_that_runs_is_not_deleted_without_force(void **state)
 {
 	(void)state;
@@ -434,6 +470,8 @@ TEST_MAIN(WITH_SHIM(test_one_that_heeds_its_stop_signal_is_not_killed),
 	  WITH_SHIM(test_a_delete_that_was_cut_is_finished_and_answers_the_same),
 	  WITH_SHIM(test_a_delete_whose_shim_is_gone_with_all_of_it_succeeds),
 	  WITH_SHIM(test_a_second_delete_waits_for_the_first),
+	  WITH_SHIM(test_an_exit_that_is_heard_of_after_the_delete_is_kept),
+	  WITH_SHIM(test_what_is_left_of_a_bundle_is_removed),
 	  WITH_SHIM(test_one_that_runs_is_not_deleted_without_force),
 	  WITH_CREATED(test_one_that_was_not_started_is_deleted),
 	  WITH_SHIM(test_what_is_forgotten_is_not_listed_but_still_waited_for),
