@@ -206,7 +206,8 @@ def check_log(events):
     order = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
     tasks = {}
     for event in events:
-        if event["topic"] in order:
+        added = event["topic"] == "/tasks/exit" and event["event"]["id"] != event["event"]["container_id"]
+        if event["topic"] in order and not added:
             tasks.setdefault(event["event"].get("task_id"), []).append(event["topic"])
     for task, topics in tasks.items():
         ranks = [order.index(t) for t in topics]
