@@ -211,6 +211,28 @@ def bench_run(davit, containerd, bundle):
         row("  davit / ctr", spread(ratios), "<= 0.25", statistics.median(ratios) <= 0.25)
 
 
+def bench_exec(davit, containerd):
+    run(davit.base + ["run", "-d", "--null-io", "busybox", "exec", "sleep", "1000"])
+    if containerd:
+        run(containerd.ctr("run", "-d", "--null-io", "--runc-binary", "crun", "docker.io/library/busybox:latest",
+                           "exec", "sleep", "1000"))
+    ours, theirs = [], []
+    for i in range(RUNS + 2):
+        a = timed(davit.base + ["exec", "exec", "true"])
+        b = timed(containerd.ctr("t", "exec", "--exec-id", "e%d" % i, "exec", "true")) if containerd else None
+        if i >= 2:
+            ours.append(a)
+            theirs.append(b)
+    row("exec true, davit, ms", spread(ours))
+    if containerd:
+        row("ctr t exec, ms", spread(theirs))
+        ratios = [x / y for x, y in zip(ours, theirs)]
+        row("  davit / ctr", spread(ratios), "<= 0.25", statistics.median(ratios) <= 0.25)
+        run(containerd.ctr("t", "rm", "-f", "exec"), check=False)
+        run(containerd.ctr("c", "rm", "exec"), check=False)
+    run(davit.base + ["rm", "-f", "exec"])
+
+
 def start_rate(make_argv, count, clients=4):
     """How many per second, by so many clients at a time."""
     running, next_one = {}, 0
@@ -228,6 +250,22 @@ def start_rate(make_argv, count, clients=4):
     return count / (time.perf_counter() - begin)
 
 
+def measure_density(davit, options):
+    """KB of MemAvailable that each idle container takes, the rate at which they start, and the shims' PSS."""
+    taken, rates = [], []
+    for attempt in range(1 if QUICK else 3):
+        before = settled_available_kb()
+        rates.append(start_rate(lambda i: davit.base + ["run", "-d"] + options + ["busybox", "d%d" % i, "sleep", "1000"],
+                                DENSITY))
+        taken.append((before - settled_available_kb()) / DENSITY)
+        if attempt == 0:
+            shims = [pss_kb(pid) for pid in davit.named("davit-shim")]
+            if options:
+                bench_restart(davit)
+        start_rate(lambda i: davit.base + ["rm", "-f", "d%d" % i], DENSITY)
+    return taken, rates, shims
+
+
 def bench_density(davit, containerd, bundle):
     """Start rate, memory, and the restart of the task service, with the same containers."""
     before = settled_available_kb()
@@ -237,16 +275,8 @@ def bench_density(davit, containerd, bundle):
     for i in range(DENSITY):
         run(["crun", "--root", bundle + "/crun", "delete", "--force", "d%d" % i])
 
-    ours, rates = [], []
-    for attempt in range(1 if QUICK else 3):
-        before = settled_available_kb()
-        rates.append(start_rate(lambda i: davit.base + ["run", "-d", "--null-io", "busybox", "d%d" % i, "sleep", "1000"],
-                                DENSITY))
-        ours.append((before - settled_available_kb()) / DENSITY)
-        if attempt == 0:
-            shims = [pss_kb(pid) for pid in davit.named("davit-shim")]
-            bench_restart(davit)
-        start_rate(lambda i: davit.base + ["rm", "-f", "d%d" % i], DENSITY)
+    ours, rates, shims = measure_density(davit, ["--null-io"])
+    logged, _, logged_shims = measure_density(davit, [])
     row("started by 4 clients, davit, per second", spread(rates))
     row("started by 4 clients, bare crun, per second", "%8.1f" % bare_rate)
     if containerd:
@@ -262,6 +292,9 @@ def bench_density(davit, containerd, bundle):
     above = statistics.median(ours) - bare
     row("memory per idle container above bare crun, KB", "%8.0f (bare %.0f)" % (above, bare), "<= 300", above <= 300)
     row("shim PSS, KB", spread(shims), "<= 200", statistics.median(shims) <= 200)
+    above = statistics.median(logged) - bare
+    row("  the same with a log", "%8.0f" % above, "<= 300", above <= 300)
+    row("  shim PSS with a log, KB", spread(logged_shims), "<= 200", statistics.median(logged_shims) <= 200)
 
 
 def bench_restart(davit):
@@ -358,6 +391,7 @@ def main():
         bench_idle(davit)
         bench_bus(davit)
         bench_run(davit, containerd, bundle)
+        bench_exec(davit, containerd)
         bench_density(davit, containerd, bundle)
         bench_import(davit, containerd, work)
         over = [r[0].strip() for r in rows if r[3] == "OVER"]
