@@ -335,5 +335,7 @@ const struct operation_type container_run_operation = {
 	.request = schema_container_run_request,
 	.reply = schema_container_run_reply,
 	.context = schema_container_run_context,
+	/* Up to the record there is only a snapshot under a lease, and a spec. */
+	.starts_unstored = true,
 	.finish = finish,
 };

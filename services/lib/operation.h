@@ -37,6 +37,9 @@ struct operation_type {
 	const struct schema_message *(*request)(void);
 	const struct schema_message *(*reply)(void);
 	const struct schema_message *(*context)(void); /* working state, all fields OPTIONAL; may be schema_empty */
+	/* Nothing is stored before the first step that persists (or the first undo), which saves a commit: for
+	 * steps whose effects go by themselves when a crash cuts them and nobody asks again with the same id. */
+	bool starts_unstored;
 	/* Fills in the reply when all steps are done; inside the transaction that ends the operation. May be NULL. */
 	int (*finish)(struct operation *operation, void *reply);
 	/* May be NULL; called outside of a transaction, while a step has returned OPERATION_LATER and is not done. */

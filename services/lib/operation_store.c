@@ -72,8 +72,11 @@ int operation_put(struct operation *operation)
 	if (r)
 		return error_trace(r);
 	record_key(&key, operation);
-	return store_put(operation->service->store, STORE_OPERATIONS, &key,
-			 schema_operation_record(), &operation->record);
+	r = store_put(operation->service->store, STORE_OPERATIONS, &key, schema_operation_record(),
+		      &operation->record);
+	if (!r && operation->type->starts_unstored)
+		r = reply_put(operation->service, operation->call, true);
+	return r;
 }
 
 int operation_delete(struct operation *operation)
@@ -238,7 +241,7 @@ static int take_request(struct operation *operation, const void *request)
 	return error_trace(schema_copy(schema, request, operation->request));
 }
 
-/* Record and running reply in the innermost transaction; the first step follows in the same turn. */
+/* Record and running reply (those of starts_unstored come later) in the innermost transaction; the first step follows in the same turn. */
 static int begin(struct call *call, bool is_call_silent, const struct operation_type *type,
 		 const void *request, const char *object)
 {
@@ -254,10 +257,8 @@ static int begin(struct call *call, bool is_call_silent, const struct operation_
 		return error_trace(r);
 	operation->call = call;
 	r = take_request(operation, request);
-	if (!r)
-		r = operation_put(operation);
-	if (!r)
-		r = reply_put(service, call, true);
+	if (!r && !type->starts_unstored)
+		r = operation_put(operation) ?: reply_put(service, call, true);
 	if (!r)
 		r = service_after_commit(service, begun, never_begun, operation_ref(operation));
 	if (r) {

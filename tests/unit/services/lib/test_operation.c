@@ -158,6 +158,34 @@ static const struct operation_type type = {
 	.finish = finish,
 };
 
+/* The same steps, second first: until the one called first has stored its progress nothing is in the store. */
+static const struct operation_step unstored_steps[] = {
+	{.name = "second", .run = run_second, .undo = undo_second},
+	{.name = "first", .run = run_first, .undo = undo_first, .persist = true},
+	{.name = "third", .run = run_third},
+	{},
+};
+
+static const struct operation_type unstored_type = {
+	.method = "container.delete",
+	.steps = unstored_steps,
+	.request = schema_container_delete_request,
+	.reply = schema_empty,
+	.context = schema_platform,
+	.starts_unstored = true,
+	.finish = finish,
+};
+
+static int delete_container(void *object, const void *request_, void *reply, struct call *call)
+{
+	const struct container_delete_request *request = request_;
+
+	(void)object;
+	(void)reply;
+	note("start");
+	return operation_start(call, &unstored_type, request, request->id, true);
+}
+
 static int remove_container(void *object, const void *request_, void *reply, struct call *call)
 {
 	const struct container_remove_request *request = request_;
@@ -187,6 +215,11 @@ static const struct schema_method *find_remove(void)
 	return schema_find_method("container", "remove");
 }
 
+static const struct schema_method *find_delete(void)
+{
+	return schema_find_method("container", "delete");
+}
+
 static const struct schema_method *find_list(void)
 {
 	return schema_find_method("container", "operations");
@@ -197,11 +230,14 @@ static const struct schema_method *find_cancel(void)
 	return schema_find_method("container", "operation_cancel");
 }
 
-static const struct service_method methods[] = {
-	{find_remove, remove_container}, {find_list, list}, {find_cancel, cancel}, {}};
+static const struct service_method methods[] = {{find_remove, remove_container},
+						{find_delete, delete_container},
+						{find_list, list},
+						{find_cancel, cancel},
+						{}};
 static const char *const names[] = {"container", NULL};
 static const char *const tables[] = {"rows", NULL};
-static const struct operation_type *const types[] = {&type, NULL};
+static const struct operation_type *const types[] = {&type, &unstored_type, NULL};
 static const struct service_definition definition = {
 	.program = "davit-test",
 	.names = names,
@@ -349,6 +385,67 @@ static void test_a_crash_at_any_step_repeats_it_with_the_same_ids(void **state)
 	/* The caller, who asks again, gets the stored end. */
 	assert_int_equal(start(test, id_1)->status, BUS_OK);
 	assert_int_equal(n_records(test), 0);
+}
+
+static struct service_answer *start_unstored(struct service_case *test)
+{
+	struct container_delete_request request = {.id = "c"};
+	struct service_answer *answer;
+
+	answer = service_case_send(test, "container.delete", id_1, 0, &request);
+	service_case_turn(test);
+	return answer;
+}
+
+static void test_one_that_starts_unstored_is_stored_with_its_first_progress(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *callers[2];
+	uint8_t before[16];
+
+	callers[0] = start_unstored(test);
+	assert_int_equal(n_records(test), 0);
+	memcpy(before, fake_call_id(fake_bus_find(test->bus, "task.delete")), 16);
+	/* Cut here it is gone; asked again it makes the same call. */
+	service_case_crash(test);
+	service_case_open(test);
+	assert_null(fake_bus_find(test->bus, "task.delete"));
+	*history = '\0';
+	callers[0] = start_unstored(test);
+	callers[1] = start_unstored(test); /* joins */
+	assert_string_equal(history, "start second (without context) ");
+	assert_memory_equal(fake_call_id(fake_bus_find(test->bus, "task.delete")), before, 16);
+	answer(test, "task.delete", BUS_OK, "");
+	assert_int_equal(n_records(test), 1);
+	/* From here on it is resumed, and its caller joins. */
+	service_case_crash(test);
+	service_case_open(test);
+	callers[0] = start_unstored(test);
+	answer(test, "image.release", BUS_OK, "");
+	answer(test, "image.release", BUS_OK, "");
+	assert_true(callers[0]->is_answered);
+	assert_int_equal(callers[0]->status, BUS_OK);
+	assert_false(callers[1]->is_answered);
+	assert_int_equal(start_unstored(test)->status, BUS_OK);
+	assert_int_equal(n_records(test), 0);
+}
+
+static void test_one_that_starts_unstored_is_undone_and_answered_once(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller = start_unstored(test);
+
+	answer(test, "task.delete", BUS_INTERNAL, "no");
+	assert_int_equal(n_records(test), 1); /* that it is being undone is stored */
+	service_case_crash(test);
+	service_case_open(test);
+	caller = start_unstored(test);
+	answer(test, "task.get", BUS_OK, "");
+	assert_int_equal(caller->status, BUS_INTERNAL);
+	assert_int_equal(n_records(test), 0);
+	*history = '\0';
+	assert_int_equal(start_unstored(test)->status, BUS_INTERNAL);
+	assert_string_equal(history, "");
 }
 
 static void test_the_same_request_joins_before_and_after_a_crash(void **state)
@@ -690,6 +787,8 @@ static void test_a_full_disk_refuses_the_operation_and_leaves_nothing_of_it(void
 TEST_MAIN(CASE(test_steps_follow_each_other_and_the_caller_gets_the_end),
 	  CASE(test_a_call_leaves_after_the_commit_with_a_derived_id),
 	  CASE(test_a_crash_at_any_step_repeats_it_with_the_same_ids),
+	  CASE(test_one_that_starts_unstored_is_stored_with_its_first_progress),
+	  CASE(test_one_that_starts_unstored_is_undone_and_answered_once),
 	  CASE(test_the_same_request_joins_before_and_after_a_crash),
 	  CASE(test_a_failure_undoes_last_first_and_is_the_answer),
 	  CASE(test_a_failing_step_undoes_its_own_changes),
