@@ -257,11 +257,13 @@ const struct command images_command = {
 	.name = "images",
 	.aliases = "image i",
 	.summary = "manage images",
-	.subcommands = (const struct command *const[]){&images_pull_command, &images_push_command,
-						       &images_import_command,
-						       &images_export_command, &list_command,
-						       &delete_command, &tag_command,
-						       &label_command, NULL},
+	.subcommands =
+		(const struct command *const[]){
+			&images_pull_command, &images_push_command, &images_import_command,
+			&images_export_command, &list_command, &images_check_command,
+			&images_inspect_command, &images_history_command, &images_usage_command,
+			&images_convert_command, &images_mount_command, &images_unmount_command,
+			&delete_command, &tag_command, &label_command, NULL},
 };
 
 static const struct command content_list_command = {

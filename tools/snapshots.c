@@ -324,6 +324,51 @@ static int usage(struct context *context, void *data, char **args, int n_args)
 	return code;
 }
 
+/* ---- unpack, repair ------------------------------------------------------ */
+
+struct unpack_options {
+	char *snapshotter;
+};
+
+static int unpack(struct context *context, void *data, char **args, int n_args)
+{
+	const struct unpack_options *options = data;
+	_cleanup_(image_unpack_reply_clear) struct image_unpack_reply reply = {};
+	struct image_unpack_request request = {
+		.name = args[0], .snapshotter = options->snapshotter ?: context->snapshotter};
+	int r;
+
+	(void)n_args;
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = image_unpack_ask(&context->ask, &request, &reply);
+	if (r)
+		return fail_ask(context, r);
+	puts(reply.chain_id ?: "");
+	return EXIT_OK;
+}
+
+static int repair_one(struct context *context, const char *key, void *data)
+{
+	struct snapshot_key_request request = {.key = (char *)key,
+					       .snapshotter = context->snapshotter};
+	int r;
+
+	(void)data;
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = snapshot_repair_ask(&context->ask, &request, NULL);
+	if (r)
+		return fail_ask(context, r);
+	puts(key);
+	return EXIT_OK;
+}
+
+static int repair(struct context *context, void *data, char **args, int n_args)
+{
+	return list_each(context, args, n_args, repair_one, data);
+}
+
 /* ---- diff ---------------------------------------------------------------- */
 
 struct diff_options {
@@ -520,6 +565,28 @@ static const struct command tree_command = {
 	.summary = "show which snapshot lies on which",
 	.run = tree,
 };
+static const struct option_spec unpack_options[] = {
+	OPTION(struct unpack_options, snapshotter, TEXT, "snapshotter", 0, "NAME",
+	       "overlayfs or native (default: this host's)"),
+	{}};
+static const struct command unpack_command = {
+	.name = "unpack",
+	.arguments = "DIGEST|REF",
+	.summary = "unpack an image, named by the digest of its target; print its chain id",
+	.options = unpack_options,
+	.options_size = sizeof(struct unpack_options),
+	.min_args = 1,
+	.max_args = 1,
+	.run = unpack,
+};
+static const struct command repair_command = {
+	.name = "repair",
+	.arguments = "CHAIN_ID [CHAIN_ID...]",
+	.summary = "make layers that are damaged or missing again, each from its blob",
+	.min_args = 1,
+	.max_args = -1,
+	.run = repair,
+};
 static const struct command usage_command = {
 	.name = "usage",
 	.arguments = "[KEY...]",
@@ -539,5 +606,6 @@ const struct command snapshots_command = {
 		(const struct command *const[]){&commit_command, &diff_command, &info_command,
 						&list_command, &mounts_command, &prepare_command,
 						&delete_command, &label_command, &tree_command,
-						&usage_command, &view_command, NULL},
+						&unpack_command, &repair_command, &usage_command,
+						&view_command, NULL},
 };

@@ -343,6 +343,9 @@ static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS,           TABLE_
 				     TABLE_LEASES, TABLE_LEASE_RESOURCES, NULL};
 static const struct operation_type *const operations[] = {
 	&import_operation,
+	&export_operation,
+	&convert_operation,
+	&unpack_operation,
 	&prepare_operation,
 	&delete_operation,
 	&pull_operation,
@@ -351,6 +354,8 @@ static const struct operation_type *const operations[] = {
 	&snapshot_prepare_operation,
 	&snapshot_view_operation,
 	&snapshot_commit_operation,
+	&snapshot_diff_operation,
+	&snapshot_repair_operation,
 	NULL,
 };
 

@@ -281,7 +281,7 @@ int snapshot_forget(struct image_service *image, const struct store_key *key, co
 static int lost_layer(const char *chain, struct why *why)
 {
 	return why_set(why, refused(BUS_DATA_LOSS),
-		       "layer %s is missing: `davit images unpack` makes it again", chain);
+		       "layer %s is missing: `davit snapshots unpack` makes it again", chain);
 }
 
 int snapshot_chain(struct image_service *image, const char *namespace, const char *snapshotter,

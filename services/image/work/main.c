@@ -115,6 +115,24 @@ static int run_remove(struct why *why)
 	return error_trace(write_answer(schema_work_remove_result(), &result));
 }
 
+static int run_convert(struct why *why)
+{
+	_cleanup_(work_convert_request_clear) struct work_convert_request request = {};
+	_cleanup_(work_import_result_clear) struct work_import_result result = {};
+	int r;
+
+	r = read_request(schema_work_convert_request(), &request, why);
+	if (!r)
+		r = sandbox_unshare(FIRST_FD, why);
+	if (!r)
+		r = sandbox_filter(why);
+	if (!r)
+		r = work_convert(&request, FIRST_FD, SECOND_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_import_result(), &result));
+}
+
 static int run_diff(struct why *why)
 {
 	_cleanup_(work_diff_request_clear) struct work_diff_request request = {};
@@ -217,6 +235,8 @@ static int run(const char *mode, struct why *why)
 		return error_trace(run_remove(why));
 	if (!strcmp(mode, "sync"))
 		return error_trace(run_sync(why));
+	if (!strcmp(mode, "convert"))
+		return error_trace(run_convert(why));
 	if (!strcmp(mode, "diff"))
 		return error_trace(run_diff(why));
 	if (!strcmp(mode, "export"))
@@ -248,7 +268,7 @@ int main(int argc, char *argv[])
 		fprintf(stderr,
 			"davit-image-work is started by davit-image:\n"
 			"usage: davit-image-work "
-			"import|apply|diff|export|remove|sync|usage|fetch|push 3<REQUEST 4>ANSWER\n");
+			"import|apply|convert|diff|export|remove|sync|usage|fetch|push 3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */

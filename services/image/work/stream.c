@@ -313,18 +313,43 @@ void stream_freep(struct stream **stream)
 	*stream = stream_free(*stream);
 }
 
+static int start_thread(struct stream *stream, struct why *why)
+{
+	if (stream->is_at_end || stream->has_thread)
+		return 0;
+	if (pthread_create(&stream->thread, NULL, decompress, stream))
+		return why_set(why, -EAGAIN, "cannot start a thread");
+	stream->has_thread = true;
+	return 0;
+}
+
+int stream_read(struct stream *stream, const void **ret_data, size_t *ret_size, struct why *why)
+{
+	la_ssize_t size;
+	int r;
+
+	r = start_thread(stream, why);
+	if (r)
+		return error_trace(r);
+	size = read_raw(stream->raw, stream, ret_data);
+	if (size < 0)
+		return refuse(stream, stream->raw, "damaged", why);
+	*ret_size = (size_t)size;
+	return 0;
+}
+
 int stream_open_tar(struct stream *stream, struct archive **ret_tar, struct why *why)
 {
+	int r;
+
 	stream->tar = archive_read_new();
 	if (!stream->tar)
 		return error_origin(-ENOMEM);
 	archive_read_support_format_tar(stream->tar);
 	archive_read_support_format_empty(stream->tar);
-	if (!stream->is_at_end) {
-		if (pthread_create(&stream->thread, NULL, decompress, stream))
-			return why_set(why, -EAGAIN, "cannot start a thread");
-		stream->has_thread = true;
-	}
+	r = start_thread(stream, why);
+	if (r)
+		return error_trace(r);
 	if (archive_read_open(stream->tar, stream, NULL, read_raw, NULL) != ARCHIVE_OK)
 		return refuse(stream, stream->tar, "not a tar archive", why);
 	*ret_tar = stream->tar;

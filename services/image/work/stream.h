@@ -20,6 +20,8 @@ int stream_new(int fd, bool is_hashed, const struct work_limits *limits, struct 
 struct stream *stream_free(struct stream *stream);
 void stream_freep(struct stream **stream);
 
+/* The next uncompressed bytes, whatever they are; *ret_size 0 at the end. Instead of a reader of the tar. */
+int stream_read(struct stream *stream, const void **ret_data, size_t *ret_size, struct why *why);
 /* A reader of the tar in it: tar is the only format that is understood. Owned by @stream. */
 int stream_open_tar(struct stream *stream, struct archive **ret_tar, struct why *why);
 /* The next entry. 0 with *ret_entry NULL at the end; WORK_E_INVALID or negative. */

@@ -36,6 +36,8 @@ int work_import(const struct work_import_request *request, int ingest, int archi
 /* @is_confined: the process gives up all but the new layer first, for good. */
 int work_apply(const struct work_apply_request *request, int blob, int snapshots, bool is_confined,
 	       struct work_apply_result *ret_result, struct why *why);
+int work_convert(const struct work_convert_request *request, int blobs, int ingest,
+		 struct work_import_result *ret_result, struct why *why);
 /* @is_confined: once the trees are mounted, the process can mount no more. */
 int work_diff(const struct work_diff_request *request, int snapshots, int ingest, bool is_confined,
 	      struct work_import_result *ret_result, struct why *why);

@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Looking at images, mounting them, giving them another form, and mending what is damaged."""
+
+import gzip
+import json
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import layers  # noqa: E402
+import peers  # noqa: E402
+from davit import Davit, main, wait_for  # noqa: E402
+from mounted import mounted_tree, stay_apart  # noqa: E402
+from test_export import NAME, digests, exported, imported, multi_platform, tree_of  # noqa: E402
+
+GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
+
+
+def blob_path(d, digest):
+    return os.path.join(d.root, "image", "content", "blobs", "sha256", digest[7:])
+
+
+def manifest_of(d, name):
+    return json.loads(d.check("content", "get", digests(d)[name]))
+
+
+def directory_of(d, chain, snapshotter="overlayfs"):
+    (record,) = [s for s in d.json("snapshots", "--snapshotter", snapshotter, "ls") if s["key"] == chain]
+    return os.path.join(d.root, "image", "snapshots", str(record["number"]))
+
+
+def test_check_says_what_is_missing_damaged_or_unpacked():
+    with Davit() as d:
+        imported(d)
+        d.check("images", "import", "--no-unpack", os.path.join(d.work, [n for n in os.listdir(d.work) if n.startswith("in-")][0]))
+
+        def line():
+            (found,) = [l.split() for l in d.check("images", "check").splitlines()[1:]]
+            return found
+        assert line()[3:5] == ["complete", "(5/5)"] and line()[-1] == "true", line()
+        assert d.check("images", "check", "-q").split() == [NAME]
+        manifest = manifest_of(d, NAME)
+        layer = manifest["layers"][0]["digest"]
+        os.rename(blob_path(d, layer), blob_path(d, layer) + ".away")
+        assert line()[3:5] == ["incomplete", "(4/5)"], line()
+        assert layer in d.json("images", "check")[0]["missing"] and d.check("images", "check", "-q") == ""
+        os.rename(blob_path(d, layer) + ".away", blob_path(d, layer))
+        chain = json.loads(d.check("images", "inspect", NAME))[0]["layers"][1]["chain_id"]
+        os.rename(directory_of(d, chain), directory_of(d, chain) + ".away")
+        assert line()[-1] == "false", line()
+        os.rename(directory_of(d, chain) + ".away", directory_of(d, chain))
+        os.unlink(blob_path(d, digests(d)[NAME]))
+        assert line()[3:5] == ["incomplete", "(0/1)"], line()
+
+
+def test_inspect_history_and_usage_describe_an_image():
+    with Davit() as d:
+        digest = imported(d)
+        (seen,) = json.loads(d.check("images", "inspect", NAME))
+        assert seen["manifest"] == digest and len(seen["layers"]) == 3, seen
+        assert seen["config"]["config"]["Cmd"] == ["/bin/true"] and all(l["is_unpacked"] for l in seen["layers"]), seen
+        assert seen["layers"][2]["chain_id"] == seen["chain_id"]
+        lines = d.check("images", "history", NAME).splitlines()
+        assert lines[0].split() == ["CREATED", "CREATED", "BY", "SIZE", "LAYER"] and len(lines) == 4, lines
+        fields = d.check("images", "usage", "-b", NAME).splitlines()[1].split()
+        assert fields[:2] == [NAME, "3"] and int(fields[3]) == sum(l["unpacked_size"] for l in seen["layers"]), fields
+        refused = d("images", "inspect", "none")
+        assert refused.returncode == 1 and b"no image 'none'" in refused.stderr, refused
+
+
+def test_images_are_mounted_by_the_command_itself():
+    stay_apart()  # the command mounts where it was started
+    with Davit() as d:
+        imported(d)
+        expected = tree_of(d, NAME)
+        target = os.path.join(d.work, "target")
+        os.mkdir(target)
+        for snapshotter in ("overlayfs", "native"):
+            if snapshotter == "native":
+                d.check("snapshots", "unpack", "--snapshotter", "native", digests(d)[NAME])
+            assert d.check("images", "mount", "--snapshotter", snapshotter, NAME, target).strip() == target
+            assert not layers.differences(layers.tree(target), expected)
+            try:
+                open(os.path.join(target, "new"), "w")
+                raise AssertionError("it can be written")
+            except OSError:
+                pass
+            again = d("images", "mount", "--snapshotter", snapshotter, NAME, target)
+            assert again.returncode == 1 and b"exists" in again.stderr, again
+            d.check("images", "unmount", "--rm", "--snapshotter", snapshotter, target)
+            d.check("images", "mount", "--rw", "--snapshotter", snapshotter, NAME, target)
+            with open(os.path.join(target, "new"), "w") as out:
+                out.write("1")
+            d.check("images", "unmount", "--snapshotter", snapshotter, target)
+            assert not os.listdir(target)
+            d.check("snapshots", "--snapshotter", snapshotter, "rm", target)
+        refused = d("images", "unmount", target)
+        assert refused.returncode == 1 and target.encode() in refused.stderr, refused
+
+
+def test_images_are_converted_and_are_the_same_tree():
+    with Davit() as d:
+        digest = imported(d)
+        config = manifest_of(d, NAME)["config"]["digest"]
+        expected = tree_of(d, NAME)
+        cases = [(["--uncompress"], "tar", b""), (["--compression", "zstd"], "tar+zstd", ZSTD),
+                 (["--compression", "gzip"], "tar+gzip", GZIP)]
+        for words, media_type, magic in cases:
+            out = d.check("images", "convert", *words, NAME, "docker.io/library/c:1").strip()
+            assert digests(d)["docker.io/library/c:1"] == out
+            manifest = manifest_of(d, "docker.io/library/c:1")
+            assert manifest["config"]["digest"] == config
+            for layer in manifest["layers"]:
+                assert layer["mediaType"] == "application/vnd.oci.image.layer.v1." + media_type, layer
+                with open(blob_path(d, layer["digest"]), "rb") as data:
+                    content = data.read()
+                assert content.startswith(magic) and layers.digest(content) == layer["digest"] and len(content) == layer["size"]
+            # From its own blobs, elsewhere.
+            with Davit() as elsewhere:
+                elsewhere.check("images", "import", exported(d, "docker.io/library/c:1", name=media_type + ".tar"))
+                assert not layers.differences(tree_of(elsewhere, "docker.io/library/c:1"), expected)
+        assert digests(d)[NAME] == digest
+        refused = d("images", "convert", "--compression", "lz4", NAME, "x:1")
+        assert refused.returncode == 1 and b"gzip nor zstd" in refused.stderr, refused
+
+
+def test_dockers_documents_become_ocis():
+    with Davit() as d:
+        imported(d)
+        saved = os.path.join(d.work, "saved.tar")
+        peers.run("skopeo", "copy", "-q", "oci-archive:%s:1" % exported(d, NAME), "docker-archive:%s:host.example/s:1" % saved)
+        d.check("images", "import", saved)
+        assert "docker" in manifest_of(d, "host.example/s:1")["mediaType"]
+        d.check("images", "convert", "--oci", "host.example/s:1", "host.example/s:oci")
+        text = json.dumps(manifest_of(d, "host.example/s:oci"))
+        assert "vnd.docker" not in text and "vnd.oci.image.config" in text, text
+        assert not layers.differences(tree_of(d, "host.example/s:oci"), tree_of(d, "host.example/s:1"))
+
+
+def test_an_index_is_converted_for_one_platform_or_all():
+    with Davit() as d:
+        path = os.path.join(d.work, "multi.tar")
+        multi_platform(path, [("linux", "amd64"), ("linux", "arm64")])
+        d.check("images", "import", "--all-platforms", path)
+        d.check("images", "convert", "--compression", "gzip", "--all-platforms", NAME, "all:1")
+        d.check("images", "convert", "--compression", "gzip", "--platform", "linux/arm64", NAME, "one:1")
+        assert [m["platform"]["architecture"] for m in manifest_of(d, "all:1")["manifests"]] == ["amd64", "arm64"]
+        (entry,) = manifest_of(d, "one:1")["manifests"]
+        assert entry["platform"]["architecture"] == "arm64"
+        layer = json.loads(d.check("content", "get", entry["digest"]))["layers"][0]
+        assert layer["mediaType"].endswith("+gzip"), layer
+
+
+def test_a_damaged_layer_is_converted_to_nothing():
+    with Davit() as d:
+        imported(d)
+        layer = manifest_of(d, NAME)["layers"][0]["digest"]
+        with open(blob_path(d, layer), "wb") as out:
+            out.write(gzip.compress(layers.tar([layers.f("evil")])))
+        refused = d("images", "convert", "--uncompress", NAME, "c:1")
+        assert refused.returncode == 1 and layer.encode() in refused.stderr and b"again" in refused.stderr, refused
+        assert "c:1" not in digests(d)
+
+
+def test_what_a_killed_service_was_doing_is_done_by_the_next():
+    with Davit() as d:
+        big = [layers.f("big%d" % i, os.urandom(1 << 20)) for i in range(24)]
+        imported(d, NAME, big)
+        chain = json.loads(d.check("images", "inspect", NAME))[0]["chain_id"]
+        out = os.path.join(d.work, "out.tar")
+        for words in (["image.convert", "name=" + NAME, "target_name=c:1", "compression=zstd"],
+                      ["image.export", "path=" + out, "names=" + NAME],
+                      ["snapshot.diff", "key=" + chain]):
+            caller = d.start("bus", "call", *words)
+            wait_for(lambda: d.call("image.operations").get("operations") or caller.poll() is not None, "it has begun")
+            d.kill("davit-image")
+            stdout, stderr = caller.communicate(timeout=120)
+            assert caller.returncode == 0, (words, stderr)
+        assert "c:1" in digests(d)
+        with Davit() as elsewhere:
+            elsewhere.check("images", "import", out)
+            assert digests(elsewhere) == {NAME: digests(d)[NAME]}
+        wait_for(lambda: not os.listdir(os.path.join(d.root, "image", "content", "ingest")), "nothing is left of it")
+
+
+# ---- mending ----
+
+def test_a_lost_or_damaged_layer_is_made_again_from_its_blob():
+    with Davit() as d:
+        imported(d)
+        for snapshotter in ("overlayfs", "native"):
+            d.check("snapshots", "unpack", "--snapshotter", snapshotter, digests(d)[NAME])
+            expected = json.loads(d.check("bus", "call", "image.prepare", "name=" + NAME, "key=k", "snapshotter=" + snapshotter))
+            tree = mounted_tree(expected["mounts"], d.work)
+            chains = [l["chain_id"] for l in json.loads(d.check("images", "inspect", NAME))[0]["layers"]]
+            group = ["snapshots", "--snapshotter", snapshotter]
+            used = d(*group, "repair", chains[0])
+            assert used.returncode == 1 and b"'k' lies on it" in used.stderr, used
+            d.check("bus", "call", "image.release", "key=k", "snapshotter=" + snapshotter)
+            shutil.rmtree(directory_of(d, chains[1], snapshotter))
+            with open(os.path.join(directory_of(d, chains[0], snapshotter), "fs", "etc", "passwd"), "w") as out:
+                out.write("damaged")
+            assert d.check(*group, "repair", chains[1], chains[0]).split() == [chains[1], chains[0]]
+            d.check("snapshots", "unpack", "--snapshotter", snapshotter, digests(d)[NAME])
+            reply = json.loads(d.check("bus", "call", "image.prepare", "name=" + NAME, "key=k", "snapshotter=" + snapshotter))
+            assert not layers.differences(mounted_tree(reply["mounts"], d.work), tree)
+            d.check("bus", "call", "image.release", "key=k", "snapshotter=" + snapshotter)
+        for words, text in (["0" * 3], b"not the chain id"), (["sha256:" + "0" * 64], b"no image"):
+            refused = d("snapshots", "repair", *words)
+            assert refused.returncode == 1 and text in refused.stderr, refused
+        layer = json.loads(d.check("images", "inspect", NAME))[0]["layers"][2]
+        os.unlink(blob_path(d, layer["blob"]["digest"]))
+        refused = d("snapshots", "repair", layer["chain_id"])
+        assert refused.returncode == 1 and layer["blob"]["digest"].encode() in refused.stderr, refused
+        assert directory_of(d, layer["chain_id"]), "what cannot be made again is not given up"
+
+
+if __name__ == "__main__":
+    if not shutil.which("skopeo"):
+        print("skopeo is not installed")
+        sys.exit(77)
+    main(globals())
