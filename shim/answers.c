@@ -47,6 +47,14 @@ const struct answer *answers_find(const struct answers *answers, const uint8_t i
 	return find((struct answers *)answers, id);
 }
 
+void answers_forget(struct answers *answers, const uint8_t id[ID_SIZE])
+{
+	struct answer *answer = find(answers, id);
+
+	if (answer)
+		clear(answer);
+}
+
 void answers_deinit(struct answers *answers)
 {
 	for (size_t i = 0; i < ANSWERS_MAX; i++)

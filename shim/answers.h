@@ -28,4 +28,5 @@ void answers_add(struct answers *answers, const struct schema_method *method,
 		 const uint8_t id[ID_SIZE], uint32_t body_crc, enum bus_status status,
 		 const char *text, struct schema_buffer *reply);
 const struct answer *answers_find(const struct answers *answers, const uint8_t id[ID_SIZE]);
+void answers_forget(struct answers *answers, const uint8_t id[ID_SIZE]);
 void answers_deinit(struct answers *answers);

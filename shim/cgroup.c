@@ -1,5 +1,6 @@
 #include "shim/cgroup.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -73,6 +74,13 @@ static char *directory_with(const char *controller, const char *path, const char
 	return name && !access(name, F_OK) ? TAKE(directory) : NULL;
 }
 
+static char *file_in(const char *controller, const char *path, const char *file)
+{
+	_cleanup_(cleanup_free) char *directory = directory_with(controller, path, file);
+
+	return directory ? text_format("%s/%s", directory, file) : NULL;
+}
+
 bool cgroup_is_unit(const char *name, const char *path)
 {
 	const char *prefix = strchr(name, ':'), *unit = prefix ? strchr(prefix + 1, ':') : NULL;
@@ -111,6 +119,7 @@ static bool find_v2(const char *path, const char *proc, struct cgroup *cgroup)
 	if (unified) {
 		cgroup->memory = directory_with("", unified, "memory.events");
 		cgroup->procs = directory_with("", unified, "cgroup.procs");
+		cgroup->freeze = file_in("", unified, "cgroup.freeze");
 	}
 	return true;
 }
@@ -119,7 +128,10 @@ static void find_v1(const char *path, const char *proc, struct cgroup *cgroup)
 {
 	static const char *const controllers[] = {"pids", "freezer", "memory", "devices", "cpu"};
 	_cleanup_(cleanup_free) char *memory = path_of(path, proc, "memory");
+	_cleanup_(cleanup_free) char *freezer = path_of(path, proc, "freezer");
 
+	if (freezer)
+		cgroup->freeze = file_in("freezer", freezer, "freezer.state");
 	if (memory)
 		cgroup->memory = directory_with("memory", memory, "memory.oom_control");
 	for (size_t i = 0; i < ARRAY_SIZE(controllers) && !cgroup->procs; i++) {
@@ -148,6 +160,7 @@ void cgroup_deinit(struct cgroup *cgroup)
 {
 	free(cgroup->memory);
 	free(cgroup->procs);
+	free(cgroup->freeze);
 	*cgroup = (struct cgroup){};
 }
 
@@ -224,6 +237,28 @@ int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t 
 	}
 	*ret_count = count;
 	return 0;
+}
+
+int cgroup_thaw(const struct cgroup *cgroup)
+{
+	const char *text = cgroup->is_v2 ? "0" : "THAWED";
+	_cleanup_(cleanup_fd) int fd = -1;
+
+	if (!cgroup->freeze)
+		return -ENOENT;
+	fd = open(cgroup->freeze, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		return error_origin(-errno);
+	return 0;
+}
+
+bool cgroup_is_frozen(const struct cgroup *cgroup)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+
+	if (!cgroup->freeze || file_read_proc(cgroup->freeze, FILE_MAX, &text, NULL))
+		return false;
+	return cgroup->is_v2 ? text[0] == '1' : !strncmp(text, "FR", 2); /* FROZEN, FREEZING */
 }
 
 void cgroup_remove(const char *path)

@@ -16,6 +16,7 @@
 struct cgroup {
 	char *memory; /* directory with memory.events or memory.oom_control; NULL: none */
 	char *procs;  /* directory with cgroup.procs; NULL: none */
+	char *freeze; /* freezer.state or cgroup.freeze; NULL: none */
 	bool is_v2;
 };
 
@@ -29,6 +30,10 @@ uint64_t cgroup_oom_kills(const struct cgroup *cgroup);
 /* Sends @signal (0: only counts) to each process but @except; @ret_count: how many there were.
  * -EPERM: the shim itself is in it. */
 int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count);
+/* Lets frozen processes go on; -ENOENT: there is nothing that could be frozen. */
+int cgroup_thaw(const struct cgroup *cgroup);
+/* False also where that cannot be told. */
+bool cgroup_is_frozen(const struct cgroup *cgroup);
 /* Removes the configured cgroup where an OCI runtime left it empty. Never fails. */
 void cgroup_remove(const char *path);
 

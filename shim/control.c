@@ -77,11 +77,25 @@ static void listener_ready(struct loop_file *file, uint32_t events)
 
 /* ---- sending ------------------------------------------------------------- */
 
-static void send_packet(struct connection *connection, const struct schema_buffer *packet)
+static void send_packet(struct connection *connection, const struct schema_buffer *packet,
+			const int *fds, size_t n_fds)
 {
-	ssize_t n = send(connection->fd, packet->data, packet->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	union {
+		char bytes[CMSG_SPACE(sizeof(int) * CONTROL_FDS)];
+		struct cmsghdr header;
+	} rights = {};
+	struct iovec data = {packet->data, packet->size};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
 
-	if (n == (ssize_t)packet->size)
+	if (n_fds) {
+		message.msg_control = &rights;
+		message.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
+		rights.header.cmsg_level = SOL_SOCKET;
+		rights.header.cmsg_type = SCM_RIGHTS;
+		rights.header.cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
+		memcpy(CMSG_DATA(&rights.header), fds, sizeof(int) * n_fds);
+	}
+	if (sendmsg(connection->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)packet->size)
 		return;
 	log_warning("a control connection takes no more packets: closed");
 	drop(connection);
@@ -105,8 +119,8 @@ static int write_reply(const struct call *call, enum bus_status status, const ch
 	return error_trace(envelope_write_reply(&reply, packet));
 }
 
-void control_answer_packed(struct control *control, const struct call *call, enum bus_status status,
-			   const char *text, struct schema_span body)
+static void answer_with(struct control *control, const struct call *call, enum bus_status status,
+			const char *text, struct schema_span body, const int *fds, size_t n)
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer packet = {};
 	struct connection *connection = control_connection(control, call);
@@ -120,23 +134,39 @@ void control_answer_packed(struct control *control, const struct call *call, enu
 		drop(connection);
 		return;
 	}
-	send_packet(connection, &packet);
+	send_packet(connection, &packet, fds, n);
+}
+
+void control_answer_packed(struct control *control, const struct call *call, enum bus_status status,
+			   const char *text, struct schema_span body)
+{
+	answer_with(control, call, status, text, body, NULL, 0);
+}
+
+static void pack_and_answer(struct control *control, const struct call *call,
+			    enum bus_status status, const char *text, const void *message,
+			    const int *fds, size_t n)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer body = {};
+
+	if (message && call->method && schema_pack(call->method->reply(), message, &body, NULL))
+		answer_with(control, call, BUS_INTERNAL, "the reply cannot be packed",
+			    (struct schema_span){}, NULL, 0);
+	else
+		answer_with(control, call, status, text, (struct schema_span){body.data, body.size},
+			    fds, n);
 }
 
 void control_answer(struct control *control, const struct call *call, enum bus_status status,
 		    const char *text, const void *message)
 {
-	_cleanup_(schema_buffer_clear) struct schema_buffer body = {};
-	int r = 0;
+	pack_and_answer(control, call, status, text, message, NULL, 0);
+}
 
-	if (message && call->method)
-		r = schema_pack(call->method->reply(), message, &body, NULL);
-	if (r)
-		control_answer_packed(control, call, BUS_INTERNAL, "the reply cannot be packed",
-				      (struct schema_span){});
-	else
-		control_answer_packed(control, call, status, text,
-				      (struct schema_span){body.data, body.size});
+void control_answer_with(struct control *control, const struct call *call, const void *message,
+			 const int *fds, size_t n)
+{
+	pack_and_answer(control, call, BUS_OK, "", message, fds, n);
 }
 
 void control_tell(struct control *control, const struct envelope_event *event)
@@ -153,8 +183,69 @@ void control_tell(struct control *control, const struct envelope_event *event)
 		if (r)
 			drop(connection);
 		else
-			send_packet(connection, &packet);
+			send_packet(connection, &packet, NULL, 0);
 	}
+}
+
+/* ---- descriptors that come with a packet --------------------------------- */
+
+static void close_fds(struct connection *connection)
+{
+	while (connection->n_taken < connection->n_fds)
+		close_fd(connection->fds[connection->n_taken++]);
+	connection->n_fds = connection->n_taken = 0;
+}
+
+size_t control_count_fds(struct control *control, const struct call *call)
+{
+	return control->connections[call->connection].n_fds;
+}
+
+int control_take_fd(struct control *control, const struct call *call)
+{
+	struct connection *connection = &control->connections[call->connection];
+
+	return connection->n_taken < connection->n_fds ? connection->fds[connection->n_taken++]
+						       : -1;
+}
+
+static void take_rights(struct connection *connection, struct msghdr *message)
+{
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header;
+	     header = CMSG_NXTHDR(message, header)) {
+		size_t n = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(fd));
+			if (connection->n_fds < CONTROL_FDS)
+				connection->fds[connection->n_fds++] = fd;
+			else
+				close_fd(fd);
+		}
+	}
+}
+
+/* More than there is room for is dropped by the kernel. */
+static ssize_t receive(struct connection *connection, void *data, size_t size)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int) * CONTROL_FDS)];
+		struct cmsghdr header;
+	} rights;
+	struct iovec vector = {data, size};
+	struct msghdr message = {.msg_iov = &vector,
+				 .msg_iovlen = 1,
+				 .msg_control = &rights,
+				 .msg_controllen = sizeof(rights)};
+	ssize_t n = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (n >= 0)
+		take_rights(connection, &message);
+	return n;
 }
 
 /* ---- requests ------------------------------------------------------------ */
@@ -224,19 +315,22 @@ static void take_packet(struct connection *connection, const uint8_t *data, size
 	struct call call = {.connection = (size_t)(connection - control->connections),
 			    .generation = connection->generation};
 	struct envelope_request envelope = {};
-	const struct handler *handler;
+	const struct handler *handler = NULL;
 	struct schema_fault fault = {};
 	char text[ENVELOPE_METHOD_MAX + 64];
 	int r;
 
 	r = envelope_read_request(data, size, &envelope, &fault);
 	memcpy(call.id, envelope.id, ID_SIZE);
+	if (!r)
+		handler = find_handler(&envelope, &call.method);
+	if (!handler || strcmp(handler->name, "adopt"))
+		close_fds(connection);
 	if (r) {
 		control_answer(control, &call, BUS_INVALID_ARGUMENT, fault.text, NULL);
 		return;
 	}
 	call.deadline_ms = envelope.deadline_ms;
-	handler = find_handler(&envelope, &call.method);
 	if (!handler) {
 		snprintf(text, sizeof(text), "a shim has no method '%s'", envelope.method);
 		control_answer(control, &call, BUS_NOT_FOUND, text, NULL);
@@ -285,10 +379,10 @@ static bool read_packet(struct connection *connection)
 		drop(connection);
 		return false;
 	}
-	/* No room for control messages: the kernel drops descriptors that are sent along. */
-	n = recv(connection->fd, data, (size_t)n, MSG_DONTWAIT);
+	n = receive(connection, data, (size_t)n);
 	if (n > 0)
 		take_packet(connection, data, (size_t)n);
+	close_fds(connection);
 	return n > 0;
 }
 

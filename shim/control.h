@@ -2,8 +2,8 @@
 /*
  * The control socket: one envelope a packet, many connections, none of which can
  * stall the loop: what a peer does not take at once ends its connection. Packets
- * over 64 KiB and malformed ones are answered with an error. Descriptors that a
- * peer sends are never received.
+ * over 64 KiB and malformed ones are answered with an error. Descriptors come with
+ * shim.adopt only, at most CONTROL_FDS; what its handler does not take is closed.
  */
 
 #include <stdbool.h>
@@ -17,6 +17,7 @@
 #define CONTROL_CONNECTIONS 16
 #define CONTROL_PACKET_MAX  65536
 #define CONTROL_PROTOCOL    1
+#define CONTROL_FDS         2
 
 struct shim;
 
@@ -27,6 +28,8 @@ struct connection {
 	unsigned generation;
 	bool has_greeted;
 	bool watches;
+	int fds[CONTROL_FDS]; /* that came with the packet which is being handled */
+	size_t n_fds, n_taken;
 };
 
 struct control {
@@ -58,6 +61,13 @@ void control_answer(struct control *control, const struct call *call, enum bus_s
 /* @body: packed already; empty for an error. */
 void control_answer_packed(struct control *control, const struct call *call, enum bus_status status,
 			   const char *text, struct schema_span body);
+/* Success, with descriptors (borrowed; at most CONTROL_FDS). */
+void control_answer_with(struct control *control, const struct call *call, const void *message,
+			 const int *fds, size_t n);
+/* From a handler: the descriptors that came with the packet, and the next of them, which is the
+ * caller's. */
+size_t control_count_fds(struct control *control, const struct call *call);
+int control_take_fd(struct control *control, const struct call *call);
 /* The connection that @call came by; NULL: gone. */
 struct connection *control_connection(struct control *control, const struct call *call);
 /* To every connection that watches. */

@@ -13,6 +13,12 @@
 #include "shim/shim.h"
 #include "shim/streams.h"
 
+/* From criu's image files: it runs at once. */
+static bool is_restore(const struct shim *shim)
+{
+	return shim->config.checkpoint && *shim->config.checkpoint;
+}
+
 /* ---- what goes wrong ----------------------------------------------------- */
 
 static void create_undone(void *userdata, bool is_ok, const char *text)
@@ -51,8 +57,8 @@ static void undo_create(struct shim *shim, enum bus_status status, const char *t
 	(void)cgroup_find(shim->config.cgroup, 0, &cgroup);
 	(void)cgroup_signal(&cgroup, SIGKILL, 0, &count);
 	cgroup_deinit(&cgroup);
-	if (shim->operation.has_run &&
-	    !runtime_call(&shim->runtime, "delete", force, NULL, 0, create_undone, shim, &why))
+	if (shim->operation.has_run && !runtime_call(&shim->runtime.container, "delete", force,
+						     NULL, 0, create_undone, shim, &why))
 		return;
 	create_undone(shim, !why.text[0], why.text);
 }
@@ -69,20 +75,9 @@ int shim_undo_create(struct shim *shim, const char *reason)
 /* Init's pid, from the file that the OCI runtime wrote. */
 static int read_pid(struct shim *shim, int *ret_pid, struct why *why)
 {
-	_cleanup_(cleanup_free) char *path = runtime_pid_file(&shim->config), *text = NULL;
-	long pid;
-	int r;
+	_cleanup_(cleanup_free) char *path = runtime_pid_file(&shim->config);
 
-	if (!path)
-		return error_origin(-ENOMEM);
-	r = file_read(AT_FDCWD, path, 64, &text, NULL);
-	if (r)
-		return why_errno(why, r, "the OCI runtime wrote no pid: %s", path);
-	pid = strtol(text, NULL, 10);
-	if (pid <= 1 || pid > INT32_MAX)
-		return why_set(why, -EINVAL, "%s holds no pid", path);
-	*ret_pid = (int)pid;
-	return 0;
+	return path ? runtime_read_pid(path, ret_pid, why) : error_origin(-ENOMEM);
 }
 
 /* The journal says that init exists before anybody hears of it. */
@@ -139,7 +134,7 @@ bool shim_adopt_created(struct shim *shim)
 
 	if (!operation->pid)
 		return false;
-	r = shim_adopt(shim, operation->pid, 0);
+	r = shim_adopt(shim, operation->pid);
 	if (r == -ECHILD && operation->timer.loop)
 		return false;
 	if (r == -ECHILD)
@@ -167,8 +162,8 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 
 	if (!is_ok) {
 		undo_create(shim,
-			    shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED
-						    : BUS_FAILED_PRECONDITION,
+			    shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
+							      : BUS_FAILED_PRECONDITION,
 			    text);
 	} else if (read_pid(shim, &shim->operation.pid, &why)) {
 		undo_create(shim, BUS_INTERNAL, why.text);
@@ -177,20 +172,47 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 	}
 }
 
+static int make_work_dir(struct shim *shim, char **ret_path, struct why *why)
+{
+	char *path = text_format("%s/criu", shim->config.bundle);
+	int r = path ? file_make_dir(path, 0700, why) : error_origin(-ENOMEM);
+
+	if (r)
+		free(path);
+	else
+		*ret_path = path;
+	return r;
+}
+
+static const char *verb_of(const struct shim *shim)
+{
+	if (is_restore(shim))
+		return "restore";
+	return shim->operation.start ? "run" : "create";
+}
+
 static int run_create(struct shim *shim, const struct stdio *stdio, struct why *why)
 {
-	_cleanup_(cleanup_free) char *pid_file = runtime_pid_file(&shim->config);
-	const char *options[10];
+	_cleanup_(cleanup_free) char *pid_file = runtime_pid_file(&shim->config), *work = NULL;
+	const char *options[16];
 	size_t n = 0;
-	int r;
+	int r = pid_file ? 0 : error_origin(-ENOMEM);
 
-	if (!pid_file)
-		return error_origin(-ENOMEM);
+	if (!r && is_restore(shim))
+		r = make_work_dir(shim, &work, why);
+	if (r)
+		return r;
 	(void)unlink(pid_file);
 	if (shim->operation.start)
 		options[n++] = "--detach";
 	if (shim->config.no_pivot)
 		options[n++] = "--no-pivot";
+	if (work) {
+		options[n++] = "--image-path";
+		options[n++] = shim->config.checkpoint;
+		options[n++] = "--work-path";
+		options[n++] = work;
+	}
 	options[n++] = "--bundle";
 	options[n++] = shim->config.bundle;
 	options[n++] = "--pid-file";
@@ -200,7 +222,7 @@ static int run_create(struct shim *shim, const struct stdio *stdio, struct why *
 		options[n++] = stdio->console_socket;
 	}
 	options[n] = NULL;
-	r = runtime_call(&shim->runtime, shim->operation.start ? "run" : "create", options,
+	r = runtime_call(&shim->runtime.container, verb_of(shim), options,
 			 stdio->console_socket ? NULL : stdio->fds,
 			 shim->operation.request.deadline_ms, on_created, shim, why);
 	shim->operation.has_run = !r;
@@ -222,11 +244,6 @@ static int mount_root(struct shim *shim, struct why *why)
 				      is_mapped ? &idmap : NULL, why);
 }
 
-static enum bus_status status_of(int r)
-{
-	return r == STDIO_E_NOT_IMPLEMENTED ? BUS_NOT_IMPLEMENTED : BUS_INVALID_ARGUMENT;
-}
-
 /* What the OCI runtime is called with. @ret_status: what to tell if it fails. */
 static int open_and_run(struct shim *shim, enum bus_status *ret_status, struct why *why)
 {
@@ -235,7 +252,7 @@ static int open_and_run(struct shim *shim, enum bus_status *ret_status, struct w
 
 	r = streams_open(&shim->init, shim->init.io, &stdio, why);
 	if (r) {
-		*ret_status = status_of(r);
+		*ret_status = stdio_status(r);
 		return r;
 	}
 	*ret_status = BUS_FAILED_PRECONDITION;
@@ -279,7 +296,7 @@ static int prepare(struct shim *shim, enum bus_status *ret_status, struct why *w
 		return r;
 	r = streams_prepare(&shim->init, shim->init.io, on_prepared, why);
 	if (r)
-		*ret_status = status_of(r);
+		*ret_status = stdio_status(r);
 	return r;
 }
 
@@ -296,7 +313,7 @@ void shim_method_create(struct shim *shim, const struct shim_create_request *req
 		shim_finish(shim, BUS_FAILED_PRECONDITION, "the task is there already", false);
 		return;
 	}
-	shim->operation.start = request->start;
+	shim->operation.start = request->start || is_restore(shim);
 	shim_move(shim, STATE_CREATING);
 	r = prepare(shim, &status, &why);
 	if (!r)
@@ -322,9 +339,9 @@ static void on_started(void *userdata, bool is_ok, const char *text)
 
 	if (!is_ok) {
 		start_failed(shim,
-			     shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED
-						     : BUS_FAILED_PRECONDITION,
-			     text, shim->runtime.timed_out);
+			     shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
+							       : BUS_FAILED_PRECONDITION,
+			     text, shim->runtime.container.timed_out);
 		return;
 	}
 	if (shim_journal_started(shim, shim->operation.request.id)) {
@@ -342,6 +359,12 @@ void shim_method_start(struct shim *shim, const struct empty *request, const str
 	int r;
 
 	(void)request;
+	if (is_restore(shim) && shim->state == STATE_RUNNING && !shim_is_busy(shim)) {
+		request_answer(
+			shim, call, BUS_OK, "",
+			&(struct shim_pid_reply){(uint64_t)shim->init.pid, shim->init.start_time});
+		return;
+	}
 	if (shim->state != STATE_CREATED && !shim_is_busy(shim)) {
 		request_refuse(shim, call, BUS_FAILED_PRECONDITION,
 			       "container '%s' is %s, not created", shim->config.container_id,
@@ -352,8 +375,8 @@ void shim_method_start(struct shim *shim, const struct empty *request, const str
 	if (!shim_begin(shim, call))
 		return;
 	shim_move(shim, STATE_STARTING);
-	r = runtime_call(&shim->runtime, "start", none, NULL, shim->operation.request.deadline_ms,
-			 on_started, shim, &why);
+	r = runtime_call(&shim->runtime.container, "start", none, NULL,
+			 shim->operation.request.deadline_ms, on_started, shim, &why);
 	if (r)
 		start_failed(shim, BUS_INTERNAL, why.text[0] ? why.text : strerror(-r), false);
 }

@@ -66,7 +66,9 @@ static void on_deleted(void *userdata, bool is_ok, const char *text)
 		shim->operation.force = true;
 		run_delete(shim);
 	} else {
-		delete_failed(shim, shim->runtime.timed_out ? BUS_DEADLINE_EXCEEDED : BUS_INTERNAL,
+		delete_failed(shim,
+			      shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
+								: BUS_INTERNAL,
 			      text);
 	}
 }
@@ -80,8 +82,8 @@ static void run_delete(struct shim *shim)
 
 	if (shim->operation.force)
 		(void)cgroup_signal(&shim->cgroup, SIGKILL, 0, &count);
-	r = runtime_call(&shim->runtime, "delete", shim->operation.force ? force : none, NULL,
-			 shim->operation.request.deadline_ms, on_deleted, shim, &why);
+	r = runtime_call(&shim->runtime.container, "delete", shim->operation.force ? force : none,
+			 NULL, shim->operation.request.deadline_ms, on_deleted, shim, &why);
 	if (r)
 		delete_failed(shim, BUS_INTERNAL, why.text[0] ? why.text : strerror(-r));
 }
@@ -131,6 +133,8 @@ void shim_delete_goes_on(struct shim *shim)
 
 void shim_streams_drained(struct process *process)
 {
+	if (process != &process->shim->init)
+		shim_exec_delete_goes_on(process);
 	shim_delete_goes_on(process->shim);
 }
 
@@ -167,9 +171,11 @@ void shim_method_delete(struct shim *shim, const struct shim_delete_request *req
 		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' is deleted already", id);
 		return;
 	}
-	if ((shim->state == STATE_RUNNING || shim->state == STATE_LOST) && !request->force) {
+	if (state_is_alive(shim->state) && shim->state != STATE_CREATED &&
+	    shim->state != STATE_STARTING && !request->force) {
 		request_refuse(shim, call, BUS_FAILED_PRECONDITION,
-			       "container '%s' is running: kill it first, or use force", id);
+			       "container '%s' is %s: kill it first, or use force", id,
+			       state_name(shim->state));
 		return;
 	}
 	if (!shim_begin(shim, call))

@@ -1,11 +1,13 @@
 /* The events of a task: made, journaled, told to who watches. Publishing follows by itself. */
 
+#include <stdio.h>
 #include <string.h>
 
 #include "broker/lib/log.h"
 #include "shim/shim.h"
 
-#define EVENT_MAX 16384
+#define EVENT_MAX         16384
+#define JOURNAL_ERROR_MAX 1000
 
 /* Watchers see an event with the publisher in the log's place: it is not in the log yet. */
 static void tell(struct shim *shim, const struct journal_record *record)
@@ -34,6 +36,7 @@ static int append(struct shim *shim, const struct process *process, struct journ
 	record->process = (char *)process->id;
 	record->pid = (uint64_t)process->pid;
 	record->start_time = process->start_time;
+	record->pidfd = process->pidfd_inode;
 	record->event = (struct schema_bytes){packed->data, packed->size};
 	r = journal_append(&shim->journal, record);
 	if (r) {
@@ -69,6 +72,79 @@ static int append_event(struct shim *shim, const struct process *process,
 static struct schema_bytes borrow_id(const uint8_t id[ID_SIZE])
 {
 	return (struct schema_bytes){(uint8_t *)id, id ? ID_SIZE : 0};
+}
+
+int shim_journal_process(struct process *process, enum journal_kind kind, const uint8_t id[ID_SIZE],
+			 const char *error)
+{
+	char text[JOURNAL_ERROR_MAX + 1];
+	struct journal_record record = {
+		.kind = kind,
+		.process = (char *)process->id,
+		.pid = (uint64_t)process->pid,
+		.start_time = process->start_time,
+		.request_id = borrow_id(id),
+		.exit = process->has_exit ? &process->exit : NULL,
+		.error = error ? text : NULL,
+	};
+
+	if (error)
+		snprintf(text, sizeof(text), "%s", error);
+	return error_trace(journal_append(&process->shim->journal, &record));
+}
+
+int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {
+		.kind = JOURNAL_EXEC_ADDED,
+		.request_id = borrow_id(id),
+		.io = (struct task_io *)process->io,
+		.file = process->file,
+	};
+	struct event_task_exec_added event = {
+		.container_id = process->shim->config.container_id,
+		.exec_id = (char *)process->id,
+		.task_id = process->shim->config.task_id,
+	};
+
+	return append_event(process->shim, process, &record, "/tasks/exec-added", &event);
+}
+
+int shim_journal_exec_started(struct process *process, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {.kind = JOURNAL_EXEC_STARTED, .request_id = borrow_id(id)};
+	struct event_task_exec_started event = {
+		.container_id = process->shim->config.container_id,
+		.exec_id = (char *)process->id,
+		.pid = (uint64_t)process->pid,
+		.task_id = process->shim->config.task_id,
+	};
+
+	return append_event(process->shim, process, &record, "/tasks/exec-started", &event);
+}
+
+int shim_journal_state(struct shim *shim, enum journal_kind kind, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {.kind = kind, .request_id = borrow_id(id)};
+	struct event_task_state event = {
+		.container_id = shim->config.container_id,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, &shim->init, &record,
+			    kind == JOURNAL_PAUSED ? "/tasks/paused" : "/tasks/resumed", &event);
+}
+
+int shim_journal_checkpointed(struct shim *shim, const uint8_t id[ID_SIZE], const char *directory)
+{
+	struct journal_record record = {.kind = JOURNAL_CHECKPOINTED, .request_id = borrow_id(id)};
+	struct event_task_checkpointed event = {
+		.container_id = shim->config.container_id,
+		.checkpoint = (char *)directory,
+		.task_id = shim->config.task_id,
+	};
+
+	return append_event(shim, &shim->init, &record, "/tasks/checkpointed", &event);
 }
 
 int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE])

@@ -2,8 +2,15 @@
  * How processes end. A dead child stays a zombie until its exit is in the
  * journal, so an exit that cannot be written is tried again and not lost, and
  * no pid that is still meant can be taken by another process.
+ *
+ * Added processes end before init: the kernel kills them in that order where the
+ * pid namespace is the container's own; where it is shared they are killed here,
+ * and init's exit waits for theirs. What the OCI runtime makes is known by its
+ * pid only when its call has ended: a dead child that such a call may have made
+ * waits until then.
  */
 
+#include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
@@ -14,20 +21,28 @@
 
 #define RETRY_MS       20
 #define KILL_ROUNDS    100 /* of RETRY_MS, until what init left behind is given up on */
-#define START_GRACE_MS 2000
+#define START_GRACE_MS 1500
 
-/* ---- init ---------------------------------------------------------------- */
-
-int shim_adopt(struct shim *shim, int pid, uint64_t start_time)
+int shim_find_cgroup(struct shim *shim)
 {
 	int r;
 
-	r = process_identify(&shim->init, pid, start_time, !shim->is_cleanup);
-	if (r)
-		return r;
 	cgroup_deinit(&shim->cgroup);
-	return error_trace(cgroup_find(shim->config.cgroup, pid, &shim->cgroup));
+	r = cgroup_find(shim->config.cgroup, shim->init.pid, &shim->cgroup);
+	if (!r)
+		oom_watch(&shim->oom);
+	return error_trace(r);
 }
+
+int shim_adopt(struct shim *shim, int pid)
+{
+	int r;
+
+	r = process_identify(&shim->init, pid, 0, true);
+	return r ?: shim_find_cgroup(shim);
+}
+
+/* ---- looking ------------------------------------------------------------- */
 
 static void on_retry(struct loop_timer *timer)
 {
@@ -36,124 +51,22 @@ static void on_retry(struct loop_timer *timer)
 
 static void retry_later(struct shim *shim, uint64_t ms)
 {
-	if (loop_timer_set(shim->loop, &shim->retry, time_boot_ms() + ms, on_retry))
-		log_error("task=%s: no timer: its exit waits for another signal",
+	uint64_t at_ms = time_boot_ms() + ms;
+
+	if (shim->retry.loop && shim->retry.at_ms <= at_ms)
+		return;
+	if (loop_timer_set(shim->loop, &shim->retry, at_ms, on_retry))
+		log_error("task=%s: no timer: an exit waits for another signal",
 			  shim->config.task_id);
 }
 
-/* Where the pid namespace is shared, init's death ends nobody else. True: nobody is left, or it
- * takes too long. */
-static bool kill_leftovers(struct shim *shim)
+/* A dead child, still a zombie afterwards; 0: there is none. */
+static pid_t peek(idtype_t which, pid_t pid, siginfo_t *info)
 {
-	size_t count = 0;
-
-	if (shim->config.own_pid_ns || !shim->cgroup.procs)
-		return true;
-	if (cgroup_signal(&shim->cgroup, SIGKILL, shim->init.pid, &count) || !count)
-		return true;
-	if (shim->kill_rounds++ < KILL_ROUNDS)
-		return false;
-	log_warning("task=%s: %zu processes outlive SIGKILL", shim->config.task_id, count);
-	return true;
-}
-
-/* The exit is known: oom first, then exit, both in the journal, then the state. */
-static int record_exit(struct shim *shim)
-{
-	int r;
-
-	if (shim->init.exit.oom_killed && !shim->has_oom) {
-		r = shim_journal_oom(shim);
-		if (r)
-			return r;
-		shim->has_oom = true;
-	}
-	r = shim_journal_exit(shim, &shim->init);
-	if (r)
-		return r;
-	shim->init.has_exit = true;
-	shim_move(shim, STATE_STOPPED);
-	streams_process_ended(&shim->init);
-	return 0;
-}
-
-static void fill_exit(struct shim *shim, const siginfo_t *info)
-{
-	bool by_signal = info->si_code != CLD_EXITED;
-
-	shim->init.exit = (struct exit_record){
-		.exit_status = (uint64_t)(by_signal ? 128 + info->si_status : info->si_status),
-		.signal = by_signal ? (uint64_t)info->si_status : 0,
-		.core = info->si_code == CLD_DUMPED,
-		.oom_killed = cgroup_oom_kills(&shim->cgroup) > 0,
-		.exited_at_ns = shim->init.exit.exited_at_ns ?: time_real_ns(),
-		.source = EXIT_OBSERVED,
-	};
-}
-
-/* False: not yet; it stays a zombie and is looked at again. */
-static bool init_ended(struct shim *shim, const siginfo_t *info)
-{
-	fill_exit(shim, info);
-	if (!kill_leftovers(shim)) {
-		retry_later(shim, RETRY_MS);
-		return false;
-	}
-	if (record_exit(shim)) {
-		retry_later(shim, 1000);
-		return false;
-	}
-	return true;
-}
-
-void shim_note_unknown_exit(struct shim *shim)
-{
-	static char cause[] = "shim-died";
-
-	loop_file_remove(&shim->lost);
-	shim->init.exit = (struct exit_record){
-		.exit_status = 255,
-		.oom_killed = cgroup_oom_kills(&shim->cgroup) > 0,
-		.exited_at_ns = shim->init.exit.exited_at_ns ?: time_real_ns(),
-		.source = EXIT_UNKNOWN,
-		.cause = cause,
-	};
-	if (!kill_leftovers(shim))
-		retry_later(shim, RETRY_MS);
-	else if (record_exit(shim))
-		retry_later(shim, 1000);
-	else
-		shim_delete_goes_on(shim);
-}
-
-static void lost_ended(struct loop_file *file, uint32_t events)
-{
-	(void)events;
-	shim_note_unknown_exit(container_of(file, struct shim, lost));
-}
-
-int shim_watch_lost(struct shim *shim)
-{
-	return error_trace(
-		loop_file_add(shim->loop, &shim->lost, shim->init.pidfd, EPOLLIN, lost_ended));
-}
-
-/* ---- all children -------------------------------------------------------- */
-
-static bool is_in_call(const struct shim *shim)
-{
-	return shim->runtime.pid &&
-	       (shim->state == STATE_CREATING || shim->state == STATE_STARTING);
-}
-
-/* The next dead child, still a zombie afterwards. */
-static bool find_dead(const struct shim *shim, siginfo_t *info)
-{
-	idtype_t which = is_in_call(shim) ? P_PID : P_ALL;
-
 	*info = (siginfo_t){};
-	return !waitid(which, (id_t)shim->runtime.pid, info, WEXITED | WNOHANG | WNOWAIT) &&
-	       info->si_pid;
+	if (waitid(which, (id_t)pid, info, WEXITED | WNOHANG | WNOWAIT))
+		return 0;
+	return info->si_pid;
 }
 
 static void bury(pid_t pid)
@@ -164,51 +77,210 @@ static void bury(pid_t pid)
 		;
 }
 
-static bool is_dead(const struct process *init)
+static int status_of(const siginfo_t *info)
 {
-	siginfo_t info = {};
-
-	return init->pid && !waitid(P_PID, (id_t)init->pid, &info, WEXITED | WNOHANG | WNOWAIT) &&
-	       info.si_pid;
+	if (info->si_code == CLD_EXITED)
+		return info->si_status << 8;
+	return info->si_status | (info->si_code == CLD_DUMPED ? 0x80 : 0);
 }
 
-/* False: this one stays. */
-static bool take_dead(struct shim *shim, const siginfo_t *info)
+/* Of one that is not our child, its pidfd tells (has_ended). */
+static bool see_end(struct process *process)
 {
-	if (info->si_pid == shim->runtime.pid) {
-		bury(info->si_pid);
-		runtime_ended(&shim->runtime, info);
-		return true;
-	}
-	if (info->si_pid == shim->operation.pid)
-		(void)shim_adopt_created(shim);
-	if (info->si_pid != shim->init.pid || !state_is_alive(shim->state)) {
-		bury(info->si_pid);
-		return true;
-	}
-	if (!init_ended(shim, info))
+	siginfo_t info;
+
+	if (process->has_ended || !process->is_child)
+		return process->has_ended;
+	if (!peek(P_PID, process->pid, &info))
 		return false;
-	bury(info->si_pid);
+	process_set_exit(process, status_of(&info));
+	return true;
+}
+
+/* ---- writing down -------------------------------------------------------- */
+
+/* Memory first, then the exit. What else is true of a process of the container is told of init;
+ * an added one was killed for memory only if it was killed. */
+static int record_exit(struct shim *shim, struct process *process)
+{
+	uint64_t kills = cgroup_oom_kills(&shim->cgroup);
+	int r;
+
+	process->exit.oom_killed = process == &shim->init ? kills > 0
+							  : process->exit.signal == SIGKILL &&
+								    kills > process->oom_kills;
+	r = shim_note_oom(shim, kills);
+	if (!r)
+		r = shim_journal_exit(shim, process);
+	if (r)
+		return r;
+	process->has_exit = true;
+	return 0;
+}
+
+/* False: it cannot be written; a zombie stays one. */
+static bool settle(struct shim *shim, struct process *process)
+{
+	if (record_exit(shim, process)) {
+		retry_later(shim, 1000);
+		return false;
+	}
+	if (process->is_child)
+		bury(process->pid);
+	return true;
+}
+
+/* ---- added processes ----------------------------------------------------- */
+
+static bool end_added(struct shim *shim)
+{
+	bool is_any = false;
+
+	for (struct process *process = shim->added.first; process; process = process->next) {
+		if (process->state != PROCESS_RUNNING || !see_end(process) ||
+		    !settle(shim, process))
+			continue;
+		process_move(process, PROCESS_STOPPED);
+		streams_process_ended(process);
+		is_any = true;
+	}
+	return is_any;
+}
+
+/* ---- init ---------------------------------------------------------------- */
+
+/* Where the pid namespace is shared, init's death ends nobody else. */
+static size_t kill_leftovers(struct shim *shim)
+{
+	size_t count = 0;
+
+	if (shim->config.own_pid_ns || !shim->cgroup.procs)
+		return 0;
+	return cgroup_signal(&shim->cgroup, SIGKILL, shim->init.pid, &count) ? 0 : count;
+}
+
+/* Kills the added ones that live and hurries those that are being made; how many there are. */
+static size_t kill_added(struct shim *shim)
+{
+	size_t count = 0;
+
+	shim_exec_fail_waiting(shim, "init has ended");
+	for (struct process *process = shim->added.first; process; process = process->next) {
+		if (process->state != PROCESS_RUNNING && process->state != PROCESS_STARTING)
+			continue;
+		count++;
+		if (process->call)
+			runtime_hurry(process->call, START_GRACE_MS);
+		else if (process->pidfd >= 0 && !process->has_ended)
+			(void)pidfd_send_signal(process->pidfd, SIGKILL, NULL, 0);
+	}
+	return count;
+}
+
+/* True: nobody is left, or it takes too long. */
+static bool end_others(struct shim *shim)
+{
+	size_t count = kill_leftovers(shim) + kill_added(shim);
+
+	if (!count)
+		return true;
+	if (shim->kill_rounds++ < KILL_ROUNDS)
+		return false;
+	log_warning("task=%s: %zu processes outlive SIGKILL", shim->config.task_id, count);
+	return true;
+}
+
+/* Init's end comes after the result of the call that changes it. */
+static bool is_held(const struct shim *shim)
+{
+	return shim->state == STATE_STARTING ||
+	       (shim->runtime.container.pid && shim_is_checkpointing(shim));
+}
+
+static bool end_init(struct shim *shim)
+{
+	if (!process_is_alive(&shim->init) || is_held(shim) || !see_end(&shim->init))
+		return false;
+	if (!end_others(shim)) {
+		retry_later(shim, RETRY_MS);
+		return false;
+	}
+	if (!settle(shim, &shim->init))
+		return false;
+	shim_move(shim, STATE_STOPPED);
+	oom_deinit(&shim->oom);
+	streams_process_ended(&shim->init);
+	shim_pause_goes_on(shim);
 	shim_delete_goes_on(shim);
+	return true;
+}
+
+/* ---- all children -------------------------------------------------------- */
+
+static bool end_calls(struct shim *shim)
+{
+	struct runtime_call *call = NULL;
+	bool is_any = false;
+	siginfo_t info;
+
+	while ((call = runtime_next(&shim->runtime, call))) {
+		if (!call->pid || !peek(P_PID, call->pid, &info))
+			continue;
+		bury(info.si_pid);
+		runtime_ended(call, &info);
+		is_any = true;
+	}
+	return is_any;
+}
+
+static bool is_known(struct shim *shim, pid_t pid)
+{
+	struct runtime_call *call = NULL;
+
+	while ((call = runtime_next(&shim->runtime, call)))
+		if (call->pid == pid)
+			return true;
+	for (struct process *process = shim->added.first; process; process = process->next)
+		if (process->pid == pid &&
+		    (process->state == PROCESS_RUNNING || process->state == PROCESS_STARTING))
+			return true;
+	return pid == shim->operation.pid ||
+	       (pid == shim->init.pid && process_is_alive(&shim->init));
+}
+
+/* Orphans of the container's. */
+static bool bury_stranger(struct shim *shim)
+{
+	uint64_t start_time = UINT64_MAX;
+	siginfo_t info;
+	pid_t pid = peek(P_ALL, 0, &info);
+
+	if (!pid || is_known(shim, pid))
+		return false;
+	(void)process_start_time(pid, &start_time);
+	if (runtime_may_have_made(&shim->runtime, start_time))
+		return false;
+	bury(pid);
 	return true;
 }
 
 void shim_reap(struct shim *shim)
 {
 	siginfo_t info;
+	bool is_any;
 
-	if (shim->state == STATE_LOST && shim->init.pid && !shim->lost.loop) {
-		shim_note_unknown_exit(shim);
-		return;
-	}
 	do {
-		while (find_dead(shim, &info))
-			if (!take_dead(shim, &info))
-				return;
-	} while (shim_adopt_created(shim));
+		is_any = end_calls(shim);
+		is_any |= shim_adopt_created(shim);
+		is_any |= shim_exec_identify(shim);
+		is_any |= end_added(shim);
+		is_any |= end_init(shim);
+		is_any |= bury_stranger(shim);
+	} while (is_any);
 	/* A runtime whose container is dead already has little left to do. */
-	if (shim->state == STATE_STARTING && shim->runtime.pid && is_dead(&shim->init))
-		runtime_hurry(&shim->runtime, START_GRACE_MS);
+	if (is_held(shim) && shim->runtime.container.pid && shim->init.is_child &&
+	    peek(P_PID, shim->init.pid, &info))
+		runtime_hurry(&shim->runtime.container, START_GRACE_MS);
 }
 
 static void on_signal(struct loop_signals *signals, int signal)

@@ -1,33 +1,45 @@
 /* A signal to a process, or to all of the container. Its request is journaled before it is sent. */
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
 
 #include "shim/shim.h"
 
-/* ---- kill ---------------------------------------------------------------- */
-
 int shim_signal(struct shim *shim, int signal, bool all)
 {
 	size_t count = 0;
-	int r;
+	int r = 0;
 
-	if (all && shim->cgroup.procs) {
+	if (all && shim->cgroup.procs)
 		r = cgroup_signal(&shim->cgroup, signal, 0, &count);
-		if (!r && count)
-			return 0;
-	}
-	return pidfd_send_signal(shim->init.pidfd, signal, NULL, 0) ? -errno : 0;
+	if (shim->init.pidfd < 0)
+		return count ? 0 : -ESRCH;
+	if (r || !count)
+		r = pidfd_send_signal(shim->init.pidfd, signal, NULL, 0) ? -errno : 0;
+	/* What is frozen dies when it is let go on. */
+	if (!r && signal == SIGKILL)
+		shim_thaw_to_die(shim);
+	return r;
 }
 
-static void kill_init(struct shim *shim, const struct shim_kill_request *request,
-		      const struct call *call)
+static int send_signal(struct shim *shim, const struct process *process,
+		       const struct shim_kill_request *request)
+{
+	if (process == &shim->init || request->all)
+		return shim_signal(shim, (int)request->signal, request->all);
+	return pidfd_send_signal(process->pidfd, (int)request->signal, NULL, 0) ? -errno : 0;
+}
+
+static void kill_process(struct shim *shim, const struct process *process,
+			 const struct shim_kill_request *request, const struct call *call)
 {
 	struct journal_record record = {
 		.kind = JOURNAL_KILL,
+		.process = (char *)process->id,
 		.signal = request->signal,
-		.pid = (uint64_t)shim->init.pid,
+		.pid = (uint64_t)process->pid,
 		.request_id = {(uint8_t *)call->id, ID_SIZE},
 	};
 	static const struct empty nothing;
@@ -41,34 +53,50 @@ static void kill_init(struct shim *shim, const struct shim_kill_request *request
 			       strerror(-r));
 		return;
 	}
-	r = shim_signal(shim, (int)request->signal, request->all);
+	r = send_signal(shim, process, request);
 	if (r) {
 		status = r == -ESRCH ? BUS_NOT_FOUND : BUS_INTERNAL;
-		snprintf(text, sizeof(text), "container '%s': signal %d: %s",
-			 shim->config.container_id, (int)request->signal,
-			 r == -ESRCH ? "its process has ended" : strerror(-r));
+		snprintf(text, sizeof(text), "process '%s': signal %d: %s", process->id,
+			 (int)request->signal, r == -ESRCH ? "it has ended" : strerror(-r));
 	}
 	request_answer(shim, call, status, text, &nothing);
+}
+
+static void refuse_init(struct shim *shim, const struct call *call)
+{
+	bool is_early = shim->state == STATE_NEW || shim->state == STATE_CREATING;
+
+	request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
+		       "container '%s' is %s%s", shim->config.container_id, state_name(shim->state),
+		       is_early ? "" : ": its process has ended");
+}
+
+static void refuse_added(struct shim *shim, const struct process *process, const struct call *call)
+{
+	bool is_early = process->state == PROCESS_ADDED || process->state == PROCESS_STARTING;
+
+	request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
+		       "process '%s' of container '%s' is %s", process->id,
+		       shim->config.container_id, process_state_name(process->state));
 }
 
 void shim_method_kill(struct shim *shim, const struct shim_kill_request *request,
 		      const struct call *call)
 {
 	const char *id = shim->config.container_id;
+	const struct process *process = shim_find_process(shim, request->exec_id);
 
-	if (request->exec_id && *request->exec_id && strcmp(request->exec_id, id))
+	if (!process)
 		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' has no process '%s'", id,
 			       request->exec_id);
 	else if (!request->signal)
 		request_refuse(shim, call, BUS_INVALID_ARGUMENT,
 			       "container '%s': there is no signal 0", id);
-	else if (shim->state == STATE_NEW || shim->state == STATE_CREATING)
-		request_refuse(shim, call, BUS_FAILED_PRECONDITION, "container '%s' is %s", id,
-			       state_name(shim->state));
-	else if (!state_is_alive(shim->state))
-		request_refuse(shim, call, BUS_NOT_FOUND,
-			       "container '%s' is %s: its process has ended", id,
-			       state_name(shim->state));
+	else if (process == &shim->init && (!state_is_alive(shim->state) || process->pidfd < 0))
+		refuse_init(shim, call);
+	else if (process != &shim->init &&
+		 (process->state != PROCESS_RUNNING || process->pidfd < 0))
+		refuse_added(shim, process, call);
 	else
-		kill_init(shim, request, call);
+		kill_process(shim, process, request, call);
 }

@@ -5,6 +5,13 @@
 #include "broker/lib/log.h"
 #include "shim/shim.h"
 
+struct process *shim_find_process(struct shim *shim, const char *exec_id)
+{
+	if (!exec_id || !*exec_id || !strcmp(exec_id, shim->config.container_id))
+		return &shim->init;
+	return processes_find(&shim->added, exec_id);
+}
+
 /* ---- an operation -------------------------------------------------------- */
 
 bool shim_begin(struct shim *shim, const struct call *call)
@@ -79,24 +86,3 @@ void shim_method_state(struct shim *shim, const struct empty *request, const str
 	(void)request;
 	control_answer(&shim->control, call, BUS_OK, "", &reply);
 }
-
-/* ---- not there yet ------------------------------------------------------- */
-
-#define ABSENT(name_, request_)                                                                    \
-	void shim_method_##name_(struct shim *shim, const struct request_ *request,                \
-				 const struct call *call)                                          \
-	{                                                                                          \
-		(void)request;                                                                     \
-		request_refuse(shim, call, BUS_NOT_IMPLEMENTED,                                    \
-			       "shim." #name_ " is not there yet");                                \
-	}
-ABSENT(exec, shim_exec_request)
-ABSENT(exec_start, shim_process_request)
-ABSENT(exec_delete, shim_process_request)
-ABSENT(processes, empty)
-ABSENT(pause, empty)
-ABSENT(resume, empty)
-ABSENT(update, shim_update_request)
-ABSENT(checkpoint, task_checkpoint_request)
-ABSENT(descriptors, shim_process_request)
-ABSENT(adopt, shim_adopt_request)

@@ -319,3 +319,43 @@ int mounts_undo(const char *root, struct why *why)
 	}
 	return why_set(why, error_origin(-EBUSY), "cannot unmount %s: more than 64 mounts", root);
 }
+
+/* ---- the root of a container that another shim made ---------------------- */
+
+/* A mount is cloned only by who is in its namespace. */
+static int clone_root(int theirs, int ours, int *ret_tree, struct why *why)
+{
+	int r = 0;
+
+	if (setns(theirs, CLONE_NEWNS))
+		return why_errno(why, error_origin(-errno), "cannot enter the container's mounts");
+	*ret_tree = open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (*ret_tree < 0)
+		r = why_errno(why, error_origin(-errno), "cannot clone the container's root");
+	/* In a container's mounts nothing of the shim's may be done. */
+	if (setns(ours, CLONE_NEWNS))
+		abort();
+	return r;
+}
+
+int mounts_clone(const char *root, int pid, struct why *why)
+{
+	_cleanup_(cleanup_fd) int ours = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	_cleanup_(cleanup_fd) int theirs = -1, tree = -1;
+	char path[32];
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", pid);
+	theirs = open(path, O_RDONLY | O_CLOEXEC);
+	if (ours < 0 || theirs < 0)
+		return why_errno(why, error_origin(-errno), "cannot open the mounts of process %d",
+				 pid);
+	(void)mounts_undo(root, NULL);
+	r = clone_root(theirs, ours, &tree, why);
+	if (r)
+		return r;
+	if (move_mount(tree, "", AT_FDCWD, root, MOVE_MOUNT_F_EMPTY_PATH) ||
+	    mount(NULL, root, NULL, MS_PRIVATE, NULL))
+		return why_errno(why, error_origin(-errno), "cannot mount the root at %s", root);
+	return 0;
+}

@@ -17,5 +17,7 @@ int mounts_enter(bool detach_unified, struct why *why);
  * nothing stays mounted. */
 int mounts_make(const char *root, const struct mount *mounts, size_t count,
 		const struct idmap *idmap, struct why *why);
+/* Mounts at @root what process @pid has for its root, without what is mounted in it. */
+int mounts_clone(const char *root, int pid, struct why *why);
 /* Takes away everything that is mounted on @root; absent is fine. Busy mounts are detached. */
 int mounts_undo(const char *root, struct why *why);

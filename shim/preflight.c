@@ -179,30 +179,52 @@ static int check_cwd(int root_fd, const char *cwd, struct why *why)
 
 /* ---- all of it ----------------------------------------------------------- */
 
-static int check_process(const struct spec *spec, struct why *why)
+static int check_process(const char *file, const struct spec *spec, struct why *why)
 {
 	if (spec->has_inheritable)
-		return why_set(why, -EPERM,
-			       "config.json: process.capabilities.inheritable must be empty");
+		return why_set(why, -EPERM, "%s: process.capabilities.inheritable must be empty",
+			       file);
 	if (!spec->cwd)
-		return why_set(why, -EPERM, "config.json has no process.cwd");
+		return why_set(why, -EPERM, "%s has no process.cwd", file);
 	return 0;
 }
 
-static int read_spec(const char *bundle, struct spec *ret_spec, struct why *why)
+static int read_spec(const char *path, bool is_process, struct spec *ret_spec, struct why *why)
 {
-	_cleanup_(cleanup_free) char *path = text_format("%s/config.json", bundle), *text = NULL;
+	_cleanup_(cleanup_free) char *text = NULL, *whole = NULL;
 	struct schema_fault fault = {};
 	size_t size;
 	int r;
 
-	if (!path)
-		return error_origin(-ENOMEM);
 	r = file_read(AT_FDCWD, path, CONFIG_MAX, &text, &size);
 	if (r)
 		return why_errno(why, r, "cannot read %s", path);
-	r = spec_parse(text, size, ret_spec, &fault);
+	/* A lone process is parsed where it stands in a spec. */
+	whole = is_process && strlen(text) == size ? text_format("{\"process\":%s}", text)
+						   : TAKE(text);
+	if (!whole)
+		return error_origin(-ENOMEM);
+	r = spec_parse(whole, is_process ? strlen(whole) : size, ret_spec, &fault);
 	return r > 0 ? why_set(why, -EPERM, "%s: %s", path, fault.text) : r;
+}
+
+int preflight_check_process(const char *path, int init_pid, struct why *why)
+{
+	_cleanup_(spec_clear) struct spec spec = {};
+	_cleanup_(cleanup_fd) int root_fd = -1;
+	char root[32];
+	int r;
+
+	r = read_spec(path, true, &spec, why);
+	if (!r)
+		r = check_process(path, &spec, why);
+	if (r)
+		return r;
+	snprintf(root, sizeof(root), "/proc/%d/root", init_pid);
+	root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root_fd < 0)
+		return why_errno(why, -errno, "cannot open the root of process %d", init_pid);
+	return check_cwd(root_fd, spec.cwd, why);
 }
 
 static int open_root(const char *bundle, const struct spec *spec, int *ret_fd, struct why *why)
@@ -220,13 +242,16 @@ static int open_root(const char *bundle, const struct spec *spec, int *ret_fd, s
 
 int preflight_check(const char *bundle, struct why *why)
 {
+	_cleanup_(cleanup_free) char *path = text_format("%s/config.json", bundle);
 	_cleanup_(spec_clear) struct spec spec = {};
 	_cleanup_(cleanup_fd) int root_fd = -1;
 	int r;
 
-	r = read_spec(bundle, &spec, why);
+	if (!path)
+		return error_origin(-ENOMEM);
+	r = read_spec(path, false, &spec, why);
 	if (!r)
-		r = check_process(&spec, why);
+		r = check_process("config.json", &spec, why);
 	if (!r)
 		r = open_root(bundle, &spec, &root_fd, why);
 	for (size_t i = 0; i < ARRAY_SIZE(kernel_dirs) && !r; i++)

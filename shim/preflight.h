@@ -9,6 +9,8 @@
 
 /* Reads <bundle>/config.json; the root is mounted. -EPERM with a sentence when it must not run. */
 int preflight_check(const char *bundle, struct why *why);
+/* The OCI process in the file @path, which is to be added to the container of @init_pid. */
+int preflight_check_process(const char *path, int init_pid, struct why *why);
 /* Follows @path inside @root as a process chrooted there would, as far as it exists. The result
  * (absolute, in the container's terms) is at most @size bytes. -ELOOP: too many links, or through
  * one of the forbidden directories. */

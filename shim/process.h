@@ -10,10 +10,13 @@
 #include <stdint.h>
 
 #include "broker/lib/error.h"
+#include "broker/lib/loop.h"
 #include "schemas/messages.h"
+#include "shim/requests.h"
 
 #define PROCESS_ADDED_MAX 256
 
+struct runtime_call;
 struct shim;
 struct streams;
 
@@ -31,13 +34,29 @@ struct process {
 	struct process *next; /* in the order in which they were added */
 	const char *id;       /* container id for init; exec id, owned, for others */
 	enum process_state state;
-	int pid; /* 0: none */
+	int pid; /* 0: none; without a pidfd: left by the OCI runtime, not our child yet */
 	uint64_t start_time;
-	int pidfd;                /* -1: none */
-	struct exit_record exit;  /* its cause is a literal */
-	bool has_exit;            /* exit is in the journal */
+	int pidfd;               /* -1: none */
+	uint64_t pidfd_inode;    /* its own until the next boot; 0: this kernel has none */
+	bool is_child;           /* reaped by us; else an earlier shim's, seen by its pidfd */
+	bool has_ended;          /* exit is filled */
+	bool has_exit;           /* and in the journal */
+	struct exit_record exit; /* its cause is a literal */
+	uint64_t oom_kills;      /* in the container when it was started */
 	const struct task_io *io; /* NULL: /dev/null. Owned but for init's */
 	struct streams *streams;  /* streams.c's; NULL: nothing is kept open */
+
+	/* Of an added one (exec.c). */
+	char *file;                /* its OCI process, in the bundle */
+	struct request request;    /* start or delete that is under way */
+	struct runtime_call *call; /* STARTING: NULL before and after the OCI runtime's exec */
+	bool is_preparing;         /* STARTING: its streams are not ready yet */
+	bool is_prepared;          /* they are */
+	struct loop_timer timer;   /* of what is waited for */
+
+	/* Of one that is not our child (adopt.c). */
+	struct loop_file watch;
+	uint64_t give_up_ms, pause_ms;
 };
 
 /* The added processes. */
@@ -64,6 +83,16 @@ bool process_is_alive(const struct process *process);
  * -ESRCH: it is gone, or another one. -ECHILD: @must_be_child, but it is not ours. On failure
  * @process is as before. */
 int process_identify(struct process *process, int pid, uint64_t start_time, bool must_be_child);
+
+/* Of a pidfd; 0: it is none, or this kernel's are all the same. */
+uint64_t process_pidfd_inode(int pidfd);
+/* Of a pidfd whose process has been reaped: @ret_status as wait(2) has it. -EAGAIN: it has not
+ * been; another errno: this kernel cannot tell. */
+int process_read_status(int pidfd, int *ret_status);
+/* How it ended is known: @status as wait(2) has it. */
+void process_set_exit(struct process *process, int status);
+/* It is gone, and nobody saw how. @cause is a literal. */
+void process_set_unknown_exit(struct process *process, const char *cause);
 
 void processes_init(struct processes *processes);
 /* Frees all. */

@@ -44,41 +44,129 @@ static void note_deleted(struct shim *shim, const struct journal_record *record)
 	shim_move(shim, STATE_DELETED);
 }
 
-static void note_exit(struct shim *shim, const struct exit_record *exit)
+/* Nothing else than these is ever written there. */
+static const char *cause_of(const struct exit_record *exit)
 {
-	static char cause[] = "shim-died";
+	static const char *const causes[] = {"shim-died", "start-uncertain"};
 
-	if (!exit)
-		return;
-	shim->init.exit = *exit;
-	/* The record goes away; nothing else than this is ever written there. */
-	shim->init.exit.cause = exit->cause ? cause : NULL;
-	shim->init.has_exit = true;
+	for (size_t i = 0; i < ARRAY_SIZE(causes) && exit->cause; i++)
+		if (!strcmp(exit->cause, causes[i]))
+			return causes[i];
+	return NULL;
 }
 
-/* Entries only tell; the state is decided in shim_recover(). */
-int shim_replay(void *userdata, const struct journal_record *record)
+/* The record goes away, the process keeps what it says. */
+static void note_exit(struct process *process, const struct journal_record *record)
 {
-	struct shim *shim = userdata;
+	if (!record->exit)
+		return;
+	process->exit = *record->exit;
+	process->exit.cause = (char *)cause_of(record->exit);
+	process->has_ended = process->has_exit = true;
+	if (process != &process->shim->init)
+		process_move(process, PROCESS_STOPPED);
+}
 
-	shim->is_cleanup = true;
+static void note_identity(struct process *process, const struct journal_record *record)
+{
+	process->pid = (int)record->pid;
+	process->start_time = record->start_time;
+	process->pidfd_inode = record->pidfd;
+}
+
+/* ---- added processes ----------------------------------------------------- */
+
+static int note_added(struct shim *shim, const struct journal_record *record)
+{
+	struct process *process;
+	int r;
+
+	r = processes_add(&shim->added, shim, record->process ?: "", record->io, &process);
+	if (r == -EEXIST || r == -ENOSPC)
+		return 0;
+	if (r)
+		return error_trace(r);
+	process->file = strdup(record->file ?: "");
+	note_answer(shim, "exec", record, BUS_OK, &(struct shim_exec_reply){});
+	return process->file ? 0 : error_origin(-ENOMEM);
+}
+
+/* The request's name is that under which it was added, if that was to start it too. */
+static void note_start_answer(struct shim *shim, const struct journal_record *record,
+			      enum bus_status status)
+{
+	struct shim_pid_reply reply = {record->pid, record->start_time};
+	const struct answer *added = record->request_id.size == ID_SIZE
+					     ? answers_find(&shim->requests.answers,
+							    record->request_id.data)
+					     : NULL;
+
+	if (!added) {
+		note_answer(shim, "exec_start", record, status, &reply);
+		return;
+	}
+	/* shim_exec_reply has the same fields. */
+	answers_forget(&shim->requests.answers, record->request_id.data);
+	note_answer(shim, "exec", record, status,
+		    &(struct shim_exec_reply){record->pid, record->start_time});
+}
+
+static void note_forgotten(struct shim *shim, struct process *process,
+			   const struct journal_record *record)
+{
+	struct shim_delete_reply reply = {record->pid, record->exit};
+
+	note_answer(shim, "exec_delete", record, BUS_OK, &reply);
+	processes_remove(&shim->added, process);
+}
+
+static int note_exec(struct shim *shim, const struct journal_record *record)
+{
+	struct process *process = processes_find(&shim->added, record->process ?: "");
+
+	if (record->kind == JOURNAL_EXEC_ADDED)
+		return note_added(shim, record);
+	if (!process)
+		return 0;
+	if (record->kind == JOURNAL_EXEC_INTENT) {
+		process_move(process, PROCESS_STARTING);
+		note_start_answer(shim, record, BUS_ABORTED);
+	} else if (record->kind == JOURNAL_EXEC_STARTED) {
+		note_identity(process, record);
+		process_move(process, PROCESS_RUNNING);
+		note_start_answer(shim, record, BUS_OK);
+	} else if (record->kind == JOURNAL_EXEC_FAILED) {
+		process_move(process, PROCESS_FAILED);
+		note_start_answer(shim, record, BUS_FAILED_PRECONDITION);
+	} else {
+		note_forgotten(shim, process, record);
+	}
+	return 0;
+}
+
+/* ---- all entries --------------------------------------------------------- */
+
+static void note_init(struct shim *shim, const struct journal_record *record)
+{
 	switch (record->kind) {
 	case JOURNAL_CREATED:
 		note_process(shim, "create", record);
-		shim->init.pid = (int)record->pid;
-		shim->init.start_time = record->start_time;
+		note_identity(&shim->init, record);
 		break;
 	case JOURNAL_STARTED:
 		note_process(shim, "start", record);
+		shim->replay.is_started = true;
 		break;
-	case JOURNAL_KILL:
-		note_answer(shim, "kill", record, BUS_OK, &(struct empty){});
+	case JOURNAL_PAUSED:
+		note_answer(shim, "pause", record, BUS_OK, &(struct empty){});
+		shim->replay.is_paused = true;
 		break;
-	case JOURNAL_OOM:
-		shim->has_oom = true;
+	case JOURNAL_RESUMED:
+		note_answer(shim, "resume", record, BUS_OK, &(struct empty){});
+		shim->replay.is_paused = false;
 		break;
-	case JOURNAL_EXIT:
-		note_exit(shim, record->exit);
+	case JOURNAL_CHECKPOINTED:
+		note_answer(shim, "checkpoint", record, BUS_OK, &(struct empty){});
 		break;
 	case JOURNAL_DELETED:
 		note_deleted(shim, record);
@@ -87,21 +175,43 @@ int shim_replay(void *userdata, const struct journal_record *record)
 		note_answer(shim, "create", record, BUS_FAILED_PRECONDITION, NULL);
 		shim_move(shim, STATE_FAILED);
 		break;
+	default:
+		break;
+	}
+}
+
+/* Entries only tell; the state is decided in shim_recover(). */
+int shim_replay(void *userdata, const struct journal_record *record)
+{
+	struct shim *shim = userdata;
+	struct process *process;
+
+	shim->is_cleanup = true;
+	switch (record->kind) {
 	case JOURNAL_EXEC_ADDED:
 	case JOURNAL_EXEC_INTENT:
 	case JOURNAL_EXEC_STARTED:
 	case JOURNAL_EXEC_FAILED:
 	case JOURNAL_EXEC_DELETED:
-	case JOURNAL_PAUSED:
-	case JOURNAL_RESUMED:
-	case JOURNAL_CHECKPOINTED:
-	case JOURNAL_LOG:
-	case JOURNAL_INTENT:
-	case JOURNAL_ACK:
+		return note_exec(shim, record);
+	case JOURNAL_EXIT:
+		process = shim_find_process(shim, record->process);
+		if (process)
+			note_exit(process, record);
 		break;
+	case JOURNAL_KILL:
+		note_answer(shim, "kill", record, BUS_OK, &(struct empty){});
+		break;
+	case JOURNAL_OOM:
+		shim->replay.has_oom = true;
+		break;
+	default:
+		note_init(shim, record);
 	}
 	return 0;
 }
+
+/* ---- OCI runtimes that still run ----------------------------------------- */
 
 /* Whether @pid was started as an OCI runtime for this task: its first and its last argument say
  * so. */
@@ -144,6 +254,35 @@ static void end_runtimes(const struct shim *shim)
 			return;
 }
 
+/* ---- the world ----------------------------------------------------------- */
+
+/* Whether the OCI runtime's start has come through: it waits at this FIFO until then. */
+static bool is_started(const struct shim *shim)
+{
+	_cleanup_(cleanup_free) char *fifo = text_format("%s/%s/exec.fifo", shim->config.oci_root,
+							 shim->config.task_id);
+
+	return shim->replay.is_started || (fifo && access(fifo, F_OK) && errno == ENOENT);
+}
+
+/* What the journal does not say because the shim died in the midst of it. */
+static int catch_up(struct shim *shim)
+{
+	bool is_frozen = cgroup_is_frozen(&shim->cgroup);
+	int r = 0;
+
+	if (!shim->replay.is_started)
+		r = shim_journal_started(shim, NULL);
+	shim_move(shim, STATE_RUNNING);
+	if (!shim->cgroup.freeze)
+		is_frozen = shim->replay.is_paused;
+	if (!r && is_frozen != shim->replay.is_paused)
+		r = shim_journal_state(shim, is_frozen ? JOURNAL_PAUSED : JOURNAL_RESUMED, NULL);
+	if (is_frozen)
+		shim_move(shim, STATE_PAUSED);
+	return error_trace(r);
+}
+
 /* The journal, or the task service, knows a pid. */
 static int look_at_init(struct shim *shim)
 {
@@ -151,51 +290,110 @@ static int look_at_init(struct shim *shim)
 	uint64_t start_time = shim->init.start_time ?: shim->config.pid_start_time;
 	int r;
 
-	shim_move(shim, STATE_LOST);
-	r = start_time ? shim_adopt(shim, pid, start_time) : -ESRCH;
+	r = shim_adopt_process(&shim->init, pid, start_time);
 	if (!r)
-		return shim_watch_lost(shim);
-	if (r != -ESRCH && r != -EINVAL)
+		r = shim_find_cgroup(shim);
+	if (r)
 		return error_trace(r);
-	shim->init.pid = pid;
-	shim->init.start_time = start_time;
-	(void)cgroup_find(shim->config.cgroup, 0, &shim->cgroup);
-	shim_note_unknown_exit(shim);
-	return 0;
+	/* Those that the journal tells of are told. */
+	if (shim->replay.has_oom)
+		shim->oom.kills = cgroup_oom_kills(&shim->cgroup);
+	if (shim->init.pidfd < 0)
+		shim_move(shim, STATE_LOST);
+	else if (is_started(shim))
+		r = catch_up(shim);
+	else
+		shim_move(shim, STATE_CREATED);
+	return r;
 }
 
-/* Without its streams a container may have to wait for ever, but it can still be ended. */
+/* One whose start is not known is never run again. What the OCI runtime says that it has made is
+ * taken for it. */
+static int look_at_uncertain(struct process *process)
+{
+	int pid, r;
+
+	r = shim_exec_read_pid(process, &pid, NULL);
+	if (!r)
+		r = process_identify(process, pid, 0, false);
+	if (!r && !shim_is_in_container(process->shim, pid)) {
+		process_forget(process);
+		r = -ESRCH;
+	}
+	if (r) {
+		process_set_unknown_exit(process, "shim-died");
+		process_move(process, PROCESS_RUNNING);
+		return 0;
+	}
+	r = shim_journal_exec_started(process, NULL);
+	process_move(process, PROCESS_RUNNING);
+	return r ?: shim_adopt_process(process, process->pid, process->start_time);
+}
+
+static int look_at_added(struct shim *shim)
+{
+	int r = 0;
+
+	for (struct process *process = shim->added.first; process && !r; process = process->next)
+		if (process->state == PROCESS_STARTING)
+			r = look_at_uncertain(process);
+		else if (process->state == PROCESS_RUNNING)
+			r = shim_adopt_process(process, process->pid, process->start_time);
+	return error_trace(r);
+}
+
+static int look(struct shim *shim)
+{
+	int r = 0;
+
+	end_runtimes(shim);
+	if (shim->init.has_exit)
+		shim_move(shim, STATE_STOPPED);
+	else if (shim->init.pid || shim->config.pid)
+		r = look_at_init(shim);
+	if (shim->state == STATE_NEW)
+		return shim_undo_create(shim, "its shim died while it was being created");
+	if (!r)
+		r = look_at_added(shim);
+	if (!r)
+		shim_reap(shim);
+	return r;
+}
+
+/* Without its streams a process may have to wait for ever, but it can still be ended. */
+static void take_up(struct process *process)
+{
+	struct why why = {};
+	int r;
+
+	r = streams_recover(process, process->io, &why);
+	if (r)
+		log_error("task=%s: the streams of '%s': %s", process->shim->config.task_id,
+			  process->id, why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));
+	if (process->has_exit)
+		streams_process_ended(process);
+}
+
 static void take_up_streams(struct shim *shim)
 {
 	struct process *init = &shim->init;
-	struct why why = {};
-	int r = 0;
 
 	if (init->pid || init->has_exit || shim->config.pid)
-		r = streams_recover(init, init->io, &why);
-	if (r)
-		log_error("task=%s: the streams of '%s': %s", shim->config.task_id, init->id,
-			  why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));
-	if (init->has_exit)
-		streams_process_ended(init);
+		take_up(init);
+	for (struct process *process = shim->added.first; process; process = process->next)
+		if (process->state != PROCESS_ADDED && process->state != PROCESS_FAILED)
+			take_up(process);
 }
 
 int shim_recover(struct shim *shim, struct why *why)
 {
-	int r = 0;
+	int r;
 
 	shim->is_cleanup = shim->is_cleanup || shim->config.cleanup;
 	if (!shim->is_cleanup || shim->state == STATE_DELETED || shim->state == STATE_FAILED)
 		return 0;
 	log_info("task=%s: taking over from a shim that died", shim->config.task_id);
 	take_up_streams(shim);
-	if (shim->init.has_exit)
-		shim_move(shim, STATE_STOPPED);
-	else if (shim->init.pid || shim->config.pid)
-		r = look_at_init(shim);
-	else
-		end_runtimes(shim);
-	if (shim->state == STATE_NEW)
-		r = shim_undo_create(shim, "its shim died while it was being created");
+	r = look(shim);
 	return r ? why_errno(why, r, "cannot take over task %s", shim->config.task_id) : 0;
 }

@@ -9,13 +9,47 @@
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
 
-#define LOG_NAME     "oci.log"
-#define ARGUMENTS    24
-#define SENTENCE_MAX 400 /* fits into a struct why with what stands around it */
+#define LOG_NAME_SIZE 16
+#define ARGUMENTS     24
+#define SENTENCE_MAX  400 /* fits into a struct why with what stands around it */
 
 char *runtime_pid_file(const struct shim_config *config)
 {
 	return text_format("%s/init.pid", config->bundle);
+}
+
+int runtime_read_pid(const char *path, int *ret_pid, struct why *why)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+	long pid;
+	int r;
+
+	r = file_read(AT_FDCWD, path, 64, &text, NULL);
+	if (r)
+		return why_errno(why, r, "the OCI runtime wrote no pid: %s", path);
+	pid = strtol(text, NULL, 10);
+	if (pid <= 1 || pid > INT32_MAX)
+		return why_set(why, -EINVAL, "%s holds no pid", path);
+	*ret_pid = (int)pid;
+	return 0;
+}
+
+/* Of the container's call, "oci.log"; each other has its own. */
+static void log_name(const struct runtime_call *call, char name[LOG_NAME_SIZE])
+{
+	if (call == &call->runtime->container)
+		strcpy(name, "oci.log");
+	else
+		snprintf(name, LOG_NAME_SIZE, "oci-%u.log",
+			 (unsigned)(call - call->runtime->execs) % RUNTIME_EXECS);
+}
+
+static char *log_path(const struct runtime_call *call)
+{
+	char name[LOG_NAME_SIZE];
+
+	log_name(call, name);
+	return text_format("%s/%s", call->runtime->config->bundle, name);
 }
 
 /* ---- what it said -------------------------------------------------------- */
@@ -84,9 +118,9 @@ void runtime_log_text(const char *log, char *text, size_t size)
 	text[used] = '\0';
 }
 
-static void read_log(const struct runtime *runtime, char *text, size_t size)
+static void read_log(const struct runtime_call *call, char *text, size_t size)
 {
-	_cleanup_(cleanup_free) char *path = text_format("%s/" LOG_NAME, runtime->config->bundle);
+	_cleanup_(cleanup_free) char *path = log_path(call);
 	_cleanup_(cleanup_free) char *log = malloc(RUNTIME_LOG_MAX + 1);
 	_cleanup_(cleanup_fd) int fd = -1;
 	struct stat stat;
@@ -120,15 +154,15 @@ static void kill_group(int pid)
 
 static void on_deadline(struct loop_timer *timer)
 {
-	struct runtime *runtime = container_of(timer, struct runtime, timer);
+	struct runtime_call *call = container_of(timer, struct runtime_call, timer);
 
-	runtime->timed_out = true;
-	kill_group(runtime->pid);
+	call->timed_out = true;
+	kill_group(call->pid);
 }
 
-static int open_log(const struct shim_config *config, int *ret_fd, struct why *why)
+static int open_log(const struct runtime_call *call, int *ret_fd, struct why *why)
 {
-	_cleanup_(cleanup_free) char *path = text_format("%s/" LOG_NAME, config->bundle);
+	_cleanup_(cleanup_free) char *path = log_path(call);
 
 	if (!path)
 		return error_origin(-ENOMEM);
@@ -136,7 +170,7 @@ static int open_log(const struct shim_config *config, int *ret_fd, struct why *w
 	return *ret_fd < 0 ? why_errno(why, error_origin(-errno), "cannot open %s", path) : 0;
 }
 
-static void fill_arguments(const struct shim_config *config, const char *verb,
+static void fill_arguments(const struct shim_config *config, const char *log, const char *verb,
 			   const char *const *options, const char *arguments[ARGUMENTS])
 {
 	size_t n = 0;
@@ -150,7 +184,7 @@ static void fill_arguments(const struct shim_config *config, const char *verb,
 		arguments[n++] = "--cgroup-manager=disabled";
 	/* A relative name: crun takes what stands before a colon for a kind of log. */
 	arguments[n++] = "--log";
-	arguments[n++] = LOG_NAME;
+	arguments[n++] = log;
 	arguments[n++] = "--log-format";
 	arguments[n++] = "json";
 	arguments[n++] = verb;
@@ -160,101 +194,149 @@ static void fill_arguments(const struct shim_config *config, const char *verb,
 	arguments[n] = NULL;
 }
 
-static int start(struct runtime *runtime, const char *const *arguments, const int stdio[3],
+static int start(struct runtime_call *call, const char *const *arguments, const int stdio[3],
 		 int log_fd, struct why *why)
 {
 	static const char *const environment[] = {RUNTIME_PATH, NULL};
+	const struct shim_config *config = call->runtime->config;
 	struct spawn_fd fds[] = {{stdio ? stdio[0] : -1, 0},
 				 {stdio ? stdio[1] : log_fd, 1},
 				 {stdio ? stdio[2] : log_fd, 2}};
 
-	return spawn(&(struct spawn){.path = runtime->config->runtime_path,
+	return spawn(&(struct spawn){.path = config->runtime_path,
 				     .argv = arguments,
 				     .envp = environment,
-				     .cwd = runtime->config->bundle,
+				     .cwd = config->bundle,
 				     .fds = fds,
 				     .n_fds = ARRAY_SIZE(fds),
 				     .new_session = true},
-		     &runtime->pid, why);
+		     &call->pid, why);
 }
 
-int runtime_call(struct runtime *runtime, const char *verb, const char *const *options,
+int runtime_call(struct runtime_call *call, const char *verb, const char *const *options,
 		 const int stdio[3], uint64_t deadline_ms, runtime_fn fn, void *userdata,
 		 struct why *why)
 {
 	const char *arguments[ARGUMENTS];
 	_cleanup_(cleanup_fd) int log_fd = -1;
 	uint64_t limit_ms = time_boot_ms() + RUNTIME_DEADLINE_MS;
+	char log[LOG_NAME_SIZE];
 	int r;
 
-	r = open_log(runtime->config, &log_fd, why);
+	r = open_log(call, &log_fd, why);
 	if (r)
 		return r;
 	if (deadline_ms && deadline_ms < limit_ms)
 		limit_ms = deadline_ms;
-	r = loop_timer_set(runtime->loop, &runtime->timer, limit_ms, on_deadline);
+	r = loop_timer_set(call->runtime->loop, &call->timer, limit_ms, on_deadline);
 	if (r)
 		return error_trace(r);
-	fill_arguments(runtime->config, verb, options, arguments);
-	r = start(runtime, arguments, stdio, log_fd, why);
+	log_name(call, log);
+	fill_arguments(call->runtime->config, log, verb, options, arguments);
+	r = start(call, arguments, stdio, log_fd, why);
 	if (r) {
-		runtime->pid = 0;
-		loop_timer_cancel(&runtime->timer);
+		call->pid = 0;
+		loop_timer_cancel(&call->timer);
 		return r;
 	}
-	runtime->verb = verb;
-	runtime->timed_out = false;
-	runtime->fn = fn;
-	runtime->userdata = userdata;
+	/* A child that nobody has reaped has a start time. */
+	(void)process_start_time(call->pid, &call->start_time);
+	call->verb = verb;
+	call->timed_out = call->was_cut = false;
+	call->fn = fn;
+	call->userdata = userdata;
 	return 0;
 }
 
-static void describe_end(const struct runtime *runtime, const siginfo_t *info, char *text,
+static void describe_end(const struct runtime_call *call, const siginfo_t *info, char *text,
 			 size_t size)
 {
-	const char *name = strrchr(runtime->config->runtime_path, '/') + 1;
+	const char *name = strrchr(call->runtime->config->runtime_path, '/') + 1;
 	char said[SENTENCE_MAX];
 
-	read_log(runtime, said, sizeof(said));
-	if (runtime->timed_out)
+	read_log(call, said, sizeof(said));
+	if (call->timed_out)
 		snprintf(text, size, "%s %s did not end in time and was killed%s%s", name,
-			 runtime->verb, said[0] ? ": " : "", said);
+			 call->verb, said[0] ? ": " : "", said);
 	else if (info->si_code != CLD_EXITED)
-		snprintf(text, size, "%s %s was killed by signal %d%s%s", name, runtime->verb,
+		snprintf(text, size, "%s %s was killed by signal %d%s%s", name, call->verb,
 			 info->si_status, said[0] ? ": " : "", said);
 	else if (said[0])
-		snprintf(text, size, "%s %s: %s", name, runtime->verb, said);
+		snprintf(text, size, "%s %s: %s", name, call->verb, said);
 	else
-		snprintf(text, size, "%s %s failed with code %d and said nothing", name,
-			 runtime->verb, info->si_status);
+		snprintf(text, size, "%s %s failed with code %d and said nothing", name, call->verb,
+			 info->si_status);
 }
 
-void runtime_ended(struct runtime *runtime, const siginfo_t *info)
+void runtime_ended(struct runtime_call *call, const siginfo_t *info)
 {
 	char text[WHY_SIZE] = "";
-	bool is_ok = info->si_code == CLD_EXITED && !info->si_status && !runtime->timed_out;
+	bool is_ok = info->si_code == CLD_EXITED && !info->si_status && !call->timed_out;
 
-	loop_timer_cancel(&runtime->timer);
+	loop_timer_cancel(&call->timer);
+	call->was_cut = call->timed_out || info->si_code != CLD_EXITED;
 	if (!is_ok) {
-		describe_end(runtime, info, text, sizeof(text));
-		log_warning("task=%s %s", runtime->config->task_id, text);
+		describe_end(call, info, text, sizeof(text));
+		log_warning("task=%s %s", call->runtime->config->task_id, text);
 	}
-	runtime->pid = 0;
-	runtime->fn(runtime->userdata, is_ok, text);
+	call->pid = 0;
+	call->fn(call->userdata, is_ok, text);
 }
 
-void runtime_hurry(struct runtime *runtime, uint64_t ms)
+void runtime_hurry(struct runtime_call *call, uint64_t ms)
 {
 	uint64_t at_ms = time_boot_ms() + ms;
 
-	if (runtime->pid && runtime->timer.loop && runtime->timer.at_ms > at_ms)
-		(void)loop_timer_set(runtime->loop, &runtime->timer, at_ms, on_deadline);
+	if (call->pid && call->timer.loop && call->timer.at_ms > at_ms)
+		(void)loop_timer_set(call->runtime->loop, &call->timer, at_ms, on_deadline);
+}
+
+/* ---- all calls ----------------------------------------------------------- */
+
+struct runtime_call *runtime_next(struct runtime *runtime, const struct runtime_call *call)
+{
+	if (!call)
+		return &runtime->container;
+	if (call == &runtime->container)
+		return &runtime->execs[0];
+	return call + 1 < runtime->execs + RUNTIME_EXECS ? (struct runtime_call *)call + 1 : NULL;
+}
+
+struct runtime_call *runtime_free_exec(struct runtime *runtime)
+{
+	for (size_t i = 0; i < RUNTIME_EXECS; i++)
+		if (!runtime->execs[i].pid)
+			return &runtime->execs[i];
+	return NULL;
+}
+
+bool runtime_may_have_made(struct runtime *runtime, uint64_t start_time)
+{
+	struct runtime_call *call = NULL;
+
+	while ((call = runtime_next(runtime, call)))
+		if (call->pid && call->start_time <= start_time)
+			return true;
+	return false;
+}
+
+void runtime_init(struct runtime *runtime, struct loop *loop, const struct shim_config *config)
+{
+	struct runtime_call *call = NULL;
+
+	*runtime = (struct runtime){.loop = loop, .config = config};
+	while ((call = runtime_next(runtime, call)))
+		call->runtime = runtime;
 }
 
 void runtime_deinit(struct runtime *runtime)
 {
-	if (runtime->pid)
-		kill_group(runtime->pid);
-	runtime->pid = 0;
-	loop_timer_cancel(&runtime->timer);
+	struct runtime_call *call = NULL;
+
+	while ((call = runtime_next(runtime, call))) {
+		if (call->pid)
+			kill_group(call->pid);
+		call->pid = 0;
+		loop_timer_cancel(&call->timer);
+	}
 }

@@ -20,17 +20,12 @@ static enum process_state init_state(const struct shim *shim, enum state state)
 	switch (state) {
 	case STATE_CREATING:
 		return PROCESS_STARTING;
-	case STATE_CREATED:
-	case STATE_STARTING:
-	case STATE_RUNNING:
-	case STATE_LOST:
-		return PROCESS_RUNNING;
 	case STATE_STOPPED:
 		return PROCESS_STOPPED;
 	case STATE_FAILED:
 		return PROCESS_FAILED;
 	default:
-		return shim->init.state;
+		return state_is_alive(state) ? PROCESS_RUNNING : shim->init.state;
 	}
 }
 
@@ -155,7 +150,8 @@ int shim_init(struct shim *shim, struct loop *loop, struct shim_config *config, 
 	process_init(&shim->init, shim, shim->config.container_id);
 	shim->init.io = shim->config.io;
 	processes_init(&shim->added);
-	shim->runtime = (struct runtime){.loop = loop, .config = &shim->config};
+	oom_init(&shim->oom, shim);
+	runtime_init(&shim->runtime, loop, &shim->config);
 	r = open_parts(shim, why);
 	if (r)
 		return error_trace(r);
@@ -169,10 +165,11 @@ void shim_deinit(struct shim *shim)
 	loop_timer_cancel(&shim->linger);
 	loop_timer_cancel(&shim->operation.timer);
 	loop_signals_remove(&shim->signals);
-	loop_file_remove(&shim->lost);
+	oom_deinit(&shim->oom);
 	processes_deinit(&shim->added);
 	streams_close(&shim->init);
 	streaming_deinit(&shim->streaming);
+	loop_timer_cancel(&shim->init.timer);
 	process_forget(&shim->init);
 	cgroup_deinit(&shim->cgroup);
 	runtime_deinit(&shim->runtime);

@@ -14,6 +14,7 @@
 #include "shim/cgroup.h"
 #include "shim/control.h"
 #include "shim/journal.h"
+#include "shim/oom.h"
 #include "shim/process.h"
 #include "shim/publisher.h"
 #include "shim/requests.h"
@@ -26,7 +27,7 @@
 #define SHIM_DEATH_MS    10000 /* within which a process that got SIGKILL should end */
 #define SHIM_DRAIN_MS    2000  /* that delete waits for output, if config does not say */
 
-/* The create, start or delete that is under way: one of the whole container at a time. */
+/* The create, start, delete, pause … that is under way: one of the whole container at a time. */
 struct operation {
 	struct request request; /* without a method: none */
 	bool start;             /* of a create */
@@ -35,9 +36,14 @@ struct operation {
 	int pid;                /* of a create: init, which is not our child yet */
 	bool has_run;           /* the OCI runtime was called */
 	enum bus_status status; /* of a create that is being undone */
-	char *text;
+	char *text; /* of a create: why; of an update: its file; of a checkpoint: where to */
 	/* init does not become our child, or does not die; output does not end */
 	struct loop_timer timer;
+};
+
+/* What an earlier shim's journal tells. */
+struct replay {
+	bool is_started, is_paused, has_oom;
 };
 
 struct shim {
@@ -45,7 +51,7 @@ struct shim {
 	struct shim_config config;
 	char *rootfs;
 	enum state state;
-	bool is_cleanup; /* the container is not our child */
+	bool is_cleanup; /* another shim made the container: init is not our child */
 	struct journal journal;
 	struct runtime runtime;
 	struct control control;
@@ -58,9 +64,9 @@ struct shim {
 	struct processes added;
 	struct streaming streaming;
 	struct cgroup cgroup;
-	struct loop_file lost; /* LOST: init's end is seen by its pidfd */
+	struct oom oom;
 	struct operation operation;
-	bool has_oom;
+	struct replay replay;
 	unsigned kill_rounds; /* of what init left in its cgroup */
 };
 
@@ -74,19 +80,17 @@ void shim_move(struct shim *shim, enum state next);
 void shim_consider_end(struct shim *shim);
 
 /* ---- exits.c ---- */
-/* Reaps what has ended. In the midst of create and start only the OCI runtime: init's end comes
- * after them. */
+/* Takes note of all that has ended. Init's end comes after those of the others, and after the end
+ * of a call that it belongs to. */
 void shim_reap(struct shim *shim);
 int shim_watch_signals(struct shim *shim);
 /* Init's pid is known: opens its pidfd and finds its cgroup. -ESRCH: there is no such process;
  * -ECHILD: not ours. */
-int shim_adopt(struct shim *shim, int pid, uint64_t start_time);
-/* LOST: watches init through its pidfd. */
-int shim_watch_lost(struct shim *shim);
-/* The exit of a container that another shim ran. @pid is gone. */
-void shim_note_unknown_exit(struct shim *shim);
+int shim_adopt(struct shim *shim, int pid);
+/* Its cgroup is there: finds it, and hears of kills for memory. */
+int shim_find_cgroup(struct shim *shim);
 
-/* ---- events.c ---- */
+/* ---- events.c: into the journal, and on to who watches ---- */
 int shim_journal_created(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_started(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_oom(struct shim *shim);
@@ -95,6 +99,18 @@ int shim_journal_exit(struct shim *shim, const struct process *process);
 int shim_journal_log(struct shim *shim, const struct process *process, const char *error,
 		     uint64_t dropped);
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE]);
+int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE]);
+int shim_journal_exec_started(struct process *process, const uint8_t id[ID_SIZE]);
+/* @kind: paused or resumed. @id may be NULL. */
+int shim_journal_state(struct shim *shim, enum journal_kind kind, const uint8_t id[ID_SIZE]);
+int shim_journal_checkpointed(struct shim *shim, const uint8_t id[ID_SIZE], const char *directory);
+/* What is no event. @id and @error may be NULL. */
+int shim_journal_process(struct process *process, enum journal_kind kind,
+			 const uint8_t id[ID_SIZE], const char *error);
+
+/* ---- oom.c ---- */
+/* So many were killed for memory: an event, if that is more than was told. */
+int shim_note_oom(struct shim *shim, uint64_t kills);
 
 /* ---- recover.c ---- */
 /* Journal entries of an earlier shim. */
@@ -102,7 +118,15 @@ int shim_replay(void *userdata, const struct journal_record *record);
 /* Looks at what the replay left, and at the world. */
 int shim_recover(struct shim *shim, struct why *why);
 
+/* ---- adopt.c ---- */
+/* @process was made by an earlier shim: watches it, or looks for how it ended. */
+int shim_adopt_process(struct process *process, int pid, uint64_t start_time);
+/* Whether @pid has init's pid and mount namespaces. */
+bool shim_is_in_container(const struct shim *shim, int pid);
+
 /* ---- methods.c: what the methods of the whole container share ---- */
+/* Init for no name, or the container's; NULL: there is none. */
+struct process *shim_find_process(struct shim *shim, const char *exec_id);
 static inline bool shim_is_busy(const struct shim *shim)
 {
 	return shim->operation.request.method;
@@ -124,6 +148,27 @@ int shim_undo_create(struct shim *shim, const char *reason);
 /* ---- kill.c ---- */
 /* To init, or to @all of the container. -ESRCH: nobody is left. */
 int shim_signal(struct shim *shim, int signal, bool all);
+
+/* ---- exec.c ---- */
+/* What the OCI runtime left of processes that are being made: true if any is settled. */
+bool shim_exec_identify(struct shim *shim);
+/* Those that wait for their turn, as far as there is room. */
+void shim_exec_run_waiting(struct shim *shim);
+void shim_exec_fail_waiting(struct shim *shim, const char *text);
+size_t shim_exec_count_starting(const struct shim *shim);
+/* Nothing that it wrote is under way any more. */
+void shim_exec_delete_goes_on(struct process *process);
+/* The pid that the OCI runtime has written. */
+int shim_exec_read_pid(const struct process *process, int *ret_pid, struct why *why);
+
+/* ---- pause.c ---- */
+/* A process is not being made any more, or init has ended. */
+void shim_pause_goes_on(struct shim *shim);
+/* A frozen process does not even die. */
+void shim_thaw_to_die(struct shim *shim);
+
+/* ---- checkpoint.c ---- */
+bool shim_is_checkpointing(const struct shim *shim);
 
 /* ---- delete.c ---- */
 /* Init has ended: a delete may go on. */

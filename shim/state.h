@@ -15,7 +15,10 @@ enum state {
 	STATE_CREATED,  /* init exists and waits */
 	STATE_STARTING, /* the OCI runtime's start runs */
 	STATE_RUNNING,
-	STATE_LOST,    /* alive, but another shim's child: it can be killed, its code is not seen */
+	STATE_PAUSING,  /* the OCI runtime's pause runs, or waits for processes that are being made */
+	STATE_PAUSED,   /* frozen */
+	STATE_RESUMING, /* the OCI runtime's resume runs */
+	STATE_LOST,     /* it ended while no shim lived; its code is looked for */
 	STATE_STOPPED, /* its exit is in the journal */
 	STATE_DELETING, /* the OCI runtime's delete runs */
 	STATE_DELETED,  /* in the journal; the rest is published, then the shim ends */

@@ -31,3 +31,8 @@ int stdio_open_null(int *ret_fd);
 int stdio_open_stream(const char *uri, int stream, int *ret_fd, struct why *why);
 /* The path of a FIFO's URI; NULL: it is another one. */
 const char *stdio_fifo(const char *uri);
+/* What to tell of a failure of stdio_open(). */
+static inline enum bus_status stdio_status(int r)
+{
+	return r == STDIO_E_NOT_IMPLEMENTED ? BUS_NOT_IMPLEMENTED : BUS_INVALID_ARGUMENT;
+}

@@ -1,9 +1,12 @@
 /* What is left when a shim is killed, and what the shim that cleans up makes of it. */
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
@@ -39,6 +42,16 @@ static void assert_gone(void)
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
 }
 
+static size_t count_entries(const char *path)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir(path);
+	size_t n = 0;
+
+	while (dir && readdir(dir))
+		n++;
+	return n;
+}
+
 static void expect_published(const char *expected)
 {
 	char line[64];
@@ -47,32 +60,42 @@ static void expect_published(const char *expected)
 	assert_string_equal(line, expected);
 }
 
-static void container_outlives_its_shim_and_its_exit_is_unknown_but_told_once(void **state)
+static uint64_t init_of(enum task_status expected)
+{
+	struct shim_state_reply reply = {};
+	uint64_t pid;
+
+	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
+	assert_int_equal(reply.status, expected);
+	pid = reply.pid;
+	shim_state_reply_clear(&reply);
+	return pid;
+}
+
+static void adopted_container_has_its_true_exit_code(void **state)
 {
 	struct shim_kill_request term = {.signal = SIGTERM};
-	struct shim_state_reply reply = {};
 	uint64_t pid;
 	size_t exit;
 
 	(void)state;
-	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_init(&test, "sleep 1000 & trap \"kill $!; exit 41\" TERM; >../oci/ready; wait\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
 	must(BUS_OK, "shim.create", &create_and_start);
 	expect_published("1 /tasks/create");
 	expect_published("2 /tasks/start");
+	pid = init_of(TASK_RUNNING);
+	shim_case_wait_file(&test, "oci/ready");
 	shim_case_replace(&test);
-	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
-	assert_int_equal(reply.status, TASK_UNKNOWN);
-	pid = reply.pid;
+	assert_int_equal(init_of(TASK_RUNNING), pid);
 	assert_int_equal(kill((pid_t)pid, 0), 0);
-	shim_state_reply_clear(&reply);
 	must(BUS_FAILED_PRECONDITION, "shim.start", NULL);
 	must(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
 	must(BUS_OK, "shim.kill", &term);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
-	assert_int_equal(test.events[exit].exit.source, EXIT_UNKNOWN);
-	assert_int_equal(test.events[exit].exit.exit_status, 255);
+	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
+	assert_int_equal(test.events[exit].exit.exit_status, 41);
 	assert_int_equal(test.events[exit].exit.pid, pid);
 	assert_int_equal(test.events[exit].seq, 3);
 	expect_published("3 /tasks/exit");
@@ -81,33 +104,152 @@ static void container_outlives_its_shim_and_its_exit_is_unknown_but_told_once(vo
 	assert_gone();
 }
 
-static void exit_without_a_shim_is_found_by_the_next(void **state)
+static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
 {
-	struct shim_state_reply reply = {};
 	pid_t init;
+	size_t exit;
 
 	(void)state;
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
 	must(BUS_OK, "shim.create", &create_and_start);
-	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
-	init = (pid_t)reply.pid;
-	/* Both die before anybody looks; init's parent is the test by then. */
+	init = (pid_t)init_of(TASK_RUNNING);
+	/* Both die before anybody looks; init's parent is the test by then, which reaps later. */
 	kill(test.shim, SIGSTOP);
 	kill(init, SIGKILL);
+	test.keeps_zombies = true;
 	shim_case_replace(&test);
-	shim_state_reply_clear(&reply);
-	do {
-		shim_state_reply_clear(&reply);
-		assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply),
-				 BUS_OK);
-	} while (!reply.exit);
+	test.keeps_zombies = false;
+	exit = shim_case_wait_event(&test, "/tasks/exit");
+	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
+	assert_int_equal(test.events[exit].exit.exit_status, 137);
+	assert_int_equal(test.events[exit].exit.signal, SIGKILL);
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
+/* Kills shim and init, and reaps init, so that nobody but a pidfd knows how it ended. */
+static void lose_init(void)
+{
+	pid_t init = (pid_t)init_of(TASK_RUNNING);
+
+	kill(test.shim, SIGSTOP);
+	kill(init, SIGTERM);
+	kill(test.shim, SIGKILL);
+	waitpid(test.shim, NULL, 0);
+	assert_int_equal(waitpid(init, NULL, 0), init);
+	test.fd = close_fd(test.fd);
+	test.config.cleanup = true;
+	test.n_events = 0;
+	shim_case_start(&test);
+}
+
+static void exit_that_nobody_saw_is_unknown(void **state)
+{
+	struct shim_adopt_request none = {};
+	struct shim_state_reply reply = {};
+	size_t exit;
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	lose_init();
+	(void)init_of(TASK_UNKNOWN);
+	must(BUS_NOT_FOUND, "shim.kill", &(struct shim_kill_request){.signal = SIGKILL});
+	must(BUS_OK, "shim.adopt", &none);
+	exit = shim_case_wait_event(&test, "/tasks/exit");
+	assert_int_equal(test.events[exit].exit.source, EXIT_UNKNOWN);
+	assert_int_equal(test.events[exit].exit.exit_status, 255);
+	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
 	assert_int_equal(reply.status, TASK_STOPPED);
-	assert_int_equal(reply.exit->source, EXIT_UNKNOWN);
 	assert_string_equal(reply.exit->cause, "shim-died");
 	shim_state_reply_clear(&reply);
 	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
+static int take_pidfd(const char *exec_id)
+{
+	struct shim_process_request request = {.exec_id = (char *)exec_id};
+	struct shim_descriptors_reply reply = {};
+
+	assert_int_equal(shim_case_call(&test, "shim.descriptors", NULL, 0, &request, &reply),
+			 BUS_OK);
+	assert_true(reply.pidfd);
+	assert_int_equal(test.n_fds, 1);
+	return test.fds[0];
+}
+
+static enum bus_status give(const char *exec_id, const int *fds, size_t n)
+{
+	struct shim_adopt_request request = {.exec_id = (char *)exec_id, .pidfd = true};
+	uint8_t id[ID_SIZE];
+
+	id_make(id);
+	shim_case_send_with(&test, test.fd, "shim.adopt", id, 0, &request, fds, n);
+	return shim_case_receive(&test, test.fd, "shim.adopt", id, NULL);
+}
+
+static void pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim(void **state)
+{
+	_cleanup_(cleanup_fd) int kept = -1, other = -1;
+	size_t exit;
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	kept = take_pidfd(NULL);
+	lose_init();
+	/* What it is not is not taken for it. */
+	other = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	assert_int_equal(give(NULL, &other, 1), BUS_INVALID_ARGUMENT);
+	close_fd(other);
+	other = pidfd_open(getpid(), 0);
+	assert_int_equal(give(NULL, &other, 1), BUS_INVALID_ARGUMENT);
+	assert_int_equal(give(NULL, NULL, 0), BUS_INVALID_ARGUMENT);
+	assert_int_equal(give(NULL, (int[]){kept, other}, 2), BUS_INVALID_ARGUMENT);
+	assert_int_equal(give(NULL, &kept, 1), BUS_OK);
+	exit = shim_case_wait_event(&test, "/tasks/exit");
+	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
+	assert_int_equal(test.events[exit].exit.exit_status, 128 + SIGTERM);
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
+static void descriptors_are_taken_with_adopt_only(void **state)
+{
+	_cleanup_(cleanup_free) char *path = NULL;
+	struct shim_kill_request signal = {.signal = SIGCONT};
+	uint8_t id[ID_SIZE];
+	size_t before, after;
+	int fds[] = {0, 0, 0, 0};
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	path = text_format("/proc/%d/fd", (int)test.shim);
+	expect_published("1 /tasks/create");
+	expect_published("2 /tasks/start");
+	before = count_entries(path);
+	for (int i = 0; i < 20; i++) {
+		id_make(id);
+		shim_case_send_with(&test, test.fd, "shim.kill", id, 0, &signal, fds,
+				    ARRAY_SIZE(fds));
+		assert_int_equal(shim_case_receive(&test, test.fd, "shim.kill", id, NULL), BUS_OK);
+	}
+	assert_int_equal(give(NULL, fds, 1), BUS_FAILED_PRECONDITION);
+	/* It may have a file open for a moment. */
+	for (int i = 0; (after = count_entries(path)) > before && i < 100; i++)
+		(void)poll(NULL, 0, 10);
+	assert_in_range(after, 1, before);
+	must(BUS_OK, "shim.delete", &delete_by_force);
 	assert_gone();
 }
 
@@ -224,8 +366,11 @@ static void torn_journal_is_cut_and_continued(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		SHIM_TEST(container_outlives_its_shim_and_its_exit_is_unknown_but_told_once),
-		SHIM_TEST(exit_without_a_shim_is_found_by_the_next),
+		SHIM_TEST(adopted_container_has_its_true_exit_code),
+		SHIM_TEST(zombie_that_is_adopted_has_its_true_exit_code),
+		SHIM_TEST(exit_that_nobody_saw_is_unknown),
+		SHIM_TEST(pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim),
+		SHIM_TEST(descriptors_are_taken_with_adopt_only),
 		SHIM_TEST(known_exit_stays_known_and_is_published_by_the_next_shim),
 		SHIM_TEST(requests_of_before_are_answered_from_the_journal),
 		SHIM_TEST(shim_killed_in_the_midst_of_create_leaves_nothing),

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -291,22 +292,316 @@ static void created_container_can_be_deleted_unstarted(void **state)
 	assert_int_equal(shim_case_wait_end(&test), 0);
 }
 
-static void container_of_a_killed_shim_goes_on_and_is_cleaned_up(void **state)
+static enum task_status status_now(uint64_t *ret_pid)
 {
 	struct shim_state_reply reply = {};
+	enum task_status status;
 
-	(void)state;
-	setup("/usr/bin/crun", "sleep 1000", "", true);
+	must("shim.state", NULL, &reply);
+	status = reply.status;
+	if (ret_pid)
+		*ret_pid = reply.pid;
+	shim_state_reply_clear(&reply);
+	return status;
+}
+
+/* ---- added processes ----------------------------------------------------- */
+
+static void write_process(const char *id, const char *script)
+{
+	_cleanup_(cleanup_free) char *file = text_format("%s.json", id);
+	_cleanup_(cleanup_free) char *text =
+		text_format("{\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0},\"env\":[\"PATH=/bin\"],"
+			    "\"args\":[%s\"%s\"]}",
+			    script[0] == '/' ? "" : "\"/bin/sh\",\"-c\",", script);
+
+	shim_case_write(&test, file, text);
+}
+
+static enum bus_status exec(const char *id, const char *script, struct task_io *io)
+{
+	_cleanup_(cleanup_free) char *file = text_format("%s.json", id);
+	struct shim_exec_request request = {
+		.exec_id = (char *)id, .process_file = file, .io = io, .start = true};
+
+	write_process(id, script);
+	return shim_case_call(&test, "shim.exec", NULL, 0, &request, NULL);
+}
+
+static void must_exec(const char *id, const char *script)
+{
+	if (exec(id, script, NULL) != BUS_OK)
+		fail_msg("exec %s: %s", id, test.text);
+}
+
+static const struct event_task_exit *exit_of(const char *id)
+{
+	return &test.events[shim_case_wait_process(&test, "/tasks/exit", id)].exit;
+}
+
+static void exec_with(const char *runtime)
+{
+	_cleanup_(cleanup_free) char *out = NULL, *uri = NULL, *text = NULL;
+	struct task_io io = {};
+
+	setup(runtime, "while true; do sleep 1000; done", "", true);
 	shim_case_start(&test);
 	must("shim.create", &create_and_start, NULL);
-	shim_case_replace(&test);
-	must("shim.state", NULL, &reply);
-	assert_int_equal(reply.status, TASK_UNKNOWN);
-	assert_int_equal(kill((pid_t)reply.pid, 0), 0);
-	shim_state_reply_clear(&reply);
+	out = scratch_path(&test.scratch, "out");
+	uri = text_format("file://%s", out);
+	io.stdout = io.stderr = uri;
+	if (exec("one", "hostname; exit 9", &io) != BUS_OK)
+		fail_msg("%s", test.text);
+	assert_int_equal(exit_of("one")->exit_status, 9);
+	assert_int_equal(exit_of("one")->source, EXIT_OBSERVED);
+	assert_int_equal(file_read(AT_FDCWD, out, 4096, &text, NULL), 0);
+	assert_string_equal(text, "web\n");
+	must_exec("two", "exec sleep 1000");
+	must("shim.kill", &(struct shim_kill_request){.exec_id = (char *)"two", .signal = SIGTERM},
+	     NULL);
+	assert_int_equal(exit_of("two")->signal, SIGTERM);
+	assert_int_equal(exec("three", "/bin/nosuch", NULL), BUS_FAILED_PRECONDITION);
+	if (!strstr(test.text, "nosuch") ||
+	    (!strstr(test.text, "o such file") && !strstr(test.text, "not found")))
+		fail_msg("'%s' does not say that /bin/nosuch is not there", test.text);
+	assert_int_equal(exec("four", "/tmp", NULL), BUS_FAILED_PRECONDITION);
+	if (!strstr(test.text, "ermission denied") && !strstr(test.text, "not permitted"))
+		fail_msg("'%s' does not say that /tmp cannot be executed", test.text);
 	must("shim.delete", &delete_by_force, NULL);
 	assert_int_equal(shim_case_wait_end(&test), 0);
+}
+
+static void crun_adds_processes(void **state)
+{
+	(void)state;
+	exec_with("/usr/bin/crun");
+}
+
+static void runc_adds_processes(void **state)
+{
+	(void)state;
+	if (access("/usr/sbin/runc", X_OK))
+		skip();
+	exec_with("/usr/sbin/runc");
+}
+
+#define STORM 300
+
+/* Sends all without waiting for the answers, and ends init in the midst of it. */
+static void send_storm(void)
+{
+	char id[16], file[32], script[32];
+
+	for (int i = 0; i < STORM; i++) {
+		struct shim_exec_request request = {
+			.exec_id = id, .process_file = file, .start = true};
+		uint8_t request_id[ID_SIZE];
+
+		/* The table has 256 places. */
+		if (i >= 250) {
+			snprintf(id, sizeof(id), "p%d", i - 250);
+			shim_case_wait_process(&test, "/tasks/exit", id);
+			must("shim.exec_delete", &(struct shim_process_request){id}, NULL);
+		}
+		snprintf(id, sizeof(id), "p%d", i);
+		snprintf(file, sizeof(file), "p%d.json", i);
+		snprintf(script, sizeof(script), "exit %d", i % 100);
+		write_process(id, script);
+		id_make(request_id);
+		shim_case_send(&test, test.fd, "shim.exec", request_id, 0, &request);
+		shim_case_drain(&test);
+		if (i == STORM - 10) {
+			shim_case_wait_process(&test, "/tasks/exit", "p160");
+			must("shim.kill", &(struct shim_kill_request){.signal = SIGKILL}, NULL);
+		}
+	}
+}
+
+static void storm(bool own_pid_ns)
+{
+	size_t init, started = 0, exits = 0;
+
+	setup("/usr/bin/crun", "while true; do sleep 1000; done", "", own_pid_ns);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	send_storm();
+	init = shim_case_wait_process(&test, "/tasks/exit", "web");
+	shim_case_drain(&test);
+	for (size_t i = 0; i < test.n_events; i++) {
+		const struct shim_event *event = &test.events[i];
+
+		started += !strcmp(event->topic, "/tasks/exec-started");
+		if (strcmp(event->topic, "/tasks/exit") || i == init)
+			continue;
+		exits++;
+		assert_true(i < init);
+		assert_string_not_equal(event->id, "web");
+		for (size_t k = 0; k < i; k++)
+			assert_false(!strcmp(test.events[k].topic, "/tasks/exit") &&
+				     !strcmp(test.events[k].id, event->id));
+		if (event->exit.signal != SIGKILL && event->exit.source == EXIT_OBSERVED)
+			assert_int_equal(event->exit.exit_status, atoi(event->id + 1) % 100);
+	}
+	assert_true(started > STORM / 2);
+	assert_true(exits >= started);
+	finish();
+}
+
+static void exits_of_a_storm_come_once_and_before_inits(void **state)
+{
+	(void)state;
+	storm(true);
+}
+
+static void exits_of_a_storm_come_before_inits_in_a_shared_pid_namespace(void **state)
+{
+	(void)state;
+	storm(false);
+}
+
+/* ---- frozen, limited, checkpointed --------------------------------------- */
+
+static void freeze_with(const char *runtime)
+{
+	struct shim_kill_request kill_it = {.signal = SIGKILL};
+
+	setup(runtime, "while true; do sleep 1000; done", "", true);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	must("shim.pause", NULL, NULL);
+	assert_int_equal(status_now(NULL), TASK_PAUSED);
+	assert_int_equal(exec("one", "true", NULL), BUS_FAILED_PRECONDITION);
+	must("shim.resume", NULL, NULL);
+	assert_int_equal(status_now(NULL), TASK_RUNNING);
+	must("shim.pause", NULL, NULL);
+	shim_case_wait_event(&test, "/tasks/paused");
+	must("shim.kill", &kill_it, NULL);
+	assert_int_equal(wait_exit()->signal, SIGKILL);
+	finish();
+}
+
+static void crun_freezes_and_what_is_frozen_can_be_killed(void **state)
+{
+	(void)state;
+	freeze_with("/usr/bin/crun");
+}
+
+static void runc_freezes_and_what_is_frozen_can_be_killed(void **state)
+{
+	(void)state;
+	if (access("/usr/sbin/runc", X_OK))
+		skip();
+	freeze_with("/usr/sbin/runc");
+}
+
+static void limits_of_a_live_container_are_changed(void **state)
+{
+	_cleanup_(cleanup_free) char *path = NULL, *text = NULL;
+	struct shim_update_request update = {(char *)"resources.json"};
+
+	(void)state;
+	if (access("/sys/fs/cgroup/pids", F_OK))
+		skip();
+	setup("/usr/bin/crun", "while true; do sleep 1000; done", "", true);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	shim_case_write(&test, "resources.json", "{\"pids\":{\"limit\":77}}");
+	must("shim.update", &update, NULL);
+	path = text_format("/sys/fs/cgroup/pids%s/pids.max", test.cgroup);
+	assert_int_equal(file_read_proc(path, 64, &text, NULL), 0);
+	assert_string_equal(text, "77\n");
+	assert_false(shim_case_has(&test, "bundle/resources.json"));
+	must("shim.delete", &delete_by_force, NULL);
+	assert_int_equal(shim_case_wait_end(&test), 0);
+}
+
+static void checkpoint_that_fails_says_why_and_leaves_the_container_running(void **state)
+{
+	_cleanup_(cleanup_free) char *images = NULL;
+	struct task_checkpoint_request request = {.container_id = (char *)"web"};
+	enum bus_status status;
+
+	(void)state;
+	if (access("/usr/sbin/runc", X_OK))
+		skip();
+	setup("/usr/sbin/runc", "while true; do sleep 1000; done", "", true);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	images = request.image_path = scratch_path(&test.scratch, "images");
+	status = shim_case_call(&test, "shim.checkpoint", NULL, 0, &request, NULL);
+	/* Where criu is there, and works on this kernel, it succeeds. */
+	if (status != BUS_OK) {
+		assert_int_equal(status, BUS_FAILED_PRECONDITION);
+		if (!strstr(test.text, "criu"))
+			fail_msg("'%s' is not what runc says", test.text);
+	}
+	assert_int_equal(status_now(NULL), TASK_RUNNING);
+	must_exec("one", "exit 4");
+	assert_int_equal(exit_of("one")->exit_status, 4);
+	must("shim.delete", &delete_by_force, NULL);
+	assert_int_equal(shim_case_wait_end(&test), 0);
+}
+
+static void child_that_is_killed_for_memory_is_told_while_init_goes_on(void **state)
+{
+	(void)state;
+	if (access("/sys/fs/cgroup/memory", F_OK) && access("/sys/fs/cgroup/memory.stat", F_OK))
+		skip();
+	setup("/usr/bin/crun",
+	      "(x=a; while true; do x=$x$x; done); while true; do sleep 1000; done",
+	      "\"memory\":{\"limit\":16777216,\"swap\":16777216}", true);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	shim_case_wait_event(&test, "/tasks/oom");
+	assert_int_equal(status_now(NULL), TASK_RUNNING);
+	must("shim.kill", &(struct shim_kill_request){.signal = SIGKILL}, NULL);
+	assert_true(wait_exit()->oom_killed);
+	finish();
+}
+
+/* ---- without the shim ---------------------------------------------------- */
+
+static void adopt_with(const char *runtime)
+{
+	uint64_t pid, adopted;
+
+	setup(runtime, "while true; do sleep 1000; done", "", true);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	must_exec("one", "exec sleep 1000");
+	assert_int_equal(status_now(&pid), TASK_RUNNING);
+	shim_case_replace(&test);
+	assert_int_equal(status_now(&adopted), TASK_RUNNING);
+	assert_int_equal(adopted, pid);
+	must_exec("two", "hostname; exit 3");
+	assert_int_equal(exit_of("two")->exit_status, 3);
+	must("shim.pause", NULL, NULL);
+	shim_case_replace(&test);
+	assert_int_equal(status_now(NULL), TASK_PAUSED);
+	must("shim.resume", NULL, NULL);
+	must("shim.kill", &(struct shim_kill_request){.exec_id = (char *)"one", .signal = SIGTERM},
+	     NULL);
+	assert_int_equal(exit_of("one")->signal, SIGTERM);
+	assert_int_equal(exit_of("one")->source, EXIT_OBSERVED);
+	must("shim.delete", &delete_by_force, NULL);
+	assert_int_equal(exit_of("web")->signal, SIGKILL);
+	assert_int_equal(exit_of("web")->source, EXIT_OBSERVED);
+	assert_int_equal(shim_case_wait_end(&test), 0);
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
+}
+
+static void container_of_a_killed_shim_is_adopted_with_crun(void **state)
+{
+	(void)state;
+	adopt_with("/usr/bin/crun");
+}
+
+static void container_of_a_killed_shim_is_adopted_with_runc(void **state)
+{
+	(void)state;
+	if (access("/usr/sbin/runc", X_OK))
+		skip();
+	adopt_with("/usr/sbin/runc");
 }
 
 #define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
@@ -322,7 +617,17 @@ int main(int argc, char **argv)
 		SHIM_TEST(init_with_a_shared_pid_namespace_takes_its_children_along),
 		SHIM_TEST(kill_of_all_reaches_every_process),
 		SHIM_TEST(created_container_can_be_deleted_unstarted),
-		SHIM_TEST(container_of_a_killed_shim_goes_on_and_is_cleaned_up),
+		SHIM_TEST(crun_adds_processes),
+		SHIM_TEST(runc_adds_processes),
+		SHIM_TEST(exits_of_a_storm_come_once_and_before_inits),
+		SHIM_TEST(exits_of_a_storm_come_before_inits_in_a_shared_pid_namespace),
+		SHIM_TEST(crun_freezes_and_what_is_frozen_can_be_killed),
+		SHIM_TEST(runc_freezes_and_what_is_frozen_can_be_killed),
+		SHIM_TEST(limits_of_a_live_container_are_changed),
+		SHIM_TEST(checkpoint_that_fails_says_why_and_leaves_the_container_running),
+		SHIM_TEST(child_that_is_killed_for_memory_is_told_while_init_goes_on),
+		SHIM_TEST(container_of_a_killed_shim_is_adopted_with_crun),
+		SHIM_TEST(container_of_a_killed_shim_is_adopted_with_runc),
 	};
 
 	if (geteuid() || access("/usr/bin/crun", X_OK) || access("/bin/busybox", X_OK)) {

@@ -306,8 +306,28 @@ static const struct schema_method *method_of(const char *method)
 	return schema_find_method("shim", strchr(method, '.') + 1);
 }
 
-void shim_case_send(struct shim_case *test, int fd, const char *method, const uint8_t *id,
-		    uint64_t deadline_ms, const void *request)
+static void send_with(int fd, const struct schema_buffer *packet, const int *fds, size_t n)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int) * 8)];
+		struct cmsghdr header;
+	} rights = {};
+	struct iovec data = {packet->data, packet->size};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+
+	if (n) {
+		message.msg_control = &rights;
+		message.msg_controllen = CMSG_SPACE(sizeof(int) * n);
+		rights.header.cmsg_level = SOL_SOCKET;
+		rights.header.cmsg_type = SCM_RIGHTS;
+		rights.header.cmsg_len = CMSG_LEN(sizeof(int) * n);
+		memcpy(CMSG_DATA(&rights.header), fds, sizeof(int) * n);
+	}
+	assert_int_equal(sendmsg(fd, &message, MSG_NOSIGNAL), packet->size);
+}
+
+void shim_case_send_with(struct shim_case *test, int fd, const char *method, const uint8_t *id,
+			 uint64_t deadline_ms, const void *request, const int *fds, size_t n)
 {
 	struct envelope_request envelope = {.deadline_ms = deadline_ms, .namespace = "default"};
 	struct schema_buffer body = {}, packet = {};
@@ -318,14 +338,49 @@ void shim_case_send(struct shim_case *test, int fd, const char *method, const ui
 	assert_int_equal(schema_pack(method_of(method)->request(), request, &body, NULL), 0);
 	envelope.body = (struct schema_span){body.data, body.size};
 	assert_int_equal(envelope_write_request(&envelope, &packet), 0);
-	assert_int_equal(send(fd, packet.data, packet.size, MSG_NOSIGNAL), packet.size);
+	send_with(fd, &packet, fds, n);
 	schema_buffer_clear(&body);
 	schema_buffer_clear(&packet);
+}
+
+void shim_case_send(struct shim_case *test, int fd, const char *method, const uint8_t *id,
+		    uint64_t deadline_ms, const void *request)
+{
+	shim_case_send_with(test, fd, method, id, deadline_ms, request, NULL, 0);
 }
 
 static bool is_event(const uint8_t *data)
 {
 	return data[1] == 0xc4;
+}
+
+static void take_exit(struct shim_event *event, const struct envelope_event *envelope)
+{
+	assert_int_equal(schema_unpack(schema_event_task_exit(), envelope->event.data,
+				       envelope->event.size, &event->exit, NULL),
+			 0);
+	snprintf(event->id, sizeof(event->id), "%s", event->exit.id);
+	free(event->exit.container_id);
+	free(event->exit.id);
+	free(event->exit.task_id);
+	free(event->exit.cause);
+	event->exit.container_id = event->exit.id = event->exit.task_id = event->exit.cause = NULL;
+}
+
+/* Of exec-added, which has the same first fields as exec-started. */
+static void take_exec(struct shim_event *event, const struct envelope_event *envelope, bool started)
+{
+	struct event_task_exec_added added = {};
+	struct event_task_exec_started start = {};
+
+	assert_int_equal(schema_unpack(started ? schema_event_task_exec_started()
+					       : schema_event_task_exec_added(),
+				       envelope->event.data, envelope->event.size,
+				       started ? (void *)&start : (void *)&added, NULL),
+			 0);
+	snprintf(event->id, sizeof(event->id), "%s", started ? start.exec_id : added.exec_id);
+	event_task_exec_added_clear(&added);
+	event_task_exec_started_clear(&start);
 }
 
 static void take_event(struct shim_case *test, const uint8_t *data, size_t size)
@@ -338,27 +393,66 @@ static void take_event(struct shim_case *test, const uint8_t *data, size_t size)
 	event->seq = envelope.publisher_seq;
 	assert_true(strlen(envelope.topic) < sizeof(event->topic));
 	strcpy(event->topic, envelope.topic);
-	if (strcmp(envelope.topic, "/tasks/exit"))
+	if (!strcmp(envelope.topic, "/tasks/exit"))
+		take_exit(event, &envelope);
+	else if (!strncmp(envelope.topic, "/tasks/exec-", 12))
+		take_exec(event, &envelope, !strcmp(envelope.topic, "/tasks/exec-started"));
+}
+
+void shim_case_reap(struct shim_case *test)
+{
+	siginfo_t info = {};
+
+	while (!test->keeps_zombies && !waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) &&
+	       info.si_pid && info.si_pid != test->shim && info.si_pid != test->bus) {
+		waitpid(info.si_pid, NULL, 0);
+		info.si_pid = 0;
+	}
+}
+
+/* Whoever waits is a parent that reaps, as davit up and pid 1 are. */
+static bool wait_for_packet(struct shim_case *test, int fd)
+{
+	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
+
+	do {
+		shim_case_reap(test);
+		if (wait_on_fd(fd, POLLIN, 20))
+			return true;
+	} while (time_boot_ms() < limit_ms);
+	return false;
+}
+
+static void take_fds(struct shim_case *test, struct msghdr *message)
+{
+	struct cmsghdr *header = CMSG_FIRSTHDR(message);
+
+	test->n_fds = 0;
+	if (!header)
 		return;
-	assert_int_equal(schema_unpack(schema_event_task_exit(), envelope.event.data,
-				       envelope.event.size, &event->exit, NULL),
-			 0);
-	free(event->exit.container_id);
-	free(event->exit.id);
-	free(event->exit.task_id);
-	free(event->exit.cause);
-	event->exit.container_id = event->exit.id = event->exit.task_id = event->exit.cause = NULL;
+	test->n_fds = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	assert_in_range(test->n_fds, 1, ARRAY_SIZE(test->fds));
+	memcpy(test->fds, CMSG_DATA(header), test->n_fds * sizeof(int));
 }
 
 /* One packet: its size, or 0 at the end of the connection. */
-static size_t next_packet(int fd, uint8_t *packet, size_t size)
+static size_t next_packet(struct shim_case *test, int fd, uint8_t *packet, size_t size)
 {
+	char rights[CMSG_SPACE(sizeof(int) * 2)];
+	struct iovec data = {packet, size};
+	struct msghdr message = {.msg_iov = &data,
+				 .msg_iovlen = 1,
+				 .msg_control = rights,
+				 .msg_controllen = sizeof(rights)};
 	ssize_t n;
 
-	if (!wait_on_fd(fd, POLLIN, WAIT_MS))
+	if (!wait_for_packet(test, fd))
 		fail_msg("the shim does not answer");
-	n = recv(fd, packet, size, 0);
-	return n > 0 ? (size_t)n : 0;
+	n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	if (n <= 0)
+		return 0;
+	take_fds(test, &message);
+	return (size_t)n;
 }
 
 enum bus_status shim_case_receive(struct shim_case *test, int fd, const char *method,
@@ -369,7 +463,7 @@ enum bus_status shim_case_receive(struct shim_case *test, int fd, const char *me
 	size_t size;
 
 	for (;;) {
-		size = next_packet(fd, packet, sizeof(packet));
+		size = next_packet(test, fd, packet, sizeof(packet));
 		if (!size)
 			fail_msg("the shim closed the connection instead of answering %s", method);
 		if (is_event(packet)) {
@@ -402,22 +496,67 @@ enum bus_status shim_case_call(struct shim_case *test, const char *method, const
 	return shim_case_receive(test, test->fd, method, id, reply);
 }
 
-size_t shim_case_wait_event(struct shim_case *test, const char *topic)
+size_t shim_case_wait_process(struct shim_case *test, const char *topic, const char *id)
 {
 	static uint8_t packet[70000];
 
 	for (size_t i = 0;; i++) {
 		while (i == test->n_events) {
-			size_t size = next_packet(test->fd, packet, sizeof(packet));
+			size_t size = next_packet(test, test->fd, packet, sizeof(packet));
 
 			if (!size)
 				fail_msg("the shim ended before %s", topic);
 			if (is_event(packet))
 				take_event(test, packet, size);
 		}
-		if (!strcmp(test->events[i].topic, topic))
+		if (!strcmp(test->events[i].topic, topic) &&
+		    (!id || !strcmp(test->events[i].id, id)))
 			return i;
 	}
+}
+
+size_t shim_case_wait_event(struct shim_case *test, const char *topic)
+{
+	return shim_case_wait_process(test, topic, NULL);
+}
+
+void shim_case_wait_file(struct shim_case *test, const char *path)
+{
+	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
+
+	while (!shim_case_has(test, path)) {
+		if (time_boot_ms() > limit_ms)
+			fail_msg("%s does not appear", path);
+		(void)poll(NULL, 0, 5);
+	}
+}
+
+void shim_case_drain(struct shim_case *test)
+{
+	static uint8_t packet[70000];
+
+	while (wait_on_fd(test->fd, POLLIN, 0)) {
+		size_t size = next_packet(test, test->fd, packet, sizeof(packet));
+
+		if (!size)
+			fail_msg("the shim closed the connection");
+		if (is_event(packet))
+			take_event(test, packet, size);
+	}
+}
+
+enum bus_status shim_case_exec(struct shim_case *test, const char *id, const char *script,
+			       bool start, struct shim_exec_reply *reply)
+{
+	_cleanup_(cleanup_free) char *file = text_format("%s.json", id);
+	_cleanup_(cleanup_free) char *script_file = text_format("%s.json.sh", id);
+	struct shim_exec_request request = {
+		.exec_id = (char *)id, .process_file = file, .start = start};
+
+	shim_case_write(test, file,
+			"{\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0},\"args\":[\"x\"]}");
+	shim_case_write(test, script_file, script);
+	return shim_case_call(test, "shim.exec", NULL, 0, &request, reply);
 }
 
 /* ---- the bus: a REP socket of its own process ---------------------------- */

@@ -12,12 +12,13 @@
 #include "schemas/envelope.h"
 #include "tests/lib/scratch.h"
 
-#define SHIM_CASE_EVENTS 64
+#define SHIM_CASE_EVENTS 1500
 #define SHIM_CASE_TASK   "0123456789abcdef0123456789abcdef"
 
 struct shim_event {
 	uint64_t seq;
 	char topic[32];
+	char id[80];                 /* of /tasks/exit and /tasks/exec-*: the process */
 	struct event_task_exit exit; /* of /tasks/exit: without its strings */
 };
 
@@ -28,12 +29,15 @@ struct shim_case {
 	int fd;                    /* control connection, -1: none */
 	int lock;
 	pid_t shim; /* 0: none */
+	bool keeps_zombies; /* what comes to us from a shim is not reaped */
 	pid_t bus;
 	int bus_lines;                    /* "<seq> <topic>\n" of each event that the bus took */
 	char text[ENVELOPE_TEXT_MAX + 1]; /* of the last reply */
 	struct shim_event events[SHIM_CASE_EVENTS];
 	size_t n_events;
 	char cgroup[64];
+	int fds[2]; /* that came with the last reply; the test's */
+	size_t n_fds;
 };
 
 /* With tests/programs/fake-oci, whose container runs @init (a shell script). */
@@ -68,8 +72,23 @@ void shim_case_send(struct shim_case *test, int fd, const char *method, const ui
 		    uint64_t deadline_ms, const void *request);
 enum bus_status shim_case_receive(struct shim_case *test, int fd, const char *method,
 				  const uint8_t *id, void *reply);
+/* As shim_case_send(), with @n descriptors. */
+void shim_case_send_with(struct shim_case *test, int fd, const char *method, const uint8_t *id,
+			 uint64_t deadline_ms, const void *request, const int *fds, size_t n);
 /* Until an event of @topic has come; its place in events[]. */
 size_t shim_case_wait_event(struct shim_case *test, const char *topic);
+/* As above, of the process @id. */
+size_t shim_case_wait_process(struct shim_case *test, const char *topic, const char *id);
+
+/* Adds a process to fake-oci's container, which runs the shell script; with start if asked. */
+enum bus_status shim_case_exec(struct shim_case *test, const char *id, const char *script,
+			       bool start, struct shim_exec_reply *reply);
+/* Until @path exists beneath the scratch directory. */
+void shim_case_wait_file(struct shim_case *test, const char *path);
+/* Takes the events that have come. */
+void shim_case_drain(struct shim_case *test);
+/* Reaps what came to us from a shim that was killed, as a new parent would. */
+void shim_case_reap(struct shim_case *test);
 
 /* ---- the bus ---- */
 enum shim_case_bus {

@@ -16,6 +16,9 @@
  *	console KIND	with --console-socket, instead of init's terminal: send nothing (none),
  *			two of them (two), a file (file), or from another mount namespace (stranger)
  *
+ * A verb may name the process that it is about: "exec:p1.json hang". The process
+ * that exec adds runs the script beside its file, p1.json.sh.
+ *
  * Each call appends what it was given to <root>/dump.<verb>: arguments,
  * environment, directory, umask, descriptors, inheritable capabilities.
  */
@@ -38,7 +41,8 @@
 
 struct call {
 	const char *root, *log, *verb, *bundle, *pid_file, *id, *console;
-	bool force;
+	const char *process, *image, *resources;
+	bool force, leave_running;
 	char *dir; /* of the container */
 };
 
@@ -78,6 +82,16 @@ static void parse(int argc, char **argv, struct call *call)
 			call->console = argv[++i];
 		else if (!strcmp(argv[i], "--pid-file"))
 			call->pid_file = argv[++i];
+		else if (!strcmp(argv[i], "--process"))
+			call->process = argv[++i];
+		else if (!strcmp(argv[i], "--image-path"))
+			call->image = argv[++i];
+		else if (!strcmp(argv[i], "--resources"))
+			call->resources = argv[++i];
+		else if (!strcmp(argv[i], "--work-path") || !strcmp(argv[i], "--parent-path"))
+			i++;
+		else if (!strcmp(argv[i], "--leave-running"))
+			call->leave_running = true;
 		else if (!strcmp(argv[i], "--force"))
 			call->force = true;
 		else if (argv[i][0] == '-')
@@ -206,6 +220,17 @@ static void find_order(const struct call *call, const char *name, char argument[
 		sscanf(at + strlen(order), "%15s", argument);
 }
 
+/* "exec", or "exec:p1.json" */
+static bool is_for(const struct call *call, const char *verb)
+{
+	size_t size = strlen(call->verb);
+	const char *name = call->process ? strrchr(call->process, '/') : NULL;
+
+	if (strncmp(verb, call->verb, size))
+		return false;
+	return !verb[size] || (verb[size] == ':' && name && !strcmp(verb + size + 1, name + 1));
+}
+
 static void take_orders(const struct call *call, bool is_after)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/orders", call->root), *text = NULL;
@@ -217,7 +242,7 @@ static void take_orders(const struct call *call, bool is_after)
 		const char *verb = strsep(&line, " "), *order = line ? strsep(&line, " ") : NULL;
 		bool after = order && !strncmp(order, "after-", 6);
 
-		if (order && !strcmp(verb, call->verb) && after == is_after)
+		if (order && is_for(call, verb) && after == is_after)
 			obey(call, order + (after ? 6 : 0), line ?: "");
 	}
 }
@@ -289,7 +314,7 @@ static void use_terminal(int slave)
 static void run_init(const struct call *call, bool waits, int slave)
 {
 	_cleanup_(cleanup_free) char *script = text_format("%s/init.sh", call->bundle);
-	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
+	_cleanup_(cleanup_free) char *gate = text_format("%s/exec.fifo", call->dir);
 	char byte;
 	int fd;
 
@@ -313,14 +338,14 @@ static void write_text(const struct call *call, const char *path, const char *te
 static void create(const struct call *call, bool waits)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/pid", call->dir);
-	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
+	_cleanup_(cleanup_free) char *gate = text_format("%s/exec.fifo", call->dir);
 	char text[16];
 	int slave;
 	pid_t pid;
 
 	if (mkdir(call->root, 0700) && errno != EEXIST)
 		die(call, "mkdir %s: %s", call->root, strerror(errno));
-	if (mkdir(call->dir, 0700) || mkfifo(gate, 0600))
+	if (mkdir(call->dir, 0700) || (waits && mkfifo(gate, 0600)))
 		die(call, "container %s exists already", call->id);
 	slave = make_terminal(call);
 	pid = fork();
@@ -336,7 +361,7 @@ static void create(const struct call *call, bool waits)
 /* A gate without init behind it opens only when nobody waits for ever: not at all. */
 static void start(const struct call *call)
 {
-	_cleanup_(cleanup_free) char *gate = text_format("%s/gate", call->dir);
+	_cleanup_(cleanup_free) char *gate = text_format("%s/exec.fifo", call->dir);
 	int fd;
 
 	do {
@@ -344,6 +369,7 @@ static void start(const struct call *call)
 			die(call, "cannot start %s: init is dead", call->id);
 		fd = open(gate, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 	} while (fd < 0 && errno == ENXIO && !usleep(1000));
+	(void)unlink(gate);
 	if (fd < 0 || write(fd, "", 1) != 1)
 		die(call, "cannot start %s", call->id);
 }
@@ -360,6 +386,60 @@ static void delete (const struct call *call)
 	(void)file_remove_tree(AT_FDCWD, call->dir, NULL);
 }
 
+static void exec(const struct call *call)
+{
+	_cleanup_(cleanup_free) char *script = text_format("%s.sh", call->process);
+	char text[16];
+	int slave;
+	pid_t pid;
+
+	if (is_dead(read_pid(call)))
+		die(call, "the container is not running");
+	slave = make_terminal(call);
+	pid = fork();
+	if (pid < 0)
+		die(call, "fork: %s", strerror(errno));
+	if (!pid) {
+		setsid();
+		use_terminal(slave);
+		execl("/bin/sh", "sh", script, NULL);
+		_exit(127);
+	}
+	snprintf(text, sizeof(text), "%d", (int)pid);
+	write_text(call, call->pid_file, text);
+}
+
+static void update(const struct call *call)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/updated", call->root), *text = NULL;
+
+	if (file_read(AT_FDCWD, call->resources, 65536, &text, NULL))
+		die(call, "cannot read %s", call->resources);
+	write_text(call, path, text);
+}
+
+static void checkpoint(const struct call *call)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/dump.img", call->image);
+
+	if (is_dead(read_pid(call)))
+		die(call, "the container is not running");
+	if (file_make_dir(call->image, 0700, NULL))
+		die(call, "cannot make %s", call->image);
+	write_text(call, path, "image");
+	if (!call->leave_running)
+		kill_init(call);
+}
+
+static void restore(const struct call *call)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/dump.img", call->image);
+
+	if (access(path, F_OK))
+		die(call, "no image in %s", call->image);
+	create(call, false);
+}
+
 static void run_verb(const struct call *call)
 {
 	if (!strcmp(call->verb, "create"))
@@ -372,6 +452,18 @@ static void run_verb(const struct call *call)
 		delete (call);
 	else if (!strcmp(call->verb, "kill"))
 		kill_init(call);
+	else if (!strcmp(call->verb, "exec"))
+		exec(call);
+	else if (!strcmp(call->verb, "pause"))
+		kill(read_pid(call), SIGSTOP);
+	else if (!strcmp(call->verb, "resume"))
+		kill(read_pid(call), SIGCONT);
+	else if (!strcmp(call->verb, "update"))
+		update(call);
+	else if (!strcmp(call->verb, "checkpoint"))
+		checkpoint(call);
+	else if (!strcmp(call->verb, "restore"))
+		restore(call);
 	else if (!strcmp(call->verb, "state"))
 		printf("{\"id\":\"%s\",\"pid\":%d,\"status\":\"%s\"}\n", call->id,
 		       (int)read_pid(call), is_dead(read_pid(call)) ? "stopped" : "running");
