@@ -20,7 +20,7 @@
 #include "shim/streams.h"
 
 #define RETRY_MS       20
-#define KILL_ROUNDS    100 /* of RETRY_MS, until what init left behind is given up on */
+#define KILL_ROUNDS    250 /* of RETRY_MS, until what init left behind is given up on */
 #define START_GRACE_MS 1500
 
 int shim_find_cgroup(struct shim *shim)
@@ -177,6 +177,15 @@ static size_t kill_added(struct shim *shim)
 	return count;
 }
 
+/* One is dead that another shim made, and how it ended is looked for, which has a limit of its own. */
+static bool is_looking(const struct shim *shim)
+{
+	for (const struct process *process = shim->added.first; process; process = process->next)
+		if (process->state == PROCESS_RUNNING && !process->is_child && process->timer.loop)
+			return true;
+	return false;
+}
+
 /* True: nobody is left, or it takes too long. */
 static bool end_others(struct shim *shim)
 {
@@ -184,7 +193,7 @@ static bool end_others(struct shim *shim)
 
 	if (!count)
 		return true;
-	if (shim->kill_rounds++ < KILL_ROUNDS)
+	if (is_looking(shim) || shim->kill_rounds++ < KILL_ROUNDS)
 		return false;
 	log_warning("task=%s: %zu processes outlive SIGKILL", shim->config.task_id, count);
 	return true;
