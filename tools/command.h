@@ -96,7 +96,7 @@ int fail_usage(struct context *context, const char *format, ...)
 /* The commands, each group in a file of its own. */
 extern const struct command run_command, ps_command, rm_command, events_command, up_command,
 	down_command, doctor_command, version_command, containers_command, tasks_command,
-	images_command, namespaces_command, snapshots_command, content_command, bus_command,
+	images_command, namespaces_command, snapshots_command, content_command, prune_command, bus_command,
 	wait_command, kill_command, bus_bench_command, start_command, restart_command,
 	exec_command, attach_command, logs_command, stop_command, pause_command, resume_command,
 	top_command, stats_command, update_command, inspect_command, operations_command,

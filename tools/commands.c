@@ -28,6 +28,7 @@ const struct command *const commands[] = {
 	&snapshots_command,
 	&content_command,
 	&leases_command,
+	&prune_command,
 	&namespaces_command,
 	&events_command,
 	&operations_command,

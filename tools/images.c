@@ -1,4 +1,4 @@
-/* davit images and content. */
+/* davit images. */
 
 #include <string.h>
 
@@ -140,63 +140,6 @@ static int label(struct context *context, void *data, char **args, int n_args)
 	return EXIT_OK;
 }
 
-/* ---- content -------------------------------------------------------------- */
-
-static void content_row(struct table *table, const void *item)
-{
-	const struct content_record *content = item;
-	_cleanup_(cleanup_free) char *labels = list_labels(&content->labels);
-	char size[32], age[32];
-
-	output_size(content->size, size);
-	output_age(content->created_at_ns, age);
-	table_add(table, content->digest, size, age, labels);
-}
-
-static const char *list_content_name(const void *item)
-{
-	return ((const struct content_record *)item)->digest;
-}
-
-static int list_content(struct context *context, void *data, char **args, int n_args)
-{
-	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("content", "list"),
-		.item = schema_content_record(),
-		.reply = schema_content_list_reply(),
-		.list_offset = offsetof(struct content_list_reply, contents),
-		.after_offset = offsetof(struct content_list_reply, after),
-		.row = content_row,
-		.name = list_content_name,
-	};
-	_cleanup_(table_clear) struct table table = {};
-
-	table_init(&table, "DIGEST", "SIZE", "AGE", "LABELS", NULL);
-	return list_run(context, &options->list, &listing, &table, args, n_args);
-}
-
-static int get_content(struct context *context, void *data, char **args, int n_args)
-{
-	struct content_read_request request = {.digest = args[0]};
-	int r;
-
-	(void)data;
-	(void)n_args;
-	for (;;) {
-		_cleanup_(content_read_reply_clear) struct content_read_reply reply = {};
-
-		r = content_read_ask(&context->ask, &request, &reply);
-		if (r)
-			return fail_ask(context, r);
-		if (!reply.data.size)
-			return EXIT_OK;
-		if (fwrite(reply.data.data, 1, reply.data.size, stdout) != reply.data.size)
-			return fail(context, "stdout: %s", strerror(errno));
-		request.offset += reply.data.size;
-	}
-}
-
 /* ---- the tables ---------------------------------------------------------- */
 
 static const struct option_spec delete_options[] = {
@@ -264,29 +207,4 @@ const struct command images_command = {
 			&images_inspect_command, &images_history_command, &images_usage_command,
 			&images_convert_command, &images_mount_command, &images_unmount_command,
 			&delete_command, &tag_command, &label_command, NULL},
-};
-
-static const struct command content_list_command = {
-	.name = "list",
-	.aliases = "ls",
-	.arguments = "[FILTER...]",
-	.summary = "list blobs",
-	.options = list_options,
-	.options_size = sizeof(struct list_command),
-	.max_args = -1,
-	.run = list_content,
-};
-static const struct command content_get_command = {
-	.name = "get",
-	.arguments = "DIGEST",
-	.summary = "print a blob",
-	.min_args = 1,
-	.max_args = 1,
-	.run = get_content,
-};
-const struct command content_command = {
-	.name = "content",
-	.summary = "look at the content store",
-	.subcommands = (const struct command *const[]){&content_list_command, &content_get_command,
-						       &content_fetch_command, NULL},
 };

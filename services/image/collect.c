@@ -1,368 +1,366 @@
-/* What is still needed, and the removal of the rest. */
+/* When the collection runs, and who waits for it: see collect.h. */
 
 #include <string.h>
 
+#include "broker/lib/calls.h"
 #include "broker/lib/log.h"
-#include "services/image/labels.h"
-#include "services/image/lease.h"
+#include "services/image/collect_private.h"
 
-#define NESTING_MAX    4
+#define DELAY_MS       100 /* after what made it necessary */
+#define LATER_MS       2000
+#define STEP_NS        2000000 /* of work at a time */
+#define PAUSE_MS       4       /* between steps: what others do then is not delayed */
+#define SHARE          20      /* a run is followed by so many times its length without one */
+#define INTERVAL_MAX   10000
+#define RETRY_MS       15000 /* when containers were not known */
 #define CLOCK_CHECK_MS 3600000
+#define CALL_MS        5000
 
-void references_clear(struct references *references)
-{
-	set_clear(&references->digests);
-	set_clear(&references->chains);
-}
-
-/* ---- marking ---- */
-
-struct marking {
+struct collector {
 	struct image_service *image;
-	struct references *references;
-	const char *namespace; /* NULL: all */
+	struct collect_waiter *waiters;
+	struct loop_timer start_timer, step_timer, expiry_timer;
+	uint64_t expires_ns; /* when something ends next; UINT64_MAX: nothing does */
+	uint64_t earliest_ms, started_ms;
+	struct collect_run *run; /* NULL: none is under way */
+	struct bus_call *call;
 };
 
-static int mark_document(struct marking *marking, const struct descriptor *descriptor,
-			 unsigned depth);
+static void start(struct collector *collector);
 
-static int mark_config(struct marking *marking, const char *digest)
+/* ---- the end of a run ---- */
+
+static struct collect_waiter *take_served(struct collector *collector)
 {
-	_cleanup_(document_config_clear) struct document_config config = {};
-	_cleanup_(cleanup_free) char *text = NULL;
-	char chain[DIGEST_SIZE] = "";
-	size_t size;
-	int r;
+	for (struct collect_waiter **at = &collector->waiters; *at; at = &(*at)->next) {
+		struct collect_waiter *waiter = *at;
 
-	if (content_load(marking->image, digest, &text, &size, NULL) ||
-	    document_parse_config(text, size, &config, NULL))
-		return 0;
-	for (size_t i = 0; i < config.diff_ids.count; i++) {
-		chain_id(chain, config.diff_ids.items[i], chain);
-		r = set_add(&marking->references->chains, chain);
-		if (r)
-			return error_trace(r);
+		if (!waiter->is_served)
+			continue;
+		*at = waiter->next;
+		return waiter;
 	}
-	return 0;
+	return NULL;
 }
 
-static int mark_manifest(struct marking *marking, const struct document_manifest *manifest)
+static void tell(const struct collect_run *run)
 {
-	struct set *digests = &marking->references->digests;
+	if (run->report.note)
+		log_warning("collect=partly note=\"%s\"", run->report.note);
+	if (!run->is_dry && run->report.count)
+		log_info("collect=done removed=%llu bytes=%llu",
+			 (unsigned long long)run->report.count,
+			 (unsigned long long)run->report.size);
+}
+
+static void arm_start(struct collector *collector, uint64_t at_ms)
+{
+	if (!collector->start_timer.loop || collector->start_timer.at_ms > at_ms)
+		loop_timer_set(service_loop(collector->image->service), &collector->start_timer,
+			       at_ms, collector->start_timer.fn);
+}
+
+static void end(struct collector *collector, int r)
+{
+	struct collect_run *run = collector->run;
+	uint64_t now = time_boot_ms(), length = now - collector->started_ms;
+	struct collect_waiter *waiter;
+
+	collector->run = NULL;
+	store_on_put(collector->image->store, NULL, NULL);
+	collector->earliest_ms = now +
+				 (SHARE * length < INTERVAL_MAX ? SHARE * length : INTERVAL_MAX);
+	if (r)
+		log_error("collect=failed result=%d", r);
+	else
+		tell(run);
+	if (r || run->has_undecided)
+		arm_start(collector, now + RETRY_MS);
+	while ((waiter = take_served(collector))) {
+		waiter->fn(waiter->userdata, r, r ? NULL : &run->report);
+		free(waiter);
+	}
+	collect_run_clear(run);
+	free(run);
+	if (collector->waiters)
+		start(collector);
+}
+
+/* ---- steps ---- */
+
+static int run_step(void *userdata)
+{
+	struct collect_run *run = userdata;
+
+	return collect_run_step(run, time_boot_ns() + STEP_NS);
+}
+
+static const char *note_of(const struct collect_run *run)
+{
+	if (run->is_blind)
+		return "a record of the image service is damaged and in quarantine: blobs and "
+		       "snapshots are left alone, since it is not known what it kept";
+	if (run->has_undecided)
+		return "the container service did not say what containers keep: snapshots of "
+		       "namespaces are left alone";
+	return NULL;
+}
+
+static void step(struct loop_timer *timer)
+{
+	struct collector *collector = container_of(timer, struct collector, step_timer);
+	struct collect_run *run = collector->run;
 	int r;
 
-	r = set_add(digests, manifest->config.digest);
-	for (size_t i = 0; i < manifest->layers.count && !r; i++)
-		r = set_add(digests, manifest->layers.items[i].digest);
+	if (collector->image->is_draining)
+		return;
+	r = service_transact(collector->image->service, run_step, run);
+	if (!r && !run->is_done) {
+		loop_timer_set(service_loop(collector->image->service), timer,
+			       time_boot_ms() + PAUSE_MS, step);
+		return;
+	}
 	if (!r)
-		r = mark_config(marking, manifest->config.digest);
-	return error_trace(r);
+		r = schema_set(&run->report.note, note_of(run));
+	end(collector, r);
 }
 
-static int mark_index(struct marking *marking, const struct document_index *index, unsigned depth)
+static void go_on(struct collector *collector)
 {
+	loop_timer_set(service_loop(collector->image->service), &collector->step_timer,
+		       time_boot_ms(), step);
+}
+
+/* ---- containers ---- */
+
+static void ask_containers(struct collector *collector, const struct container_root *after);
+
+struct adding {
+	struct collect_run *run;
+	const struct container_roots_reply *reply;
+};
+
+static int add_containers(void *userdata)
+{
+	struct adding *adding = userdata;
 	int r = 0;
 
-	for (size_t i = 0; i < index->count && !r; i++) {
-		if (content_has(marking->image, index->items[i].descriptor.digest))
-			r = mark_document(marking, &index->items[i].descriptor, depth + 1);
-	}
+	for (size_t i = 0; i < adding->reply->roots.count && !r; i++)
+		r = collect_add_container(adding->run, &adding->reply->roots.items[i]);
 	return error_trace(r);
 }
 
-/* A document that cannot be read leads nowhere; whoever needs what it led to is told then. */
-static int mark_document(struct marking *marking, const struct descriptor *descriptor,
-			 unsigned depth)
+static void on_containers(void *userdata, enum bus_status status, const char *text,
+			  struct container_roots_reply *reply)
 {
-	_cleanup_(document_manifest_clear) struct document_manifest manifest = {};
-	_cleanup_(document_index_clear) struct document_index index = {};
-	_cleanup_(cleanup_free) char *text = NULL;
-	size_t size;
+	struct collector *collector = userdata;
+	struct adding adding = {collector->run, reply};
 	int r;
 
-	r = set_add(&marking->references->digests, descriptor->digest);
-	if (r)
-		return error_trace(r);
-	if (depth > NESTING_MAX ||
-	    content_load(marking->image, descriptor->digest, &text, &size, NULL))
-		return 0;
-	if (!document_parse_manifest(text, size, NULL, &manifest, NULL))
-		return error_trace(mark_manifest(marking, &manifest));
-	if (!document_parse_index(text, size, NULL, &index, NULL))
-		return error_trace(mark_index(marking, &index, depth));
-	return 0;
-}
-
-static int mark_image(void *userdata, const struct store_key *key, void *data)
-{
-	const struct image_record *record = data;
-
-	(void)key;
-	return error_trace(mark_document(userdata, record->target, 0));
-}
-
-/* A container's snapshot needs all layers below it. */
-static int mark_chain(struct marking *marking, const char *snapshotter, const char *chain)
-{
-	_cleanup_(cleanup_free) char *next = strdup(chain);
-	int r;
-
-	for (unsigned i = 0; next && next[0] && i < SNAPSHOT_DEPTH_MAX; i++) {
-		_cleanup_(snapshot_record_clear) struct snapshot_record record = {};
-
-		r = set_add(&marking->references->chains, next);
-		if (r)
-			return error_trace(r);
-		r = snapshot_get(marking->image, SCOPE_SHARED, snapshotter, next, &record);
-		if (r && r != STORE_E_NOT_FOUND && r != STORE_E_DAMAGED)
-			return error_trace(r);
-		free(next);
-		next = TAKE(record.parent);
+	collector->call = NULL;
+	if (collector->image->is_draining)
+		return;
+	if (status != BUS_OK || reply->incomplete) {
+		log_info("collect=partly containers=unknown error=\"%s\"", text);
+		go_on(collector);
+		return;
 	}
+	r = service_transact(collector->image->service, add_containers, &adding);
+	if (r) {
+		end(collector, r);
+	} else if (reply->more && reply->roots.count) {
+		ask_containers(collector, &reply->roots.items[reply->roots.count - 1]);
+	} else {
+		collector->run->knows_containers = true;
+		go_on(collector);
+	}
+}
+
+static void ask_containers(struct collector *collector, const struct container_root *after)
+{
+	struct bus_options options = {.deadline_ms = time_boot_ms() + CALL_MS};
+	struct container_roots_request request = {.after_namespace = after ? after->namespace
+									   : NULL,
+						  .after_id = after ? after->id : NULL};
+
+	if (container_roots_call(service_bus(collector->image->service), &options, &request,
+				 on_containers, collector, &collector->call))
+		go_on(collector);
+}
+
+static int stop_at_first(void *userdata, const struct store_key *key, void *data)
+{
+	(void)userdata;
+	(void)key;
+	(void)data;
+	return 1;
+}
+
+/* Namespaces begin with a letter or digit, which come after the scope of layers. */
+static int has_own_snapshots(void *userdata)
+{
+	struct image_service *image = userdata;
+	struct store_key from;
+
+	store_key_bytes(&from, "+", 1);
+	return store_walk(image->store, TABLE_SNAPSHOTS, NULL, &from, schema_snapshot_record(),
+			  stop_at_first, NULL);
+}
+
+/* ---- the start of a run ---- */
+
+/* Serves everyone who wants the same as who came first. */
+static bool choose_waiters(struct collector *collector)
+{
+	bool is_dry = collector->waiters && collector->waiters->is_dry;
+
+	for (struct collect_waiter *waiter = collector->waiters; waiter; waiter = waiter->next)
+		waiter->is_served = waiter->is_dry == is_dry;
+	return is_dry;
+}
+
+static void start(struct collector *collector)
+{
+	struct image_service *image = collector->image;
+	struct collect_run *run;
+
+	if (collector->run || image->is_draining || !image->is_ready)
+		return;
+	run = calloc(1, sizeof(*run));
+	if (!run) {
+		arm_start(collector, time_boot_ms() + RETRY_MS);
+		return;
+	}
+	run->image = run->references.image = image;
+	run->is_dry = choose_waiters(collector);
+	collector->run = run;
+	collector->started_ms = time_boot_ms();
+	if (!run->is_dry)
+		loop_timer_cancel(&collector->start_timer);
+	store_on_put(image->store, collect_note_put, run);
+	if (service_transact(image->service, has_own_snapshots, image)) {
+		ask_containers(collector, NULL);
+		return;
+	}
+	run->knows_containers = true;
+	go_on(collector);
+}
+
+static void on_start(struct loop_timer *timer)
+{
+	struct collector *collector = container_of(timer, struct collector, start_timer);
+
+	if (collector->run)
+		arm_start(collector, time_boot_ms() + DELAY_MS);
+	else
+		start(collector);
+}
+
+static int schedule(struct collector *collector, uint64_t delay_ms)
+{
+	uint64_t at_ms = time_boot_ms() + delay_ms;
+
+	arm_start(collector, at_ms < collector->earliest_ms ? collector->earliest_ms : at_ms);
 	return 0;
 }
 
-static int mark_snapshot(void *userdata, const struct store_key *key, void *data)
+int collect(struct image_service *image)
 {
-	const struct snapshot_record *record = data;
-	const char *scope = store_key_part(key, 0);
-
-	if (!scope || !strcmp(scope, SCOPE_SHARED) || !record->parent)
-		return 0;
-	return error_trace(mark_chain(userdata, record->snapshotter, record->parent));
+	return schedule(image->collector, DELAY_MS);
 }
 
-/* ---- leases ---- */
-
-static int mark_leased(struct marking *marking, const struct lease_resource *resource, bool is_flat)
+int collect_later(struct image_service *image)
 {
-	struct descriptor descriptor = {.digest = resource->id};
-
-	if (!strcmp(resource->type, LEASE_CONTENT))
-		return is_flat ? error_trace(set_add(&marking->references->digests, resource->id))
-			       : error_trace(mark_document(marking, &descriptor, 0));
-	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
-		return error_trace(mark_chain(marking, resource->type + strlen(LEASE_SNAPSHOTS),
-					      resource->id));
-	return 0;
+	return schedule(image->collector, LATER_MS);
 }
 
-static int mark_resource(void *userdata, const struct store_key *key, void *data)
+int collect_wait(struct image_service *image, bool dry_run, collect_fn fn, void *userdata)
 {
-	_cleanup_(lease_record_clear) struct lease_record lease = {};
-	struct marking *marking = userdata;
-	struct store_key lease_key;
-	int r;
+	struct collect_waiter **at = &image->collector->waiters;
+	struct collect_waiter *waiter = calloc(1, sizeof(*waiter));
 
-	r = store_key(&lease_key, store_key_part(key, 0), store_key_part(key, 1), NULL);
-	if (!r)
-		r = store_get(marking->image->store, TABLE_LEASES, &lease_key,
-			      schema_lease_record(), &lease);
-	if (r == STORE_E_NOT_FOUND)
-		return 0;
-	if (r || label_expiry(&lease.labels) <= time_real_ns())
-		return error_trace(r);
-	return error_trace(
-		mark_leased(marking, data, schema_map_get(&lease.labels, LABEL_FLAT) != NULL));
-}
-
-static int walk(struct marking *marking, const char *table, const struct schema_message *schema,
-		store_walk_fn fn)
-{
-	struct store_key prefix;
-	int r;
-
-	if (!marking->namespace)
-		return store_walk(marking->image->store, table, NULL, NULL, schema, fn, marking);
-	r = store_key(&prefix, marking->namespace, "", NULL);
-	if (r)
-		return error_trace(r);
-	return store_walk(marking->image->store, table, &prefix, NULL, schema, fn, marking);
-}
-
-int references_find(struct image_service *image, const char *namespace,
-		    struct references *ret_references)
-{
-	struct marking marking = {
-		.image = image, .references = ret_references, .namespace = namespace};
-	int r;
-
-	r = walk(&marking, TABLE_IMAGES, schema_image_record(), mark_image);
-	if (!r)
-		r = walk(&marking, TABLE_SNAPSHOTS, schema_snapshot_record(), mark_snapshot);
-	if (!r)
-		r = walk(&marking, TABLE_LEASE_RESOURCES, schema_lease_resource(), mark_resource);
-	if (!r && !namespace)
-		r = unpack_references(image, ret_references);
-	return r;
-}
-
-/* ---- removing ---- */
-
-struct sweep {
-	struct image_service *image;
-	struct references references;
-	struct schema_strs blobs; /* digests to forget */
-	struct {
-		struct snapshot_record *items;
-		size_t count;
-	} layers;
-};
-
-static int find_blob(void *userdata, const struct store_key *key, void *data)
-{
-	const struct content_record *record = data;
-	struct sweep *sweep = userdata;
-
-	(void)key;
-	if (set_has(&sweep->references.digests, record->digest))
-		return 0;
-	return error_trace(schema_strs_add(&sweep->blobs, record->digest));
-}
-
-static int find_layer(void *userdata, const struct store_key *key, void *data)
-{
-	const struct snapshot_record *record = data;
-	struct sweep *sweep = userdata;
-	struct snapshot_record *item;
-
-	(void)key;
-	if (set_has(&sweep->references.chains, record->key))
-		return 0;
-	item = schema_list_add(&sweep->layers);
-	if (!item)
+	if (!waiter)
 		return error_origin(-ENOMEM);
-	return error_trace(snapshot_record_copy(record, item));
+	waiter->fn = fn;
+	waiter->userdata = userdata;
+	waiter->is_dry = dry_run;
+	while (*at)
+		at = &(*at)->next;
+	*at = waiter;
+	start(image->collector);
+	return 0;
 }
 
-static bool has_child(const struct sweep *sweep, const struct snapshot_record *layer)
+void collect_forget(struct image_service *image, void *userdata)
 {
-	for (size_t i = 0; i < sweep->layers.count; i++) {
-		const struct snapshot_record *other = &sweep->layers.items[i];
+	struct collect_waiter **at = &image->collector->waiters, *waiter;
 
-		if (other->parent && !strcmp(other->parent, layer->key) &&
-		    !strcmp(other->snapshotter, layer->snapshotter))
-			return true;
-	}
-	return false;
-}
-
-static int remove_layer(struct sweep *sweep, size_t i)
-{
-	struct snapshot_record *layer = &sweep->layers.items[i];
-	struct store_key key;
-	int r;
-
-	r = store_key(&key, SCOPE_SHARED, layer->snapshotter, layer->key, NULL);
-	if (!r)
-		r = snapshot_forget(sweep->image, &key, "", layer);
-	snapshot_record_clear(layer);
-	*layer = sweep->layers.items[--sweep->layers.count];
-	return error_trace(r);
-}
-
-/* What nothing lies on goes first. */
-static int remove_layers(struct sweep *sweep)
-{
-	bool is_moving = true;
-	int r = 0;
-
-	while (sweep->layers.count && is_moving && !r) {
-		is_moving = false;
-		for (size_t i = 0; i < sweep->layers.count && !r; i++) {
-			if (has_child(sweep, &sweep->layers.items[i]))
-				continue;
-			r = remove_layer(sweep, i);
-			is_moving = true;
+	while ((waiter = *at)) {
+		if (waiter->userdata == userdata) {
+			*at = waiter->next;
+			free(waiter);
+		} else {
+			at = &waiter->next;
 		}
 	}
-	return error_trace(r);
-}
-
-static void sweep_clear(struct sweep *sweep)
-{
-	references_clear(&sweep->references);
-	schema_strs_clear(&sweep->blobs);
-	for (size_t i = 0; i < sweep->layers.count; i++)
-		snapshot_record_clear(&sweep->layers.items[i]);
-	free(sweep->layers.items);
 }
 
 /* ---- what ends by itself ---- */
 
-static int end_expired(void *userdata, const struct store_key *key, void *data)
-{
-	struct image_service *image = userdata;
-	const struct lease_record *record = data;
-	const struct event_lease event = {.id = record->id};
-	const char *namespace = store_key_part(key, 0);
-	uint64_t end = label_expiry(&record->labels);
-	int r;
-
-	if (end > time_real_ns()) {
-		collect_expires(image, end);
-		return 0;
-	}
-	r = lease_drop(image, namespace, record->id);
-	return r ? error_trace(r)
-		 : error_trace(service_emit(image->service, namespace,
-					    schema_find_event("/leases/delete"), record->id,
-					    &event));
-}
-
-static int collect_expired(void *userdata)
-{
-	return error_trace(collect(userdata));
-}
-
 static void expired(struct loop_timer *timer)
 {
-	struct image_service *image = container_of(timer, struct image_service, expiry_timer);
+	struct collector *collector = container_of(timer, struct collector, expiry_timer);
 
-	image->expires_ns = UINT64_MAX;
-	if (service_transact(image->service, collect_expired, image))
-		log_warning("collect=failed");
+	collector->expires_ns = UINT64_MAX;
+	collect(collector->image);
 }
 
 /* The wall clock may be set: it is looked at again each hour. */
 void collect_expires(struct image_service *image, uint64_t ns)
 {
+	struct collector *collector = image->collector;
 	uint64_t now = time_real_ns(), wait;
 
-	if (ns >= image->expires_ns)
+	if (ns >= collector->expires_ns)
 		return;
-	image->expires_ns = ns;
+	collector->expires_ns = ns;
 	wait = ns > now ? (ns - now) / 1000000 + 1 : 0;
-	loop_timer_set(service_loop(image->service), &image->expiry_timer,
+	loop_timer_set(service_loop(image->service), &collector->expiry_timer,
 		       time_boot_ms() + (wait < CLOCK_CHECK_MS ? wait : CLOCK_CHECK_MS), expired);
+}
+
+/* ---- life ---- */
+
+int collect_open(struct image_service *image)
+{
+	struct collector *collector = calloc(1, sizeof(*collector));
+
+	if (!collector)
+		return error_origin(-ENOMEM);
+	collector->image = image;
+	collector->expires_ns = UINT64_MAX;
+	collector->start_timer.fn = on_start;
+	image->collector = collector;
+	return 0;
 }
 
 void collect_close(struct image_service *image)
 {
-	loop_timer_cancel(&image->expiry_timer);
-}
+	struct collector *collector = image->collector;
 
-int collect(struct image_service *image)
-{
-	_cleanup_(sweep_clear) struct sweep sweep = {.image = image};
-	struct store_key prefix;
-	int r;
-
-	r = store_walk(image->store, TABLE_LEASES, NULL, NULL, schema_lease_record(), end_expired,
-		       image);
-	if (!r)
-		r = references_find(image, NULL, &sweep.references);
-	if (!r)
-		r = store_walk(image->store, TABLE_BLOBS, NULL, NULL, schema_content_record(),
-			       find_blob, &sweep);
-	if (!r)
-		r = store_key(&prefix, SCOPE_SHARED, "", NULL);
-	if (!r)
-		r = store_walk(image->store, TABLE_SNAPSHOTS, &prefix, NULL,
-			       schema_snapshot_record(), find_layer, &sweep);
-	for (size_t i = 0; i < sweep.blobs.count && !r; i++)
-		r = content_remove(image, sweep.blobs.items[i]);
-	if (!r)
-		r = remove_layers(&sweep);
-	return r;
+	if (!collector)
+		return;
+	loop_timer_cancel(&collector->start_timer);
+	loop_timer_cancel(&collector->step_timer);
+	loop_timer_cancel(&collector->expiry_timer);
+	if (collector->call)
+		bus_call_cancel(collector->call);
+	while (collector->waiters)
+		collect_forget(image, collector->waiters->userdata);
+	store_on_put(image->store, NULL, NULL);
+	if (collector->run)
+		collect_run_clear(collector->run);
+	free(collector->run);
+	free(collector);
+	image->collector = NULL;
 }

@@ -12,9 +12,11 @@
 #include "schemas/filter.h"
 #include "services/image/downloads.h"
 #include "services/image/handlers.h"
+#include "services/image/references.h"
+#include "services/image/labels.h"
 #include "services/image/list.h"
 
-#define READ_MAX 524288
+#define READ_MAX 262144
 
 int content_key(const char *digest, struct store_key *ret_key)
 {
@@ -96,7 +98,15 @@ int content_load(struct image_service *image, const char *digest, char **ret_tex
 	return 0;
 }
 
-/* Same content under the same name: replacing a file mends it if it was damaged. */
+static bool is_there(struct image_service *image, const char *digest)
+{
+	return faccessat(image->blobs, hex_of(digest), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/*
+ * Same content under the same name: replacing a file mends it if it was damaged.
+ * What was moved already when the transaction is run again is in place.
+ */
 int content_take_blobs(struct image_service *image, int ingest,
 		       const struct work_import_result *result, struct why *why)
 {
@@ -106,7 +116,8 @@ int content_take_blobs(struct image_service *image, int ingest,
 		if (!check_digest(blob->digest) || strchr(blob->path, '/'))
 			return why_set(why, error_origin(-EPROTO),
 				       "davit-image-work named a blob '%.100s'", blob->digest);
-		if (renameat(ingest, blob->path, image->blobs, hex_of(blob->digest)) < 0)
+		if (renameat(ingest, blob->path, image->blobs, hex_of(blob->digest)) < 0 &&
+		    !(errno == ENOENT && is_there(image, blob->digest)))
 			return why_errno(why, error_origin(-errno),
 					 "cannot move blob %s into place", blob->digest);
 	}
@@ -178,25 +189,33 @@ static int emit_create(struct image_service *image, const struct content_record 
 					record->digest, &event));
 }
 
-static int record_blob(struct image_service *image, const struct work_blob *blob)
+static int put_record(struct image_service *image, struct content_record *record)
 {
-	struct content_record record = {.digest = blob->digest,
-					.size = blob->size,
-					.media_type = blob->media_type,
-					.created_at_ns = time_real_ns()};
 	struct store_key key;
 	int r;
 
-	r = content_key(blob->digest, &key);
-	if (r)
-		return error_trace(r);
-	if (store_has(image->store, TABLE_BLOBS, &key))
-		return 0;
-	record.updated_at_ns = record.created_at_ns;
-	r = store_put(image->store, TABLE_BLOBS, &key, schema_content_record(), &record);
+	record->updated_at_ns = time_real_ns();
+	r = content_key(record->digest, &key);
 	if (!r)
-		r = emit_create(image, &record);
+		r = store_put(image->store, TABLE_BLOBS, &key, schema_content_record(), record);
 	return error_trace(r);
+}
+
+static int put_new(struct image_service *image, struct content_record *record)
+{
+	int r;
+
+	record->created_at_ns = time_real_ns();
+	r = put_record(image, record);
+	return r ? error_trace(r) : error_trace(emit_create(image, record));
+}
+
+static int record_blob(struct image_service *image, const struct work_blob *blob)
+{
+	struct content_record record = {
+		.digest = blob->digest, .size = blob->size, .media_type = blob->media_type};
+
+	return content_has(image, blob->digest) ? 0 : error_trace(put_new(image, &record));
 }
 
 int content_record_blobs(struct image_service *image, const struct work_import_result *result)
@@ -206,6 +225,36 @@ int content_record_blobs(struct image_service *image, const struct work_import_r
 	for (size_t i = 0; i < result->blobs.count && !r; i++)
 		r = record_blob(image, &result->blobs.items[i]);
 	return error_trace(r);
+}
+
+static bool has_namespace(const struct content_record *record, const char *namespace)
+{
+	for (size_t i = 0; i < record->namespaces.count; i++) {
+		if (!strcmp(record->namespaces.items[i], namespace))
+			return true;
+	}
+	return false;
+}
+
+int content_commit_record(struct image_service *image, const char *namespace,
+			  struct content_record *record, bool *ret_existed)
+{
+	_cleanup_(content_record_clear) struct content_record old = {};
+	struct store_key key;
+	int r;
+
+	r = content_key(record->digest, &key);
+	if (!r)
+		r = store_get(image->store, TABLE_BLOBS, &key, schema_content_record(), &old);
+	*ret_existed = !r;
+	if (r == STORE_E_NOT_FOUND || r == STORE_E_DAMAGED) {
+		record->namespaces = (struct schema_strs){(char **)&namespace, 1};
+		return error_trace(put_new(image, record));
+	}
+	if (r || has_namespace(&old, namespace))
+		return error_trace(r);
+	r = schema_strs_add(&old.namespaces, namespace);
+	return r ? error_trace(r) : error_trace(put_record(image, &old));
 }
 
 int content_remove(struct image_service *image, const char *digest)
@@ -227,8 +276,8 @@ int content_remove(struct image_service *image, const char *digest)
 
 /* ---- methods ---- */
 
-static int get_record(struct image_service *image, const char *digest,
-		      struct content_record *ret_record, struct why *why)
+int content_get(struct image_service *image, const char *digest, struct content_record *ret_record,
+		struct why *why)
 {
 	struct store_key key;
 	int r;
@@ -253,13 +302,134 @@ int content_info(struct image_service *image, const struct content_info_request 
 	reply->content = calloc(1, sizeof(*reply->content));
 	if (!reply->content)
 		return error_origin(-ENOMEM);
-	r = get_record(image, request->digest, reply->content, &why);
+	r = content_get(image, request->digest, reply->content, &why);
+	return image_answer(call, r, &why, "the blob");
+}
+
+/* ---- update, delete ---- */
+
+static int copy_label(const struct schema_map *from, const char *key, struct schema_map *to)
+{
+	const char *value = schema_map_get(from, key);
+
+	if (value && value[0])
+		return error_trace(schema_map_set(to, key, value));
+	schema_map_remove(to, key);
+	return 0;
+}
+
+static int copy_labels(const struct schema_map *from, struct schema_map *to)
+{
+	schema_map_clear(to);
+	return error_trace(schema_map_copy(from, to));
+}
+
+static int copy_fields(const struct content_update_request *request, struct content_record *record,
+		       struct why *why)
+{
+	const struct schema_strs *mask = &request->update_mask;
+	const struct schema_map *from = &request->content->labels;
+	int r = mask->count ? 0 : copy_labels(from, &record->labels);
+
+	for (size_t i = 0; i < mask->count && !r; i++) {
+		const char *field = mask->items[i];
+
+		if (!strcmp(field, "labels"))
+			r = copy_labels(from, &record->labels);
+		else if (!strncmp(field, "labels.", 7) && field[7])
+			r = copy_label(from, field + 7, &record->labels);
+		else
+			r = why_set(why, refused(BUS_INVALID_ARGUMENT),
+				    "'%.100s' of a blob cannot be changed: labels and labels.<key> "
+				    "can",
+				    field);
+	}
+	return r;
+}
+
+static int update(struct image_service *image, const char *namespace,
+		  const struct content_update_request *request, struct content_record *record,
+		  struct why *why)
+{
+	struct schema_fault fault = {};
+	int r;
+
+	r = content_get(image, request->content->digest, record, why);
+	if (!r)
+		r = copy_fields(request, record, why);
+	/* Who labels it lists it, too. */
+	if (!r && schema_map_get(&record->labels, LABEL_ROOT) && !has_namespace(record, namespace))
+		r = schema_strs_add(&record->namespaces, namespace);
+	if (r)
+		return r;
+	if (check_labels(&record->labels, &fault))
+		return why_set(why, refused(BUS_INVALID_ARGUMENT), "blob %s: %s", record->digest,
+			       fault.text);
+	r = put_record(image, record);
+	return r ? error_trace(r) : error_trace(collect(image));
+}
+
+int content_update(struct image_service *image, const struct content_update_request *request,
+		   struct content_reply *reply, struct call *call)
+{
+	const char *namespace = call_checked_namespace(call);
+	struct why why = {};
+	int r;
+
+	if (!namespace)
+		return 0;
+	reply->content = calloc(1, sizeof(*reply->content));
+	if (!reply->content)
+		return error_origin(-ENOMEM);
+	r = update(image, namespace, request, reply->content, &why);
+	return image_answer(call, r, &why, "the blob");
+}
+
+/* Blobs are shared: what one namespace deletes must not be missed by another. */
+static int check_others(struct image_service *image, const char *namespace,
+			const struct content_record *record, struct why *why)
+{
+	_cleanup_(references_clear) struct references references = {};
+	int r;
+
+	for (size_t i = 0; i < record->namespaces.count; i++) {
+		if (strcmp(record->namespaces.items[i], namespace) != 0)
+			return why_set(why, refused(BUS_FAILED_PRECONDITION),
+				       "blob %s belongs to namespace '%s' too", record->digest,
+				       record->namespaces.items[i]);
+	}
+	r = references_find_others(image, namespace, &references);
+	if (!r && set_has(&references.digests, record->digest))
+		return why_set(why, refused(BUS_FAILED_PRECONDITION),
+			       "blob %s is needed by another namespace", record->digest);
+	return error_trace(r);
+}
+
+int content_delete(struct image_service *image, const struct content_info_request *request,
+		   struct empty *reply, struct call *call)
+{
+	_cleanup_(content_record_clear) struct content_record record = {};
+	const char *namespace = call_checked_namespace(call);
+	struct why why = {};
+	int r;
+
+	(void)reply;
+	if (!namespace)
+		return 0;
+	r = content_get(image, request->digest, &record, &why);
+	if (!r)
+		r = check_others(image, namespace, &record, &why);
+	if (!r)
+		r = content_remove(image, request->digest);
+	if (!r)
+		r = collect(image);
 	return image_answer(call, r, &why, "the blob");
 }
 
 struct listing {
 	struct list list;
 	struct content_list_reply *reply;
+	const char *namespace;
 	struct references references;
 	struct filter *filter;
 };
@@ -271,7 +441,8 @@ static int list_one(void *userdata, const struct store_key *key, void *data)
 
 	(void)key;
 	if (list_is_before(&listing->list, record->digest) ||
-	    !set_has(&listing->references.digests, record->digest) ||
+	    !(set_has(&listing->references.digests, record->digest) ||
+	      has_namespace(record, listing->namespace)) ||
 	    !filter_match_message(listing->filter, schema_content_record(), record))
 		return 0;
 	if (!list_has_room(&listing->list, schema_content_record(), record))
@@ -286,13 +457,16 @@ static int list_one(void *userdata, const struct store_key *key, void *data)
 int content_list(struct image_service *image, const struct list_request *request,
 		 struct content_list_reply *reply, struct call *call)
 {
-	struct listing listing = {.reply = reply};
+	const char *namespace = call_checked_namespace(call);
+	struct listing listing = {.reply = reply, .namespace = namespace};
 	struct why why = {};
 	int r;
 
+	if (!namespace)
+		return 0;
 	r = list_start(&listing.list, request, &listing.filter, &why);
 	if (!r)
-		r = references_find(image, call_namespace(call), &listing.references);
+		r = references_find(image, namespace, &listing.references);
 	if (!r)
 		r = store_walk(image->store, TABLE_BLOBS, NULL, NULL, schema_content_record(),
 			       list_one, &listing);
@@ -307,18 +481,17 @@ int content_read(struct image_service *image, const struct content_read_request 
 {
 	size_t size = request->size ? request->size : READ_MAX;
 	_cleanup_(cleanup_fd) int fd = -1;
-	struct content_record record = {};
+	_cleanup_(content_record_clear) struct content_record record = {};
 	struct why why = {};
 	ssize_t n;
 	int r;
 
-	r = get_record(image, request->digest, &record, &why);
+	r = content_get(image, request->digest, &record, &why);
 	if (!r)
 		r = content_open_blob(image, request->digest, &fd, &why);
 	if (r)
 		return image_answer(call, r, &why, "the blob");
 	reply->size = record.size;
-	content_record_clear(&record);
 	reply->data.data = malloc(size);
 	if (!reply->data.data)
 		return error_origin(-ENOMEM);

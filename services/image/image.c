@@ -6,8 +6,10 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
+#include "services/image/collect.h"
 #include "services/image/downloads.h"
 #include "services/image/handlers.h"
+#include "services/image/ingest.h"
 #include "services/image/lease.h"
 
 #define SERVICE_TYPE    struct image_service
@@ -183,34 +185,13 @@ static int open_dirs(struct image_service *image)
 	return error_trace(r);
 }
 
-/* Imports that were cut read their archive again; downloads go on. */
-static int clean_ingest(struct image_service *image)
-{
-	_cleanup_(cleanup_dir) DIR *dir = NULL;
-	struct dirent *entry;
-	int fd;
-
-	fd = openat(image->ingest, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return error_origin(-EIO);
-	}
-	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] != '.' && !downloads_is_name(entry->d_name))
-			trash_take(image, image->ingest, entry->d_name);
-	}
-	downloads_clean(image);
-	return 0;
-}
-
 static int recover(struct image_service *image)
 {
 	int r;
 
 	r = trash_clean(image);
 	if (!r)
-		r = clean_ingest(image);
+		r = ingest_clean(image);
 	if (!r)
 		r = content_clean(image);
 	if (!r)
@@ -247,6 +228,7 @@ static void image_close(void *object)
 	while (image->works)
 		image_work_free(image->works);
 	collect_close(image);
+	ingest_close(image);
 	unpack_close(image);
 	trash_close(image);
 	for (size_t i = 0; i < RESOLVED_CACHE; i++)
@@ -270,22 +252,18 @@ static int image_open(struct service *service, void **ret_object)
 		return error_origin(-ENOMEM);
 	image->service = service;
 	image->store = service_store(service);
-	image->expires_ns = UINT64_MAX;
 	image->blobs = image->ingest = image->snapshots = image->trash = -1;
 	/* Places in trash/ of an earlier process of the same pid are not taken again. */
 	image->next_trash = time_boot_ms() << 20;
-	r = image_set_up(image);
+	r = collect_open(image);
+	if (!r)
+		r = image_set_up(image);
 	if (r) {
 		image_close(image);
 		return error_trace(r);
 	}
 	*ret_object = image;
 	return 0;
-}
-
-static int collect_all(void *userdata)
-{
-	return collect(userdata);
 }
 
 static void image_ready(void *object)
@@ -296,9 +274,8 @@ static void image_ready(void *object)
 	trash_start(image);
 	if (image->must_sync)
 		sync_start(image);
-	/* What a crash within an import left without a name; one that is resumed begins anew. */
-	if (service_transact(image->service, collect_all, image))
-		log_warning("collect=failed");
+	/* What a crash left. */
+	collect(image);
 }
 
 /* Children end; what they were doing begins again in the next instance. */
@@ -340,7 +317,8 @@ int image_stats(struct image_service *image, const struct empty *request,
 
 static const char *const names[] = {"image", "content", "snapshot", "lease", NULL};
 static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS,           TABLE_SNAPSHOTS,
-				     TABLE_LEASES, TABLE_LEASE_RESOURCES, NULL};
+				     TABLE_LEASES, TABLE_LEASE_RESOURCES, TABLE_INGESTS,
+				     NULL};
 static const struct operation_type *const operations[] = {
 	&import_operation,
 	&export_operation,
@@ -351,6 +329,9 @@ static const struct operation_type *const operations[] = {
 	&pull_operation,
 	&push_operation,
 	&lease_delete_operation,
+	&commit_operation,
+	&verify_operation,
+	&collect_operation,
 	&snapshot_prepare_operation,
 	&snapshot_view_operation,
 	&snapshot_commit_operation,

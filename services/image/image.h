@@ -76,10 +76,11 @@ struct image_service {
 	struct image_work *works; /* children */
 	bool is_ready, is_draining;
 
-	struct loop_timer expiry_timer; /* the next lease ends */
-	uint64_t expires_ns;            /* when; UINT64_MAX: none does */
+	struct ingest_writer *writers; /* of ingests */
+	struct collector *collector;
 
 	uint8_t boot[ID_SIZE];
+	bool is_marking_synced;     /* nothing that is put now is new */
 	bool is_syncing, must_sync; /* a child syncs; layers were made since it began */
 	uint64_t syncing_before;    /* numbers below this one are on disk when it has ended */
 };
@@ -114,9 +115,18 @@ int content_load(struct image_service *image, const char *digest, char **ret_tex
 		 struct why *why);
 int content_open_blob(struct image_service *image, const char *digest, int *ret_fd,
 		      struct why *why);
+/* In a transaction. */
+int content_get(struct image_service *image, const char *digest, struct content_record *ret_record,
+		struct why *why);
+/* In a transaction: a blob whose file is in place, for @namespace; one that is there already stays as it is. */
+int content_commit_record(struct image_service *image, const char *namespace,
+			  struct content_record *record, bool *ret_existed);
 /* In a transaction: records blobs whose files are in place. */
 int content_record_blobs(struct image_service *image, const struct work_import_result *result);
-/* Moves blobs out of the directory @ingest into place, durably. */
+/*
+ * Moves blobs out of the directory @ingest into place, durably. In the transaction that records them: a collection
+ * between the two would take the files of those that had a record and were garbage.
+ */
 int content_take_blobs(struct image_service *image, int ingest,
 		       const struct work_import_result *result, struct why *why);
 /* Files that were moved into place are there for good. */
@@ -146,22 +156,14 @@ int names_put(struct image_service *image, const char *namespace, const struct w
 	      const struct schema_map *labels,
 	      struct image_record *ret_record);
 
-/* ---- collect.c ---- */
-struct references {
-	struct set digests;
-	struct set chains; /* keys of layers */
-};
-/* What is needed by the names and snapshots of @namespace; NULL: of all, and by what is under way. */
-int references_find(struct image_service *image, const char *namespace,
-		    struct references *ret_references);
-void references_clear(struct references *references);
-/* In a transaction: forgets blobs, layers and leases that nothing needs. */
+/* ---- collect.c; see collect.h ---- */
+struct references;
+/* Something may be needed no longer: it is looked for soon. Always 0. */
 int collect(struct image_service *image);
+/* The same, after a moment longer: what is asked of each container that ends. */
+int collect_later(struct image_service *image);
 /* Something ends by itself at @ns (since 1970; UINT64_MAX: never). */
 void collect_expires(struct image_service *image, uint64_t ns);
-void collect_close(struct image_service *image);
-/* Step of an operation: waits until nothing is left to be removed. */
-int collect_files_step(struct operation *operation);
 
 /* ---- snapshot.c ---- */
 int snapshot_check_name(struct image_service *image, const char *snapshotter, const char **ret_name,
@@ -179,6 +181,8 @@ int snapshot_record_layer(struct image_service *image, const char *snapshotter, 
 int snapshot_record_own(struct image_service *image, const char *namespace,
 			const struct image_prepare_request *request, const char *snapshotter,
 			const char *parent, uint64_t number);
+/* Labels it so that it stays until it is removed. */
+int snapshot_keep(struct schema_map *labels);
 int snapshot_check_new(struct image_service *image, const char *namespace, const char *snapshotter,
 		       const char *key, struct why *why);
 /* Its root looks like the parent's. */
@@ -266,3 +270,6 @@ extern const struct operation_type snapshot_diff_operation;
 extern const struct operation_type unpack_operation;
 extern const struct operation_type convert_operation;
 extern const struct operation_type snapshot_repair_operation;
+extern const struct operation_type commit_operation;
+extern const struct operation_type verify_operation;
+extern const struct operation_type collect_operation;

@@ -5,6 +5,7 @@
 
 #include "broker/lib/file.h"
 #include "schemas/check.h"
+#include "services/image/collect.h"
 #include "services/image/handlers.h"
 #include "services/image/labels.h"
 #include "services/image/lease.h"
@@ -364,6 +365,7 @@ static int delete_step(struct operation *operation)
 
 static const struct operation_step delete_steps[] = {
 	{.name = "lease", .run = delete_step, .persist = true},
+	{.name = "collect", .run = collect_step},
 	{.name = "files", .run = collect_files_step},
 	{},
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "schemas/check.h"
+#include "services/image/collect.h"
 #include "services/image/handlers.h"
 #include "services/image/list.h"
 
@@ -419,6 +420,7 @@ static int delete_name(struct operation *operation)
 
 static const struct operation_step delete_steps[] = {
 	{.name = "name", .run = delete_name, .persist = true},
+	{.name = "collect", .run = collect_step},
 	{.name = "files", .run = collect_files_step},
 	{},
 };

@@ -77,7 +77,7 @@ static void fail(struct pulling *pulling, int r, const struct why *why)
 		transfer_stop(pulling->transfer);
 }
 
-/* Files first; they count with their records, which are put by the next step. */
+/* In the transaction that records them; what was moved already when that is run again is in place. */
 static int take_blobs(struct pulling *pulling, struct why *why)
 {
 	struct image_pull_context *context = operation_context(pulling->operation);
@@ -93,16 +93,8 @@ static int take_blobs(struct pulling *pulling, struct why *why)
 
 static void go_on(struct pulling *pulling)
 {
-	struct why why = {};
-	int r;
-
 	if (!pulling->is_fetched || (!pulling->is_unpacked && !pulling->r))
 		return;
-	if (!pulling->r) {
-		r = take_blobs(pulling, &why);
-		if (r)
-			fail(pulling, r, &why);
-	}
 	image_step_ended(pulling->operation, pulling->r, &pulling->why);
 }
 
@@ -550,13 +542,16 @@ static int pull_undo(struct operation *operation)
 
 /* ---- record and name ---- */
 
-static int record_blobs(struct operation *operation, const struct work_fetch_result *fetched)
+static int record_blobs(struct operation *operation, const struct work_fetch_result *fetched,
+			struct why *why)
 {
 	struct work_import_result result = {};
 	int r = 0;
 
 	for (size_t i = 0; i < fetched->blobs.count && !r; i++)
 		r = lease_hold_content(operation, fetched->blobs.items[i].digest);
+	if (!r)
+		r = take_blobs(operation_data(operation), why);
 	result.blobs.items = fetched->blobs.items;
 	result.blobs.count = fetched->blobs.count;
 	return r ? r : content_record_blobs(operation_object(operation), &result);
@@ -567,13 +562,14 @@ static int pull_record(struct operation *operation)
 	const struct image_pull_request *asked = operation_request(operation);
 	struct image_pull_context *context = operation_context(operation);
 	_cleanup_(cleanup_free) char *name = reference_normalize(asked->name);
+	struct why why = {};
 	int r;
 
-	r = name ? record_blobs(operation, context->result) : error_origin(-ENOMEM);
+	r = name ? record_blobs(operation, context->result, &why) : error_origin(-ENOMEM);
 	for (size_t i = 0; i < context->result->blobs.count && !r; i++)
 		r = transfer_add_source(operation_object(operation),
 					context->result->blobs.items[i].digest, name);
-	return r ? image_step_failed(operation, r, NULL) : 0;
+	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
 static int pull_finish(struct operation *operation, void *data)

@@ -15,6 +15,7 @@
 #include "services/image/lease.h"
 #include "services/image/list.h"
 #include "services/image/mounts.h"
+#include "services/image/references.h"
 
 /* ---- keys ---- */
 
@@ -209,12 +210,21 @@ int snapshot_record_layer(struct image_service *image, const char *snapshotter, 
 	return error_trace(r);
 }
 
+int snapshot_keep(struct schema_map *labels)
+{
+	char now[LABEL_TIME_SIZE];
+
+	if (schema_map_get(labels, LABEL_ROOT))
+		return 0;
+	label_format_time(time_real_ns(), now);
+	return error_trace(schema_map_set(labels, LABEL_ROOT, now));
+}
+
 /* Who prepared it directly keeps it until it is released, as ctr does. */
 static int hold_own(struct image_service *image, const char *namespace,
 		    const struct image_prepare_request *request, const char *snapshotter,
 		    struct schema_map *labels)
 {
-	char now[LABEL_TIME_SIZE];
 	int r;
 
 	r = schema_map_copy(&request->labels, labels);
@@ -222,10 +232,7 @@ static int hold_own(struct image_service *image, const char *namespace,
 		r = lease_make(image, namespace, request->key, true)
 			    ?: lease_add_snapshot(image, namespace, request->key, snapshotter,
 						  request->key);
-	if (r || request->leased || schema_map_get(labels, LABEL_ROOT))
-		return error_trace(r);
-	label_format_time(time_real_ns(), now);
-	return error_trace(schema_map_set(labels, LABEL_ROOT, now));
+	return r || request->leased ? error_trace(r) : error_trace(snapshot_keep(labels));
 }
 
 int snapshot_record_own(struct image_service *image, const char *namespace,
@@ -394,6 +401,8 @@ int image_release(struct image_service *image, const struct snapshot_key_request
 			    request->key);
 	if (!r)
 		r = snapshot_forget(image, &key, call_namespace(call), &record);
+	if (!r)
+		r = collect_later(image);
 	return image_answer(call, r, &why, "the snapshot");
 }
 
@@ -455,7 +464,8 @@ static int list_one(void *userdata, const struct store_key *key, void *data)
 		return error_origin(-ENOMEM);
 	if (list_is_before(&listing->list, place) || !matches(listing->filter, record))
 		return 0;
-	if (listing->is_shared && !set_has(&listing->references.chains, record->key))
+	if (listing->is_shared &&
+	    !references_have_snapshot(&listing->references, SCOPE_SHARED, record))
 		return 0;
 	if (!list_has_room(&listing->list, schema_snapshot_record(), record))
 		return list_stop(&listing->list, &listing->reply->after);

@@ -9,6 +9,7 @@
 #include "broker/lib/file.h"
 #include "schemas/check.h"
 #include "services/image/handlers.h"
+#include "services/image/lease.h"
 
 /* ---- what others lie on ---- */
 
@@ -245,6 +246,8 @@ static int copy_step(struct operation *operation)
 				  .request = operation_request(operation)};
 	operation_set_data(operation, making, free);
 	r = check_making(making, &why);
+	if (!r)
+		r = lease_hold_layer(operation, making->snapshotter, making->parent);
 	if (r)
 		return image_step_failed(operation, r, &why);
 	r = operation_after_commit(operation, start_copy);
@@ -256,9 +259,11 @@ static int undo_copy(struct operation *operation)
 {
 	struct making *making = operation_data(operation);
 	char name[24];
+	int r;
 
-	if (!making || !making->number)
-		return 0;
+	r = lease_end_of(operation);
+	if (r || !making || !making->number)
+		return error_trace(r);
 	snprintf(name, sizeof(name), "%llu", (unsigned long long)making->number);
 	making->number = 0;
 	return error_trace(trash_after_commit(making->image, making->image->snapshots, name, NULL));
@@ -274,6 +279,8 @@ static int finish_making(struct operation *operation, void *reply, bool is_view)
 	r = check_making(making, &why);
 	if (!r)
 		r = make(making, reply, &why);
+	if (!r)
+		r = lease_end_of(operation);
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
@@ -482,6 +489,7 @@ static int rename_record(struct operation *operation, const struct store_key *ol
 	for (size_t i = 0; i < request->labels.count && !r; i++)
 		r = schema_map_set(&record->labels, request->labels.items[i].key,
 				   request->labels.items[i].value);
+	r = r ?: snapshot_keep(&record->labels);
 	r = r
 		    ?: snapshot_key(operation_namespace(operation), record->snapshotter,
 				    request->name, &new);
@@ -574,7 +582,9 @@ static int remove_own(struct image_service *image, const char *namespace,
 		r = why_set(why, refused(BUS_FAILED_PRECONDITION),
 			    "snapshot '%s' cannot be removed: '%s' lies on it", request->key,
 			    child);
-	return r ? r : snapshot_forget(image, &key, namespace, &record);
+	if (!r)
+		r = snapshot_forget(image, &key, namespace, &record);
+	return r ? r : collect_later(image);
 }
 
 int snapshot_remove(struct image_service *image, const struct snapshot_key_request *request,
@@ -645,6 +655,8 @@ int snapshot_update(struct image_service *image, const struct snapshot_update_re
 	if (!r)
 		r = store_put(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
 			      record);
+	if (!r)
+		r = collect(image);
 	return image_answer(call, r, &why, "the snapshot");
 }
 

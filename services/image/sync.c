@@ -28,8 +28,11 @@ static int mark_all(void *userdata)
 	r = store_key(&prefix, SCOPE_SHARED, "", NULL);
 	if (r)
 		return error_trace(r);
-	return store_walk(image->store, TABLE_SNAPSHOTS, &prefix, NULL, schema_snapshot_record(),
-			  mark, image);
+	image->is_marking_synced = true;
+	r = store_walk(image->store, TABLE_SNAPSHOTS, &prefix, NULL, schema_snapshot_record(), mark,
+		       image);
+	image->is_marking_synced = false;
+	return error_trace(r);
 }
 
 static void synced(void *userdata, void *data, const struct why *why)

@@ -9,7 +9,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
-#include "services/image/image.h"
+#include "services/image/references.h"
 
 struct unpack {
 	struct unpack *next;        /* in image->unpacks */

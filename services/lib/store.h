@@ -75,6 +75,12 @@ int store_walk(struct store *store, const char *table, const struct store_key *p
 	       const struct schema_message *schema, store_walk_fn fn, void *userdata);
 size_t store_count(struct store *store, const char *table);
 
+/* Tells @fn of each store_put(), within its transaction, which may still be aborted. NULL: nobody. */
+typedef void (*store_put_fn)(void *userdata, const char *table, const struct store_key *key, const void *record);
+void store_on_put(struct store *store, store_put_fn fn, void *userdata);
+/* Are there records of @table that were found damaged, and lie in quarantine? */
+bool store_is_damaged(struct store *store, const char *table);
+
 /* ---- maintenance ---- */
 void store_check_readers(struct store *store);
 void store_usage(struct store *store, uint64_t *ret_map_size, uint64_t *ret_used, uint64_t *ret_commits);

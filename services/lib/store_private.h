@@ -60,6 +60,8 @@ struct store {
 	size_t n_damages;
 	store_damage_fn damage_fn;
 	void *damage_userdata;
+	store_put_fn put_fn;
+	void *put_userdata;
 };
 
 /* ---- store.c ---- */

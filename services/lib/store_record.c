@@ -222,6 +222,26 @@ int store_move_damaged(struct store *store)
 	return error_trace(r);
 }
 
+bool store_is_damaged(struct store *store, const char *table)
+{
+	MDB_val key = {.mv_data = (void *)table, .mv_size = strlen(table) + 1}, value;
+	MDB_cursor *cursor;
+	struct MDB_txn *txn;
+	bool is_damaged;
+
+	for (size_t i = 0; i < store->n_damages; i++) {
+		if (!strcmp(store->damages[i].table->name, table))
+			return true;
+	}
+	if (store_read_txn(store, &txn) ||
+	    mdb_cursor_open(txn, store_find_table(store, STORE_QUARANTINE)->dbi, &cursor))
+		return true;
+	is_damaged = !mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE) &&
+		     key.mv_size > strlen(table) && !memcmp(key.mv_data, table, strlen(table) + 1);
+	mdb_cursor_close(cursor);
+	return is_damaged;
+}
+
 /* ---- records ---- */
 
 int store_get(struct store *store, const char *table_name, const struct store_key *key,
@@ -289,7 +309,16 @@ int store_put(struct store *store, const char *table_name, const struct store_ke
 	if (r)
 		return error_trace(r);
 	value = (MDB_val){.mv_data = buffer.data, .mv_size = buffer.size};
-	return store_map_result(store, mdb_put(txn, table->dbi, &at, &value, 0));
+	r = store_map_result(store, mdb_put(txn, table->dbi, &at, &value, 0));
+	if (!r && store->put_fn)
+		store->put_fn(store->put_userdata, table_name, key, record);
+	return error_trace(r);
+}
+
+void store_on_put(struct store *store, store_put_fn fn, void *userdata)
+{
+	store->put_fn = fn;
+	store->put_userdata = userdata;
 }
 
 int store_delete(struct store *store, const char *table_name, const struct store_key *key)

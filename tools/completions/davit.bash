@@ -68,14 +68,22 @@ _davit_step() {
 	'davit snapshots repair') words=" --help"; path='davit snapshots repair' ;;
 	'davit snapshots usage') words=" --bytes --help"; path='davit snapshots usage' ;;
 	'davit snapshots view') words=" --target --mounts --help"; path='davit snapshots view' ;;
-	'davit content') words=" list get fetch --help"; path='davit content' ;;
-	'davit content list' | 'davit content ls') words=" --quiet --format --help"; path='davit content list' ;;
+	'davit content') words=" active delete get ingest list label verify fetch prune --help"; path='davit content' ;;
+	'davit content active') words=" --quiet --format --help"; path='davit content active' ;;
+	'davit content delete' | 'davit content del' | 'davit content remove' | 'davit content rm') words=" --help"; path='davit content delete' ;;
 	'davit content get') words=" --help"; path='davit content get' ;;
+	'davit content ingest') words=" --expected-size --expected-digest --restart --help"; path='davit content ingest' ;;
+	'davit content list' | 'davit content ls') words=" --quiet --format --help"; path='davit content list' ;;
+	'davit content label') words=" --help"; path='davit content label' ;;
+	'davit content verify') words=" --help"; path='davit content verify' ;;
 	'davit content fetch') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --label --platform --all-platforms --all-metadata --max-concurrent-downloads --metadata-only --help"; path='davit content fetch' ;;
+	'davit content prune') words=" references --help"; path='davit content prune' ;;
+	'davit content prune references') words=" --async --dry --help"; path='davit content prune references' ;;
 	'davit leases') words=" list create delete --help"; path='davit leases' ;;
 	'davit leases list' | 'davit leases ls') words=" --quiet --format --help"; path='davit leases list' ;;
 	'davit leases create') words=" --id --expires --help"; path='davit leases create' ;;
 	'davit leases delete' | 'davit leases del' | 'davit leases remove' | 'davit leases rm') words=" --sync --help"; path='davit leases delete' ;;
+	'davit prune') words=" --dry-run --quiet --format --help"; path='davit prune' ;;
 	'davit namespaces' | 'davit namespace' | 'davit ns') words=" create list remove label --help"; path='davit namespaces' ;;
 	'davit namespaces create' | 'davit namespaces c') words=" --help"; path='davit namespaces create' ;;
 	'davit namespaces list' | 'davit namespaces ls') words=" --quiet --format --help"; path='davit namespaces list' ;;
@@ -103,7 +111,7 @@ _davit_step() {
 }
 _davit() {
 	local path=davit words i
-	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases namespaces events operations bus up down doctor info oci version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations bus up down doctor info oci version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;

@@ -177,6 +177,24 @@ static int run_usage(struct why *why)
 	return error_trace(write_answer(schema_work_usage_result(), &result));
 }
 
+static int run_digest(struct why *why)
+{
+	_cleanup_(work_digest_request_clear) struct work_digest_request request = {};
+	_cleanup_(work_digest_result_clear) struct work_digest_result result = {};
+	int r;
+
+	r = read_request(schema_work_digest_request(), &request, why);
+	if (!r)
+		r = sandbox_unshare(FIRST_FD, why);
+	if (!r)
+		r = sandbox_filter(why);
+	if (!r)
+		r = work_digest_files(&request, FIRST_FD, &result, why);
+	if (describe(r, why, &result.error, &result.status))
+		return error_origin(-ENOMEM);
+	return error_trace(write_answer(schema_work_digest_result(), &result));
+}
+
 /* Waits until all of the file system is on disk. */
 static int run_sync(struct why *why)
 {
@@ -233,6 +251,8 @@ static int run(const char *mode, struct why *why)
 		return error_trace(run_apply(why));
 	if (!strcmp(mode, "remove"))
 		return error_trace(run_remove(why));
+	if (!strcmp(mode, "digest"))
+		return error_trace(run_digest(why));
 	if (!strcmp(mode, "sync"))
 		return error_trace(run_sync(why));
 	if (!strcmp(mode, "convert"))
@@ -268,7 +288,8 @@ int main(int argc, char *argv[])
 		fprintf(stderr,
 			"davit-image-work is started by davit-image:\n"
 			"usage: davit-image-work "
-			"import|apply|convert|diff|export|remove|sync|usage|fetch|push 3<REQUEST 4>ANSWER\n");
+			"import|apply|convert|diff|export|remove|digest|sync|usage|fetch|push "
+			"3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */

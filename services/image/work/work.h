@@ -44,6 +44,9 @@ int work_diff(const struct work_diff_request *request, int snapshots, int ingest
 int work_export(const struct work_export_request *request, int blobs, struct why *why);
 int work_usage(const struct work_usage_request *request, int snapshots,
 	       struct work_usage_result *ret_result, struct why *why);
+/* A file that cannot be read is told in its result. */
+int work_digest_files(const struct work_digest_request *request, int directory,
+		      struct work_digest_result *ret_result, struct why *why);
 int work_remove(const struct work_remove_request *request, int directory, struct why *why);
 
 /* ---- sandbox.c ---- */

@@ -1,0 +1,432 @@
+/* Marking: see references.h. */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/lib/file.h"
+#include "schemas/check.h"
+#include "services/image/labels.h"
+#include "services/image/lease.h"
+#include "services/image/references.h"
+
+#define SCOPE_ANY "?" /* of a label of shared content: whichever namespace */
+
+struct grey {
+	struct grey *next;
+	bool is_snapshot;
+	enum reference_kind kind;
+	char *scope, *snapshotter; /* of a snapshot */
+	char *name;                /* digest or key */
+};
+
+static void grey_free(struct grey *grey)
+{
+	free(grey->scope);
+	free(grey->snapshotter);
+	free(grey->name);
+	free(grey);
+}
+
+void references_clear(struct references *references)
+{
+	set_clear(&references->digests);
+	set_clear(&references->chains);
+	set_clear(&references->snapshots);
+	set_clear(&references->ingests);
+	set_clear(&references->followed);
+	while (references->grey) {
+		struct grey *grey = references->grey;
+
+		references->grey = grey->next;
+		grey_free(grey);
+	}
+}
+
+/* ---- marking ---- */
+
+static int push_blob(struct references *references, const char *digest, enum reference_kind kind)
+{
+	struct grey *grey = calloc(1, sizeof(*grey));
+
+	if (!grey || schema_set(&grey->name, digest)) {
+		free(grey);
+		return error_origin(-ENOMEM);
+	}
+	grey->kind = kind;
+	grey->next = references->grey;
+	references->grey = grey;
+	return 0;
+}
+
+int reference_blob(struct references *references, const char *digest, enum reference_kind kind)
+{
+	char name[DIGEST_SIZE + 2];
+	int r;
+
+	snprintf(name, sizeof(name), "%d%s", (int)kind, digest);
+	if (set_has(&references->followed, name))
+		return 0;
+	r = set_add(&references->digests, digest);
+	if (!r)
+		r = set_add(&references->followed, name);
+	return r ? error_trace(r) : error_trace(push_blob(references, digest, kind));
+}
+
+static int push_snapshot(struct references *references, const char *scope, const char *snapshotter,
+			 const char *key)
+{
+	struct grey *grey = calloc(1, sizeof(*grey));
+	int r;
+
+	if (!grey)
+		return error_origin(-ENOMEM);
+	r = schema_set(&grey->scope, scope) ?: schema_set(&grey->snapshotter, snapshotter)
+		       ?: schema_set(&grey->name, key);
+	if (r) {
+		grey_free(grey);
+		return error_trace(r);
+	}
+	grey->is_snapshot = true;
+	grey->next = references->grey;
+	references->grey = grey;
+	return 0;
+}
+
+int reference_snapshot(struct references *references, const char *scope, const char *snapshotter,
+		       const char *key)
+{
+	_cleanup_(cleanup_free) char *name = text_format("%s/%s/%s", scope, snapshotter, key);
+	int r;
+
+	if (!name)
+		return error_origin(-ENOMEM);
+	if (set_has(&references->snapshots, name))
+		return 0;
+	r = set_add(&references->snapshots, name);
+	/* A digest is a layer's key, whoever names it. */
+	if (!r && strcmp(scope, SCOPE_SHARED) != 0 && check_digest(key))
+		r = reference_snapshot(references, SCOPE_SHARED, snapshotter, key);
+	return r ? error_trace(r) : error_trace(push_snapshot(references, scope, snapshotter, key));
+}
+
+int reference_labels(struct references *references, const char *namespace,
+		     const struct schema_map *labels)
+{
+	char snapshotter[LABEL_SNAPSHOTTER_SIZE];
+	int r = 0;
+
+	for (size_t i = 0; i < labels->count && !r; i++) {
+		const struct schema_pair *label = &labels->items[i];
+
+		switch (label_reference(label->key, snapshotter)) {
+		case LABEL_CONTENT:
+			r = reference_blob(references, label->value, REFERENCE_DOCUMENT);
+			break;
+		case LABEL_SNAPSHOT:
+			r = reference_snapshot(references, namespace, snapshotter, label->value);
+			break;
+		case LABEL_NONE:
+			break;
+		}
+	}
+	return error_trace(r);
+}
+
+static int add_ingest(struct references *references, const char *namespace, const char *ref)
+{
+	_cleanup_(cleanup_free) char *name = text_format("%s/%s", namespace, ref);
+
+	return name ? error_trace(set_add(&references->ingests, name)) : error_origin(-ENOMEM);
+}
+
+int reference_leased(struct references *references, const char *namespace,
+		     const struct lease_resource *resource, bool is_flat)
+{
+	if (!strcmp(resource->type, LEASE_CONTENT) && is_flat)
+		return error_trace(set_add(&references->digests, resource->id));
+	if (!strcmp(resource->type, LEASE_CONTENT))
+		return error_trace(reference_blob(references, resource->id, REFERENCE_DOCUMENT));
+	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
+		return error_trace(reference_snapshot(references, namespace,
+						      resource->type + strlen(LEASE_SNAPSHOTS),
+						      resource->id));
+	return error_trace(add_ingest(references, namespace, resource->id));
+}
+
+/* ---- following: a document that cannot be read leads nowhere; whoever needs what it led to is told then ---- */
+
+static int add_layer(struct references *references, const char *chain)
+{
+	static const char *const snapshotters[] = {SNAPSHOTTER_OVERLAY, SNAPSHOTTER_NATIVE};
+	int r = set_add(&references->chains, chain);
+
+	for (size_t i = 0; i < ARRAY_SIZE(snapshotters) && !r; i++) {
+		if (snapshot_has_layer(references->image, snapshotters[i], chain))
+			r = reference_snapshot(references, SCOPE_SHARED, snapshotters[i], chain);
+	}
+	return error_trace(r);
+}
+
+static int follow_config(struct references *references, const char *text, size_t size)
+{
+	_cleanup_(document_config_clear) struct document_config config = {};
+	char chain[DIGEST_SIZE] = "";
+	int r = 0;
+
+	if (document_parse_config(text, size, &config, NULL))
+		return 0;
+	for (size_t i = 0; i < config.diff_ids.count && !r; i++) {
+		chain_id(chain, config.diff_ids.items[i], chain);
+		r = add_layer(references, chain);
+	}
+	return error_trace(r);
+}
+
+static int follow_manifest(struct references *references, const struct document_manifest *manifest)
+{
+	int r;
+
+	r = reference_blob(references, manifest->config.digest, REFERENCE_CONFIG);
+	for (size_t i = 0; i < manifest->layers.count && !r; i++)
+		r = reference_blob(references, manifest->layers.items[i].digest, REFERENCE_BLOB);
+	return error_trace(r);
+}
+
+static int follow_index(struct references *references, const struct document_index *index)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < index->count && !r; i++)
+		r = reference_blob(references, index->items[i].descriptor.digest,
+				   REFERENCE_DOCUMENT);
+	return error_trace(r);
+}
+
+static int follow_document(struct references *references, const char *text, size_t size)
+{
+	_cleanup_(document_manifest_clear) struct document_manifest manifest = {};
+	_cleanup_(document_index_clear) struct document_index index = {};
+
+	if (!document_parse_manifest(text, size, NULL, &manifest, NULL))
+		return error_trace(follow_manifest(references, &manifest));
+	if (!document_parse_index(text, size, NULL, &index, NULL))
+		return error_trace(follow_index(references, &index));
+	return 0;
+}
+
+static int follow_blob(struct references *references, const char *digest, enum reference_kind kind)
+{
+	_cleanup_(content_record_clear) struct content_record record = {};
+	_cleanup_(cleanup_free) char *text = NULL;
+	size_t size;
+	int r;
+
+	r = content_get(references->image, digest, &record, NULL);
+	if (r)
+		return r >= REFUSED || r == STORE_E_DAMAGED ? 0 : error_trace(r);
+	r = reference_labels(references, SCOPE_ANY, &record.labels);
+	if (r || kind == REFERENCE_BLOB || record.size > DOCUMENT_SIZE_MAX ||
+	    content_load(references->image, digest, &text, &size, NULL))
+		return error_trace(r);
+	return kind == REFERENCE_CONFIG ? error_trace(follow_config(references, text, size))
+					: error_trace(follow_document(references, text, size));
+}
+
+struct search {
+	struct references *references;
+	const struct grey *grey;
+};
+
+static int find_anywhere(void *userdata, const struct store_key *key, void *data)
+{
+	const struct snapshot_record *record = data;
+	const struct search *search = userdata;
+
+	if (strcmp(record->key, search->grey->name) != 0 ||
+	    strcmp(record->snapshotter, search->grey->snapshotter) != 0)
+		return 0;
+	return error_trace(reference_snapshot(search->references, store_key_part(key, 0),
+					      record->snapshotter, record->key));
+}
+
+/* Its parent is a layer, or another one of the same namespace. */
+static int follow_snapshot(struct references *references, const struct grey *grey)
+{
+	_cleanup_(snapshot_record_clear) struct snapshot_record record = {};
+	struct search search = {references, grey};
+	int r;
+
+	if (!strcmp(grey->scope, SCOPE_ANY))
+		return store_walk(references->image->store, TABLE_SNAPSHOTS, NULL, NULL,
+				  schema_snapshot_record(), find_anywhere, &search);
+	r = snapshot_get(references->image, grey->scope, grey->snapshotter, grey->name, &record);
+	if (r)
+		return r == STORE_E_NOT_FOUND || r == STORE_E_DAMAGED ? 0 : error_trace(r);
+	r = reference_labels(references, grey->scope, &record.labels);
+	if (!r && record.parent && record.parent[0])
+		r = reference_snapshot(references, grey->scope, grey->snapshotter, record.parent);
+	return error_trace(r);
+}
+
+int references_follow(struct references *references, bool *ret_was_grey)
+{
+	struct grey *grey = references->grey;
+	int r;
+
+	*ret_was_grey = grey != NULL;
+	if (!grey)
+		return 0;
+	references->grey = grey->next;
+	r = grey->is_snapshot ? follow_snapshot(references, grey)
+			      : follow_blob(references, grey->name, grey->kind);
+	grey_free(grey);
+	return error_trace(r);
+}
+
+/* ---- asking ---- */
+
+static bool has(const struct references *references, const char *scope,
+		const struct snapshot_record *record)
+{
+	_cleanup_(cleanup_free) char *name = text_format("%s/%s/%s", scope, record->snapshotter,
+							 record->key);
+
+	/* Without memory it counts as needed. */
+	return !name || set_has(&references->snapshots, name);
+}
+
+bool references_have_snapshot(const struct references *references, const char *scope,
+			      const struct snapshot_record *record)
+{
+	return has(references, scope, record) ||
+	       (!strcmp(scope, SCOPE_SHARED) && set_has(&references->chains, record->key));
+}
+
+bool references_have_ingest(const struct references *references, const char *namespace,
+			    const char *ref)
+{
+	_cleanup_(cleanup_free) char *name = text_format("%s/%s", namespace, ref);
+
+	return !name || set_has(&references->ingests, name);
+}
+
+/* ---- of some namespaces, at once ---- */
+
+struct finding {
+	struct references *references;
+	const char *namespace;
+	bool is_others; /* of all but that one */
+};
+
+static bool is_wanted(const struct finding *finding, const struct store_key *key)
+{
+	const char *scope = store_key_part(key, 0);
+
+	return scope && strcmp(scope, SCOPE_SHARED) != 0 &&
+	       (!strcmp(scope, finding->namespace) ^ finding->is_others);
+}
+
+static int find_image(void *userdata, const struct store_key *key, void *data)
+{
+	const struct image_record *record = data;
+	struct finding *finding = userdata;
+	int r;
+
+	if (!is_wanted(finding, key))
+		return 0;
+	r = reference_labels(finding->references, store_key_part(key, 0), &record->labels);
+	return r ? error_trace(r)
+		 : error_trace(reference_blob(finding->references, record->target->digest,
+					      REFERENCE_DOCUMENT));
+}
+
+static int find_snapshot(void *userdata, const struct store_key *key, void *data)
+{
+	const struct snapshot_record *record = data;
+	struct finding *finding = userdata;
+
+	if (!is_wanted(finding, key))
+		return 0;
+	return error_trace(reference_snapshot(finding->references, store_key_part(key, 0),
+					      record->snapshotter, record->key));
+}
+
+static int find_leased(void *userdata, const struct store_key *key, void *data)
+{
+	struct finding *finding = userdata;
+
+	if (!is_wanted(finding, key))
+		return 0;
+	return error_trace(
+		reference_leased(finding->references, store_key_part(key, 0), data, false));
+}
+
+static bool is_of(const struct finding *finding, const struct content_record *record)
+{
+	bool is_own = false, is_others = false;
+
+	for (size_t i = 0; i < record->namespaces.count; i++) {
+		bool is_same = !strcmp(record->namespaces.items[i], finding->namespace);
+
+		is_own = is_own || is_same;
+		is_others = is_others || !is_same;
+	}
+	return finding->is_others ? is_others : is_own;
+}
+
+/* What a namespace has labelled so that it stays. */
+static int find_root_blob(void *userdata, const struct store_key *key, void *data)
+{
+	const struct content_record *record = data;
+	struct finding *finding = userdata;
+
+	(void)key;
+	if (!schema_map_get(&record->labels, LABEL_ROOT) || !is_of(finding, record))
+		return 0;
+	return error_trace(reference_blob(finding->references, record->digest, REFERENCE_DOCUMENT));
+}
+
+static int walk(struct finding *finding, const char *table, const struct schema_message *schema,
+		store_walk_fn fn)
+{
+	struct store *store = finding->references->image->store;
+	struct store_key prefix;
+	int r;
+
+	if (finding->is_others)
+		return store_walk(store, table, NULL, NULL, schema, fn, finding);
+	r = store_key(&prefix, finding->namespace, "", NULL);
+	return r ? error_trace(r) : store_walk(store, table, &prefix, NULL, schema, fn, finding);
+}
+
+static int find(struct finding *finding)
+{
+	bool was_grey = true;
+	int r;
+
+	r = walk(finding, TABLE_IMAGES, schema_image_record(), find_image);
+	if (!r)
+		r = walk(finding, TABLE_SNAPSHOTS, schema_snapshot_record(), find_snapshot);
+	if (!r)
+		r = walk(finding, TABLE_LEASE_RESOURCES, schema_lease_resource(), find_leased);
+	if (!r)
+		r = store_walk(finding->references->image->store, TABLE_BLOBS, NULL, NULL,
+			       schema_content_record(), find_root_blob, finding);
+	while (!r && was_grey)
+		r = references_follow(finding->references, &was_grey);
+	return error_trace(r);
+}
+
+int references_find(struct image_service *image, const char *namespace,
+		    struct references *ret_references)
+{
+	ret_references->image = image;
+	return find(&(struct finding){ret_references, namespace, false});
+}
+
+int references_find_others(struct image_service *image, const char *namespace,
+			   struct references *ret_references)
+{
+	ret_references->image = image;
+	return find(&(struct finding){ret_references, namespace, true});
+}
