@@ -101,19 +101,26 @@ static void making_clear(struct making *making)
 	json_decref(making->profile);
 }
 
-static int find_user(const struct runtime_spec_request *request, const struct spec_options *options,
-		     struct making *making, struct why *why)
+static int look_up_user(const struct runtime_spec_request *request, const char *rootfs,
+			const char *text, struct spec_user *ret_user, struct why *why)
 {
 	_cleanup_(user_files_clear) struct user_files files = {};
-	const char *asked = options->user && *options->user ? options->user : making->image.user;
 	struct user_name name;
 	int r;
 
-	r = user_parse(asked ? asked : "", &name, why);
-	r = r
-		    ?: user_files_read(request->mounts.items, request->mounts.count,
-				       options->rootfs, &files, why);
-	return r ?: user_resolve(&name, files.passwd, files.group, &making->user, why);
+	r = user_parse(text, &name, why);
+	r = r ?: user_files_read(request->mounts.items, request->mounts.count, rootfs, &files, why);
+	return r ?: user_resolve(&name, files.passwd, files.group, ret_user, why);
+}
+
+static int find_user(const struct runtime_spec_request *request, const struct spec_options *options,
+		     struct making *making, struct why *why)
+{
+	bool is_asked = options->user && *options->user;
+	const char *text = is_asked ? options->user : making->image.user;
+	int r = look_up_user(request, options->rootfs, text ? text : "", &making->user, why);
+
+	return r > 0 && is_asked ? why_prefix(why, r, "user") : r;
 }
 
 static int find_devices(const struct spec_options *options, struct making *making, struct why *why)

@@ -61,7 +61,7 @@ static int join_namespace(json_t *namespaces, const char *text, struct why *why)
 	}
 	return why_set(
 		why, SPEC_E_INVALID,
-		"'%.256s' is not type:path of a namespace (pid, ipc, uts, network, cgroup, user)",
+		"with-ns '%.256s' is not type:path of a namespace (pid, ipc, uts, network, cgroup, user)",
 		text);
 }
 
@@ -91,7 +91,7 @@ static int add_hostname(const struct spec_input *input, json_t *spec, json_t *na
 	for (const char *c = name; *c; c++)
 		if (*c <= ' ' || *c == 0x7f || *c == '/')
 			return why_set(why, SPEC_E_INVALID,
-				       "host name '%s' has characters that no host name has", name);
+				       "hostname '%s' has characters that no host name has", name);
 	return put(spec, "hostname", json_stringn(name, strnlen(name, 63)));
 }
 
@@ -197,13 +197,14 @@ static int add_propagation(const struct spec_options *options, json_t *linux_, s
 
 	if (!asked || !*asked)
 		return 0;
-	r = spec_check_propagation("root file system", asked, why);
+	r = spec_check_propagation("rootfs-propagation", asked, why);
 	if (r)
 		return error_trace(r);
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (!strcmp(known[i], asked))
 			return put(linux_, "rootfsPropagation", json_string(asked));
-	return why_set(why, SPEC_E_INVALID, "'%s' is not a propagation: private, slave …", asked);
+	return why_set(why, SPEC_E_INVALID,
+		       "rootfs-propagation '%s' is not a propagation: private, slave …", asked);
 }
 
 /* The kernel's resctrl: shares of a cache and of the memory's bandwidth. */

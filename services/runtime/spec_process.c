@@ -129,7 +129,10 @@ static int add_env(const struct spec_input *input, json_t *process, struct why *
 		r = set_env(env, "TERM=xterm", why);
 	if (!r && input->image)
 		r = spec_set_env(env, &input->image->env, why);
-	return r ?: spec_set_env(env, &input->options->env, why);
+	if (r)
+		return r;
+	r = spec_set_env(env, &input->options->env, why);
+	return r > 0 ? why_prefix(why, r, "env") : r;
 }
 
 /* ---- working directory ---- */
@@ -171,13 +174,16 @@ int spec_check_cwd(const char *cwd, struct why *why)
 static int add_cwd(const struct spec_input *input, json_t *process, struct why *why)
 {
 	const char *cwd = input->options->cwd;
+	bool is_asked = cwd && *cwd;
 	int r;
 
-	if ((!cwd || !*cwd) && input->image)
+	if (!is_asked && input->image)
 		cwd = input->image->cwd;
 	if (!cwd || !*cwd)
 		return 0;
 	r = spec_check_cwd(cwd, why);
+	if (r > 0 && is_asked)
+		return why_prefix(why, r, "cwd");
 	return r ?: put(process, "cwd", json_string(cwd));
 }
 
@@ -201,13 +207,14 @@ int spec_set_user(json_t *process, const struct spec_user *user)
 
 /* ---- capabilities ---- */
 
-static int read_capability(const char *name, uint64_t *ret_bit, struct why *why)
+static int read_capability(const char *option, const char *name, uint64_t *ret_bit, struct why *why)
 {
 	int number = spec_capability_number(name);
 
 	if (number < 0)
 		return why_set(why, SPEC_E_INVALID,
-			       "'%.64s' is not a capability (their names start with CAP_)", name);
+			       "%s '%.64s' is not a capability (their names start with CAP_)",
+			       option, name);
 	*ret_bit = BIT(number);
 	return 0;
 }
@@ -220,17 +227,17 @@ int spec_change_capabilities(const struct spec_host *host, const struct schema_s
 	int r;
 
 	for (size_t i = 0; i < add->count; i++) {
-		r = read_capability(add->items[i], &bit, why);
+		r = read_capability("cap-add", add->items[i], &bit, why);
 		if (r)
 			return error_trace(r);
 		if (!(host->capabilities & bit))
 			return why_set(why, SPEC_E_INVALID,
-				       "davit does not have %s here and cannot give it",
+				       "cap-add: davit does not have %s here and cannot give it",
 				       add->items[i]);
 		*capabilities |= bit;
 	}
 	for (size_t i = 0; i < drop->count; i++) {
-		r = read_capability(drop->items[i], &bit, why);
+		r = read_capability("cap-drop", drop->items[i], &bit, why);
 		if (r)
 			return error_trace(r);
 		*capabilities &= ~bit;

@@ -352,7 +352,7 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"1:\"}", "soft <= hard"},
 		{"{\"args\":[\"a\"],\"cgroup\":\"/\"}", "the host's own"},
 		{"{\"args\":[\"a\"],\"cgroup\":\"/../x\"}", "'..'"},
-		{"{\"args\":[\"a\"],\"hostname\":\"a/b\"}", "host name"},
+		{"{\"args\":[\"a\"],\"hostname\":\"a/b\"}", "hostname 'a/b'"},
 		{"{\"args\":[\"a\"],\"memory_limit\":4096}",
 		 "memory-limit: 4096 is not between 2097152"},
 		{"{\"args\":[\"a\"],\"cpu_shares\":1}", "between 2 and 262144"},
