@@ -43,6 +43,7 @@ int terminal_adopt(struct terminal *terminal, int fd, struct why *why)
 	}
 	close_fd(terminal->master);
 	terminal->master = fd;
+	terminal->has_come = true;
 	return 0;
 }
 
@@ -183,7 +184,7 @@ int terminal_finish(struct terminal *terminal, struct why *why)
 {
 	int r;
 
-	if (terminal->master >= 0)
+	if (terminal->has_come)
 		return 0;
 	r = terminal->listener >= 0 ? step(terminal, &terminal->why) : -EAGAIN;
 	if (!r)

@@ -6,6 +6,7 @@
  * a pseudo-terminal. The socket is gone when that has come.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "broker/lib/error.h"
@@ -23,6 +24,7 @@ struct terminal {
 	struct loop_file file;    /* the listener, then the connection */
 	int listener, connection; /* -1: none */
 	int master;               /* -1: has not come, or is closed */
+	bool has_come;            /* a short process may hang up before its OCI runtime has ended */
 	char *path;
 	uint64_t width, height;
 	struct why why; /* what came is refused */
