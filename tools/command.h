@@ -102,4 +102,4 @@ extern const struct command run_command, ps_command, rm_command, events_command,
 	top_command, stats_command, update_command, inspect_command, operations_command,
 	cp_command, leases_command, about_command, oci_command;
 /* Of tasks only. */
-extern const struct command task_ps_command, metrics_command;
+extern const struct command task_ps_command, metrics_command, checkpoint_command;

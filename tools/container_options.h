@@ -9,7 +9,7 @@ struct container_options {
 		allow_new_privs, no_pivot, seccomp;
 	bool systemd_cgroup, privileged_without_host_devices, remap_labels;
 	struct io_options io;
-	char *cgroup, *platform, *snapshotter, *config, *cwd, *env_file,
+	char *checkpoint, *cgroup, *platform, *snapshotter, *config, *cwd, *env_file,
 		*runtime, *runc_binary, *runc_root, *runtime_config_path, *pid_file, *dump_config;
 	char *user, *hostname, *rootfs_propagation, *seccomp_profile, *apparmor_profile,
 		*apparmor_default_profile, *rdt_class, *gpus, *rlimit_nofile, *cpus;

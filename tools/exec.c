@@ -68,10 +68,13 @@ static int exec(struct context *context, void *data, char **args, int n_args)
 
 	if (code)
 		return code;
-	if (options->io.detach)
-		return io_options_detached(context, &options->io, request.exec_id, options->tty,
+	if (options->io.detach) {
+		code = io_options_detached(context, &options->io, request.exec_id, options->tty,
 					   false, &request.io)
 			       ?: send_request(context, options, &request, &task_id);
+		io_options_release(&options->io, request.io);
+		return code;
+	}
 	process.exec_id = request.exec_id;
 	code = foreground_new(context, &process, &foreground)
 		       ?: foreground_io(foreground, &request.io)
@@ -87,9 +90,11 @@ struct attach_options {
 	bool no_stdin;
 };
 
+/* One without a terminal that was made without an input has none to give it. */
 static int find_process(struct context *context, const struct attach_options *options,
-			const char *id, bool *ret_terminal)
+			const char *id, struct foreground_options *process)
 {
+	const struct task_io *io;
 	_cleanup_(task_process_reply_clear) struct task_process_reply reply = {};
 	struct task_name_request name = {.container_id = (char *)id, .exec_id = options->exec_id};
 	int r = task_get_ask(&context->ask, &name, &reply);
@@ -98,7 +103,10 @@ static int find_process(struct context *context, const struct attach_options *op
 		return fail_ask(context, r);
 	if (reply.process->exit)
 		return fail(context, "'%s' has ended: its output is in `davit logs`", id);
-	*ret_terminal = reply.process->io && reply.process->io->terminal;
+	io = reply.process->io;
+	process->terminal = io && io->terminal;
+	process->no_stdin = options->no_stdin ||
+			    (!process->terminal && !(io && io->stdin && *io->stdin));
 	return 0;
 }
 
@@ -119,15 +127,12 @@ static int send_attach(struct context *context, const struct attach_options *opt
 static int attach(struct context *context, void *data, char **args, int n_args)
 {
 	const struct attach_options *options = data;
-	struct foreground_options process = {.id = args[0],
-					     .exec_id = options->exec_id,
-					     .io = &options->io,
-					     .attach = true,
-					     .no_stdin = options->no_stdin};
+	struct foreground_options process = {
+		.id = args[0], .exec_id = options->exec_id, .io = &options->io, .attach = true};
 	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
 	struct task_io *io = NULL;
 	int code = io_options_check(context, &options->io, false)
-			   ?: find_process(context, options, args[0], &process.terminal);
+			   ?: find_process(context, options, args[0], &process);
 
 	(void)n_args;
 	if (code)

@@ -395,8 +395,11 @@ int foreground_run(struct foreground *foreground, const char *uid, const char *t
 	terminal_leave_raw();
 	if (r)
 		return fail(foreground->context, "%s", strerror(r < 0 ? -r : EINVAL));
-	if (foreground->is_detached)
+	if (foreground->is_detached) {
+		/* The shell's prompt comes on a line of its own. */
+		fputc('\n', stderr);
 		return EXIT_OK;
+	}
 	if (!until_removed && !options->attach)
 		delete_process(foreground);
 	return foreground->exit_code;

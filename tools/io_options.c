@@ -2,6 +2,7 @@
 
 #include "tools/io_options.h"
 
+#include <fcntl.h>
 #include <string.h>
 
 #include "broker/lib/file.h"
@@ -37,6 +38,7 @@ int io_options_check(struct context *context, const struct io_options *options, 
 		{terminal && options->no_log, "--tty", "--no-log"},
 		{options->null_io && options->log_uri, "--null-io", "--log-uri"},
 		{options->null_io && log, "--null-io", "--log"},
+		{options->null_io && options->interactive, "--null-io", "--interactive"},
 		{options->log_uri && log, "--log-uri", "--log"},
 		{options->no_log && log, "--no-log", "--log"},
 	};
@@ -101,7 +103,8 @@ static int make_fifos(struct context *context, const struct io_options *options,
 		      struct task_io *io)
 {
 	_cleanup_(cleanup_free) char *directory = NULL;
-	struct streams_options streams = {.id = id, .terminal = io->terminal};
+	struct streams_options streams = {
+		.id = id, .terminal = io->terminal, .input_only = !options->fifo_dir};
 	struct why why = {};
 	int code = io_options_directory(context, options->fifo_dir, &directory);
 
@@ -109,6 +112,12 @@ static int make_fifos(struct context *context, const struct io_options *options,
 		return code;
 	streams.directory = directory;
 	return streams_make_fifos(&streams, io, &why) ? fail(context, "%s", why.text) : 0;
+}
+
+/* A terminal is one anyway. */
+static bool needs_input(const struct io_options *options, const struct task_io *io)
+{
+	return options->interactive && !io->terminal && !options->fifo_dir;
 }
 
 int io_options_detached(struct context *context, const struct io_options *options, const char *id,
@@ -126,9 +135,20 @@ int io_options_detached(struct context *context, const struct io_options *option
 	if (terminal)
 		terminal_size(&io->width, &io->height);
 	code = io_options_set(context, options, log_by_default && !options->fifo_dir, io);
-	if (!code && options->fifo_dir && !options->log_uri)
+	if (!code && !options->log_uri && (options->fifo_dir || needs_input(options, io)))
 		code = make_fifos(context, options, id, io);
 	return code;
+}
+
+void io_options_release(const struct io_options *options, const struct task_io *io)
+{
+	_cleanup_(cleanup_free) char *directory = NULL;
+
+	if (!io || !needs_input(options, io) || !io->stdin || !*io->stdin)
+		return;
+	directory = strndup(io->stdin, (size_t)(strrchr(io->stdin, '/') - io->stdin));
+	if (directory)
+		(void)file_remove_tree(AT_FDCWD, directory, NULL);
 }
 
 bool io_options_spec_has_terminal(const char *spec)

@@ -11,7 +11,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "tools/command.h"
+#include "tools/checkpoint.h"
 #include "tools/container_options.h"
 #include "tools/foreground.h"
 
@@ -58,6 +58,7 @@ static int run_detached(struct context *context, const struct container_options 
 	if (r)
 		return r;
 	r = container_run_ask(&context->ask, request, &reply);
+	io_options_release(&options->io, request->io);
 	if (r)
 		return fail_run(context, r);
 	return options->pid_file ? write_pid_file(context, options->pid_file, reply.pid) : EXIT_OK;
@@ -94,6 +95,7 @@ static int run(struct context *context, void *data, char **args, int n_args)
 	int code;
 
 	code = container_options_request(context, options, args, n_args, &request)
+		       ?: checkpoint_path(context, options->checkpoint, &request.checkpoint)
 		       ?: check_options(context, options, &request);
 	if (code)
 		return code;

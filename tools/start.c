@@ -57,8 +57,11 @@ static int start_detached(struct context *context, const char *name, void *data)
 
 	if (!code && schema_set(&request.container_id, name))
 		code = fail(context, "out of memory");
-	return code ?: io_options_detached(context, &options->io, name, terminal, true, &request.io)
+	code = code ?: io_options_detached(context, &options->io, name, terminal, true,
+					   &request.io)
 			       ?: create_task(context, options, &request, NULL);
+	io_options_release(&options->io, request.io);
+	return code;
 }
 
 static int start_foreground(struct context *context, const struct start_options *options,

@@ -155,16 +155,21 @@ static void print_stats(const struct task_metrics_reply *before,
 	fflush(stdout);
 }
 
+struct interval {
+	struct loop *loop;
+	struct loop_timer timer;
+};
+
 static void on_interval(struct loop_timer *timer)
 {
-	loop_stop(timer->loop, 0);
+	loop_stop(container_of(timer, struct interval, timer)->loop, 0);
 }
 
 /* The time over which CPU time is counted. */
 static int wait_interval(struct context *context, struct loop *loop)
 {
-	struct loop_timer timer = {};
-	int r = loop_timer_set(loop, &timer, time_boot_ms() + INTERVAL_MS, on_interval)
+	struct interval interval = {.loop = loop};
+	int r = loop_timer_set(loop, &interval.timer, time_boot_ms() + INTERVAL_MS, on_interval)
 			?: loop_run(loop);
 
 	return r ? fail(context, "%s", strerror(-r)) : 0;

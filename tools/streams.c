@@ -271,9 +271,9 @@ static int make_fifos(const struct streams_options *options, struct task_io *io,
 
 	if (!r && !options->output_only)
 		r = make_fifo(*ret_directory, options->id, "stdin", &io->stdin, why);
-	if (!r)
+	if (!r && !options->input_only)
 		r = make_fifo(*ret_directory, options->id, "stdout", &io->stdout, why);
-	if (!r && !options->terminal)
+	if (!r && !options->terminal && !options->input_only)
 		r = make_fifo(*ret_directory, options->id, "stderr", &io->stderr, why);
 	return error_trace(r);
 }

@@ -18,6 +18,7 @@ struct streams_options {
 	const char *id;
 	bool terminal;    /* no -stderr */
 	bool output_only; /* no -stdin */
+	bool input_only;  /* only -stdin */
 	const struct detach_keys *keys; /* looked for in the input; NULL: none */
 	/* Optional. */
 	void (*on_detach)(void *userdata);    /* the keys were typed; nothing more is copied in */

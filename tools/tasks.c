@@ -231,6 +231,9 @@ static int delete_one(struct context *context, const char *name, void *data)
 
 	if (r)
 		return fail_ask(context, r);
+	/* As ctr: of an added process the code, of a task a line. */
+	if (options->exec_id)
+		return reply.exit ? (int)reply.exit->exit_status : EXIT_OK;
 	if (reply.exit && reply.exit->exit_status)
 		fprintf(stderr, "davit: task '%s' exited with code %llu%s\n", name,
 			(unsigned long long)reply.exit->exit_status,
@@ -293,10 +296,11 @@ const struct command tasks_command = {
 	.aliases = "t task",
 	.summary = "manage tasks: running containers",
 	.subcommands = (const struct command *const[]){&list_command, &start_command, &exec_command,
-						       &attach_command, &kill_command,
-						       &pause_command, &resume_command,
-						       &task_ps_command, &metrics_command,
-						       &wait_command, &task_delete_command, NULL},
+						       &attach_command, &checkpoint_command,
+						       &kill_command, &pause_command,
+						       &resume_command, &task_ps_command,
+						       &metrics_command, &wait_command,
+						       &task_delete_command, NULL},
 };
 const struct command ps_command = {
 	.name = "ps",

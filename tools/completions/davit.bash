@@ -2,11 +2,11 @@
 # shellcheck shell=bash
 _davit_step() {
 	case "$path $1" in
-	'davit run') words=" --rm --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
-	'davit start') words=" --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit start' ;;
+	'davit run') words=" --rm --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --checkpoint --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
+	'davit start') words=" --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit start' ;;
 	'davit stop') words=" --timeout --signal --help"; path='davit stop' ;;
 	'davit restart') words=" --timeout --signal --help"; path='davit restart' ;;
-	'davit exec') words=" --cwd --tty --exec-id --user --env --pid-file --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --help"; path='davit exec' ;;
+	'davit exec') words=" --cwd --tty --exec-id --user --env --pid-file --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --help"; path='davit exec' ;;
 	'davit attach') words=" --exec-id --no-stdin --detach-keys --fifo-dir --help"; path='davit attach' ;;
 	'davit logs') words=" --follow --since --until --tail --timestamps --exec-id --help"; path='davit logs' ;;
 	'davit ps') words=" --quiet --format --all --all-namespaces --help"; path='davit ps' ;;
@@ -26,11 +26,12 @@ _davit_step() {
 	'davit containers info') words=" --spec --help"; path='davit containers info' ;;
 	'davit containers delete' | 'davit containers del' | 'davit containers remove' | 'davit containers rm') words=" --keep-snapshot --force --help"; path='davit containers delete' ;;
 	'davit containers label') words=" --help"; path='davit containers label' ;;
-	'davit tasks' | 'davit t' | 'davit task') words=" list start exec attach kill pause resume ps metrics wait delete --help"; path='davit tasks' ;;
+	'davit tasks' | 'davit t' | 'davit task') words=" list start exec attach checkpoint kill pause resume ps metrics wait delete --help"; path='davit tasks' ;;
 	'davit tasks list' | 'davit tasks ls') words=" --quiet --format --all --all-namespaces --help"; path='davit tasks list' ;;
-	'davit tasks start') words=" --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit tasks start' ;;
-	'davit tasks exec') words=" --cwd --tty --exec-id --user --env --pid-file --null-io --log-uri --fifo-dir --detach --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --help"; path='davit tasks exec' ;;
+	'davit tasks start') words=" --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit tasks start' ;;
+	'davit tasks exec') words=" --cwd --tty --exec-id --user --env --pid-file --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --help"; path='davit tasks exec' ;;
 	'davit tasks attach') words=" --exec-id --no-stdin --detach-keys --fifo-dir --help"; path='davit tasks attach' ;;
+	'davit tasks checkpoint') words=" --exit --image-path --work-path --help"; path='davit tasks checkpoint' ;;
 	'davit tasks kill') words=" --signal --exec-id --all --help"; path='davit tasks kill' ;;
 	'davit tasks pause') words=" --help"; path='davit tasks pause' ;;
 	'davit tasks resume' | 'davit tasks unpause') words=" --help"; path='davit tasks resume' ;;

@@ -98,6 +98,25 @@ static void test_a_detached_process_with_fifos_has_them_left_for_others(void **s
 	free_io(io);
 }
 
+static void test_an_input_is_kept_open_for_attach_by_a_fifo_that_goes_again(void **state)
+{
+	struct scratch *scratch = *state;
+	const struct io_options options = {.interactive = true};
+	struct context context = {.paths = {.state = scratch->dir}};
+	struct task_io *io = NULL;
+
+	assert_int_equal(io_options_detached(&context, &options, "c", false, true, &io), 0);
+	assert_non_null(io->log);
+	assert_null(io->stdout);
+	assert_int_equal(access(io->stdin, F_OK), 0);
+	io_options_release(&options, io);
+	assert_int_equal(access(io->stdin, F_OK), -1);
+	free_io(io);
+	io = detached(options, true);
+	assert_null(io->stdin);
+	free_io(io);
+}
+
 static void test_a_spec_says_whether_it_wants_a_terminal(void **state)
 {
 	(void)state;
@@ -111,4 +130,5 @@ static void test_a_spec_says_whether_it_wants_a_terminal(void **state)
 TEST_MAIN(cmocka_unit_test(test_options_that_exclude_each_other_are_named),
 	  cmocka_unit_test(test_a_detached_container_logs_unless_it_is_told_otherwise),
 	  TEST_IN_SCRATCH(test_a_detached_process_with_fifos_has_them_left_for_others),
+	  TEST_IN_SCRATCH(test_an_input_is_kept_open_for_attach_by_a_fifo_that_goes_again),
 	  cmocka_unit_test(test_a_spec_says_whether_it_wants_a_terminal))
