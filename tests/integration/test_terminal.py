@@ -101,6 +101,22 @@ def test_detach_leaves_it_running_and_two_terminals_attach_to_it():
         d.check("rm", "tty")
 
 
+def test_exec_has_a_terminal_of_its_own():
+    with Davit() as d, Terminal(d) as t:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sleep", "1000")
+        t.run("exec", "-t", "--env", "'PS1=ex> '", "web", "sh")
+        t.wait("ex> ")
+        t.type("tty; stty size; exit 6")
+        t.wait("24 80")
+        t.wait("code 6")
+        t.run("exec", "-t", "web", "sleep", LONGER)
+        wait_for(lambda: [words for _, words in command_lines() if words == ["sleep", LONGER]], "sleep runs")
+        t.keys("C-c")
+        t.wait("^Ccode 130")
+        d.check("rm", "-f", "web")
+
+
 def clients(d, word):
     return [pid for pid, words in command_lines()
             if words and words[0].endswith("/bin/davit") and d.state in words and word in words]
