@@ -2,6 +2,7 @@
 
 #include <endian.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -14,7 +15,8 @@ struct head {
 	uint32_t crc;  /* LE */
 };
 
-#define RECORD_MAX (64u << 10)
+#define RECORD_MAX     (64u << 10)
+#define PROCESS_ID_MAX 76
 /* Reserved when the file is made, so that a full disk later does not lose an exit. */
 #define RESERVE 8192
 
@@ -171,31 +173,107 @@ static int add_entry(struct schema_buffer *buffer, const struct journal_record *
 	return 0;
 }
 
-struct compaction {
-	struct schema_buffer buffer;
-	uint64_t n_kills; /* in the file */
-	uint64_t kills;   /* seen so far */
-	uint64_t acked_seq;
+/* An added process that was forgotten, and where. */
+struct forgotten {
+	char id[PROCESS_ID_MAX + 1];
+	size_t at;
 };
 
-static int count_kill(void *userdata, const struct journal_record *record)
+struct compaction {
+	struct schema_buffer buffer;
+	uint64_t acked_seq;
+	size_t at;          /* of the entry that is looked at */
+	uint64_t seen_seq;  /* of the events up to it */
+	uint64_t n_kills;   /* in the file */
+	uint64_t kills;     /* seen so far */
+	size_t oom, frozen; /* the last ones: killed for memory; frozen, or not any more */
+	struct {
+		struct forgotten *items;
+		size_t count;
+	} forgotten;
+};
+
+static struct forgotten *find_forgotten(const struct compaction *compaction, const char *id)
+{
+	for (size_t i = 0; i < compaction->forgotten.count; i++)
+		if (!strcmp(compaction->forgotten.items[i].id, id))
+			return &compaction->forgotten.items[i];
+	return NULL;
+}
+
+static int note_forgotten(struct compaction *compaction, const char *id)
+{
+	struct forgotten *forgotten = find_forgotten(compaction, id);
+
+	if (!forgotten)
+		forgotten = schema_list_add(&compaction->forgotten);
+	if (!forgotten)
+		return error_origin(-ENOMEM);
+	snprintf(forgotten->id, sizeof(forgotten->id), "%s", id);
+	forgotten->at = compaction->at;
+	return 0;
+}
+
+static int look_at_entry(void *userdata, const struct journal_record *record)
 {
 	struct compaction *compaction = userdata;
+	int r = 0;
 
+	compaction->at++;
 	compaction->n_kills += record->kind == JOURNAL_KILL;
-	return 0;
+	if (record->kind == JOURNAL_OOM)
+		compaction->oom = compaction->at;
+	else if (record->kind == JOURNAL_PAUSED || record->kind == JOURNAL_RESUMED)
+		compaction->frozen = compaction->at;
+	else if (record->kind == JOURNAL_EXEC_DELETED)
+		r = note_forgotten(compaction, record->process ?: "");
+	return r;
+}
+
+/* Of a process that was forgotten later, or is by this entry. */
+static bool is_forgotten(const struct compaction *compaction, const struct journal_record *record)
+{
+	const struct forgotten *forgotten = record->process
+						    ? find_forgotten(compaction, record->process)
+						    : NULL;
+
+	return forgotten && compaction->at <= forgotten->at;
+}
+
+/* What the state follows from is needed, and what the broker does not have. */
+static bool is_needed(struct compaction *compaction, const struct journal_record *record)
+{
+	if (record->topic && record->seq > compaction->acked_seq)
+		return true;
+	switch (record->kind) {
+	case JOURNAL_ACK:
+		return record->seq == compaction->acked_seq;
+	case JOURNAL_KILL:
+		return compaction->kills++ + JOURNAL_KILLS >= compaction->n_kills;
+	case JOURNAL_OOM:
+		return compaction->at == compaction->oom;
+	case JOURNAL_PAUSED:
+	case JOURNAL_RESUMED:
+		return compaction->at == compaction->frozen;
+	case JOURNAL_CHECKPOINTED:
+	case JOURNAL_LOG:
+		return false;
+	case JOURNAL_EXEC_DELETED:
+		/* As long as one of the process' own entries may be there. */
+		return compaction->seen_seq > compaction->acked_seq;
+	default:
+		return !is_forgotten(compaction, record);
+	}
 }
 
 static int keep_entry(void *userdata, const struct journal_record *record)
 {
 	struct compaction *compaction = userdata;
 
-	if (record->kind == JOURNAL_ACK && record->seq != compaction->acked_seq)
-		return 0;
-	if (record->kind == JOURNAL_KILL &&
-	    compaction->kills++ + JOURNAL_KILLS < compaction->n_kills)
-		return 0;
-	return add_entry(&compaction->buffer, record);
+	compaction->at++;
+	if (record->topic)
+		compaction->seen_seq = record->seq;
+	return is_needed(compaction, record) ? add_entry(&compaction->buffer, record) : 0;
 }
 
 static int replace(struct journal *journal, const struct schema_buffer *buffer)
@@ -221,7 +299,8 @@ static void compact(struct journal *journal)
 	struct compaction compaction = {.acked_seq = journal->acked_seq};
 	int r;
 
-	r = journal_walk(journal, count_kill, &compaction);
+	r = journal_walk(journal, look_at_entry, &compaction);
+	compaction.at = 0;
 	if (!r)
 		r = journal_walk(journal, keep_entry, &compaction);
 	if (!r)
@@ -229,6 +308,7 @@ static void compact(struct journal *journal)
 	if (r)
 		log_warning("%s could not be made smaller: %d", journal->path, r);
 	schema_buffer_clear(&compaction.buffer);
+	free(compaction.forgotten.items);
 	journal->compact_at = journal->size < JOURNAL_COMPACT_SIZE / 2 ? JOURNAL_COMPACT_SIZE
 								       : 2 * journal->size;
 }

@@ -7,7 +7,9 @@
  * opened. Entries with a topic are events and carry the publisher's number.
  *
  * When the file passes JOURNAL_COMPACT_SIZE it is written anew without what
- * nobody needs: older acknowledgements and all but the last JOURNAL_KILLS kills.
+ * nobody needs: older acknowledgements, all but the last JOURNAL_KILLS kills, added
+ * processes that were forgotten, and events from which no state follows, if the
+ * broker has them.
  */
 
 #include <stdbool.h>

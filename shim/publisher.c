@@ -33,6 +33,10 @@ static int add_event(void *userdata, const struct journal_record *record)
 
 	if (!record->topic || record->seq <= batch->shim->journal.acked_seq)
 		return 0;
+	/* What was acknowledged and dropped leaves a gap, which no batch may have. */
+	if (batch->request.events.count &&
+	    record->seq != batch->request.events.items[batch->request.events.count - 1].seq + 1)
+		return 1;
 	batch->size += record->event.size + 512;
 	if (batch->request.events.count == PUBLISHER_BATCH || batch->size > PUBLISHER_BATCH_SIZE)
 		return 1;

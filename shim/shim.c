@@ -114,7 +114,8 @@ static void after_turn(void *userdata)
 	struct shim *shim = userdata;
 
 	publisher_kick(&shim->publisher);
-	if (shim_is_busy(shim) || shim->publisher.is_busy || streaming_is_busy(&shim->streaming))
+	if (shim->requests.first || shim_is_busy(shim) || shim->publisher.is_busy ||
+	    streaming_is_busy(&shim->streaming))
 		return;
 	log_ring_trim(STDERR_FILENO);
 	give_back_memory();

@@ -156,6 +156,100 @@ static void kills_without_end_do_not_fill_the_disk(void **state)
 	journal_deinit(&journal);
 }
 
+static void add_entry(struct journal *journal, enum journal_kind kind, const char *process,
+		      const char *topic)
+{
+	struct journal_record record = {
+		.kind = kind, .process = (char *)process, .topic = (char *)topic};
+
+	assert_int_equal(journal_append(journal, &record), 0);
+}
+
+static void add_life(struct journal *journal, const char *id, bool forget)
+{
+	add_entry(journal, JOURNAL_EXEC_ADDED, id, "/tasks/exec-added");
+	add_entry(journal, JOURNAL_EXEC_INTENT, id, NULL);
+	add_entry(journal, JOURNAL_EXEC_STARTED, id, "/tasks/exec-started");
+	add_entry(journal, JOURNAL_EXIT, id, "/tasks/exit");
+	if (forget)
+		add_entry(journal, JOURNAL_EXEC_DELETED, id, NULL);
+}
+
+struct lives {
+	size_t n_entries, n_of_kept, n_of_again;
+	enum journal_kind last_of_again;
+	bool is_created;
+};
+
+static int note_life(void *userdata, const struct journal_record *record)
+{
+	struct lives *lives = userdata;
+
+	lives->n_entries++;
+	lives->is_created |= record->kind == JOURNAL_CREATED;
+	lives->n_of_kept += record->process && !strcmp(record->process, "kept");
+	if (record->process && !strcmp(record->process, "again")) {
+		lives->n_of_again++;
+		lives->last_of_again = record->kind;
+	}
+	return 0;
+}
+
+/* A health check every few seconds, for years. */
+static void forgotten_processes_do_not_fill_the_disk(void **state)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(*state, "journal");
+	struct journal_record ack = {.kind = JOURNAL_ACK};
+	struct journal journal;
+	struct lives lives = {};
+	struct stat stat;
+	char id[16];
+
+	assert_int_equal(journal_open(&journal, path, NULL, NULL, NULL), 0);
+	add_entry(&journal, JOURNAL_CREATED, "web", "/tasks/create");
+	add_life(&journal, "again", true);
+	add_life(&journal, "kept", false);
+	for (unsigned i = 0; i < 5000; i++) {
+		snprintf(id, sizeof(id), "p%u", i % 100);
+		add_life(&journal, id, true);
+		add_entry(&journal, JOURNAL_OOM, "web", "/tasks/oom");
+		if (i == 4000)
+			add_life(&journal, "again", false);
+		ack = (struct journal_record){.kind = JOURNAL_ACK, .seq = journal.last_seq};
+		assert_int_equal(journal_append(&journal, &ack), 0);
+	}
+	journal_deinit(&journal);
+	assert_int_equal(lstat(path, &stat), 0);
+	assert_true(stat.st_size <= JOURNAL_COMPACT_SIZE + 4096);
+	assert_int_equal(journal_open(&journal, path, note_life, &lives, NULL), 0);
+	assert_int_equal(journal.last_seq, 1 + 3 + 3 + 5000 * 4 + 3);
+	assert_int_equal(journal.acked_seq, journal.last_seq);
+	assert_true(lives.is_created);
+	assert_int_equal(lives.n_of_kept, 4);
+	/* The id's second life is there, its first is not. */
+	assert_int_equal(lives.n_of_again, 4);
+	assert_int_equal(lives.last_of_again, JOURNAL_EXIT);
+	journal_deinit(&journal);
+}
+
+/* No event that the broker does not have is ever dropped, nor is a process brought back by one. */
+static void forgotten_processes_stay_while_the_broker_is_away(void **state)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(*state, "journal");
+	struct journal journal;
+	struct seen seen;
+
+	assert_int_equal(journal_open(&journal, path, NULL, NULL, NULL), 0);
+	for (unsigned i = 0; i < 3000; i++)
+		add_life(&journal, "p", true);
+	journal_deinit(&journal);
+	open_seen(&journal, path, &seen);
+	assert_int_equal(journal.last_seq, 9000);
+	assert_true(seen.n >= 9000);
+	assert_int_equal(journal.acked_seq, 0);
+	journal_deinit(&journal);
+}
+
 static void file_that_is_no_journal_is_emptied_not_trusted(void **state)
 {
 	_cleanup_(cleanup_free) char *path = scratch_path(*state, "journal");
@@ -174,4 +268,6 @@ TEST_MAIN(TEST_IN_SCRATCH(entries_come_back_in_order_with_gapless_numbers),
 	  TEST_IN_SCRATCH(torn_tail_of_every_length_is_cut_off),
 	  TEST_IN_SCRATCH(damaged_entry_is_not_read),
 	  TEST_IN_SCRATCH(kills_without_end_do_not_fill_the_disk),
+	  TEST_IN_SCRATCH(forgotten_processes_do_not_fill_the_disk),
+	  TEST_IN_SCRATCH(forgotten_processes_stay_while_the_broker_is_away),
 	  TEST_IN_SCRATCH(file_that_is_no_journal_is_emptied_not_trusted))
