@@ -87,13 +87,8 @@ int stdio_open_stream(const char *uri, int stream, int *ret_fd, struct why *why)
 		return open_fifo(stdio_fifo(uri), stream, ret_fd, why);
 	if (!strncmp(uri, "file://", 7))
 		return open_file(uri + 7, stream, ret_fd, why);
-	if (!strncmp(uri, "binary://", 9))
-		return why_set(why, STDIO_E_NOT_IMPLEMENTED,
-			       "%s '%s': this shim cannot run logging programs", names[stream],
-			       uri);
-	return why_set(why, STDIO_E_INVALID,
-		       "%s '%s' is neither a FIFO's path nor fifo:// nor file://", names[stream],
-		       uri);
+	return why_set(why, STDIO_E_INVALID, "%s '%s' is neither a FIFO's path nor fifo://%s",
+		       names[stream], uri, stream ? ", file:// or binary://" : "");
 }
 
 int stdio_open(const struct task_io *io, struct stdio *ret_stdio, struct why *why)

@@ -13,9 +13,8 @@
 
 enum {
 	_STDIO_E_SUCCESS,
-	STDIO_E_NOT_IMPLEMENTED, /* binary:// */
-	STDIO_E_LATER,           /* begun: it goes on when what it needs is ready */
-	STDIO_E_INVALID,         /* no such kind of URI, or not a FIFO */
+	STDIO_E_LATER,   /* begun: it goes on when what it needs is ready */
+	STDIO_E_INVALID, /* no such kind of URI, or not a FIFO */
 };
 
 struct stdio {
@@ -34,5 +33,6 @@ const char *stdio_fifo(const char *uri);
 /* What to tell of a failure of stdio_open(). */
 static inline enum bus_status stdio_status(int r)
 {
-	return r == STDIO_E_NOT_IMPLEMENTED ? BUS_NOT_IMPLEMENTED : BUS_INVALID_ARGUMENT;
+	return r == -ENOMEM || r == -ENOSPC || r == -EMFILE ? BUS_RESOURCE_EXHAUSTED
+							    : BUS_INVALID_ARGUMENT;
 }

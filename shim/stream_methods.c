@@ -9,15 +9,11 @@
 /* NULL: answered. */
 static struct process *find(struct shim *shim, const char *exec_id, const struct call *call)
 {
-	const char *id = shim->config.container_id;
-	struct process *process;
+	struct process *process = shim_find_process(shim, exec_id);
 
-	if (!exec_id || !*exec_id || !strcmp(exec_id, id))
-		return &shim->init;
-	process = processes_find(&shim->added, exec_id);
 	if (!process)
-		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' has no process '%s'", id,
-			       exec_id);
+		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' has no process '%s'",
+			       shim->config.container_id, exec_id);
 	return process;
 }
 

@@ -548,6 +548,90 @@ static void a_stopped_client_is_told_how_much_it_missed(void **state)
 	delete_it();
 }
 
+/* ---- added processes ----------------------------------------------------- */
+
+static void exec(const char *id, const char *script, struct task_io *added)
+{
+	_cleanup_(cleanup_free) char *file = text_format("%s.json", id);
+	_cleanup_(cleanup_free) char *script_file = text_format("%s.json.sh", id);
+	_cleanup_(cleanup_free) char *text = text_format("D=%s\n%s", test.state, script);
+	struct shim_exec_request request = {
+		.exec_id = (char *)id, .process_file = file, .io = added, .start = true};
+
+	shim_case_write(&test, file,
+			"{\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0},\"args\":[\"x\"]}");
+	shim_case_write(&test, script_file, text);
+	assert_call(BUS_OK, "shim.exec", &request);
+}
+
+static void added_processes_have_logs_and_clients_of_their_own(void **state)
+{
+	struct shim_attach_request request;
+	_cleanup_(cleanup_free) char *text = NULL;
+	struct task_io added = {.log = &task_log};
+	int two, three;
+
+	(void)state;
+	setup("echo init; read x <$D/a");
+	make_fifo("a");
+	make_fifo("b");
+	two = open_fifo("two", O_RDONLY);
+	three = open_fifo("three", O_RDONLY);
+	start();
+	added.stdout = path_of("two");
+	exec("two", "echo two", &added);
+	free(added.stdout);
+	added.stdout = NULL;
+	exec("three", "echo one; read x <$D/b; echo two", &added);
+	assert_fifo(two, "two\n");
+	assert_fifo_ends(two);
+	request = attach_to("three");
+	request.exec_id = (char *)"three";
+	assert_call(BUS_OK, "shim.attach", &request);
+	assert_fifo(three, "one\n");
+	/* Another shim takes up the log of an added process, too. */
+	shim_case_replace(&test);
+	assert_fifo_ends(three);
+	release("b");
+	request.start = LOG_FROM_START;
+	assert_call(BUS_OK, "shim.attach", &request);
+	assert_fifo(three, "one\ntwo\n");
+	assert_fifo_ends(three);
+	close(two);
+	close(three);
+	release("a");
+	shim_case_wait_process(&test, "/tasks/exit", "web");
+	delete_it();
+	text = log_text("three", true);
+	assert_string_equal(text, "oone\notwo\n");
+	assert_log("oinit\n");
+}
+
+/* A name that is used again starts a log of its own. */
+static void a_process_of_the_same_name_has_a_new_log(void **state)
+{
+	struct task_io added = {.log = &task_log};
+
+	(void)state;
+	setup("read x <$D/a");
+	make_fifo("a");
+	start();
+	for (int i = 0; i < 2; i++) {
+		_cleanup_(cleanup_free) char *text = NULL;
+
+		test.n_events = 0;
+		exec("two", i ? "echo second" : "echo first", &added);
+		shim_case_wait_process(&test, "/tasks/exit", "two");
+		assert_call(BUS_OK, "shim.exec_delete",
+			    &(struct shim_process_request){.exec_id = (char *)"two"});
+		text = log_text("two", true);
+		assert_string_equal(text, i ? "osecond\n" : "ofirst\n");
+	}
+	release("a");
+	shim_case_wait_process(&test, "/tasks/exit", "web");
+	delete_it();
+}
+
 /* ---- input --------------------------------------------------------------- */
 
 static void several_clients_type_until_the_input_is_closed(void **state)
@@ -1017,6 +1101,8 @@ int main(int argc, char **argv)
 		SHIM_TEST(a_client_that_cannot_be_served_is_told_why),
 		SHIM_TEST(a_process_has_at_most_32_clients_and_forgets_those_that_are_gone),
 		SHIM_TEST(a_stopped_client_is_told_how_much_it_missed),
+		SHIM_TEST(added_processes_have_logs_and_clients_of_their_own),
+		SHIM_TEST(a_process_of_the_same_name_has_a_new_log),
 		SHIM_TEST(several_clients_type_until_the_input_is_closed),
 		SHIM_TEST(input_that_the_process_does_not_read_waits_for_it),
 		SHIM_TEST(much_output_comes_in_order_while_a_client_is_stopped),

@@ -262,6 +262,95 @@ static void the_terminal_hangs_up_when_its_shim_is_killed(void **state)
 	delete_it(&delete_gently);
 }
 
+/* Gives the next shim what the test had kept of the last one. */
+static void adopt(const int *fds, size_t n)
+{
+	struct shim_adopt_request request = {.pidfd = true, .terminal = true};
+	uint8_t id[ID_SIZE];
+
+	id_make(id);
+	shim_case_send_with(&test, test.fd, "shim.adopt", id, 0, &request, fds, n);
+	if (shim_case_receive(&test, test.fd, "shim.adopt", id, NULL) != BUS_OK)
+		fail_msg("shim.adopt: %s", test.text);
+}
+
+static void a_terminal_whose_master_was_kept_outlives_its_shim(void **state)
+{
+	struct shim_attach_request request = {.start = LOG_FROM_NOW};
+	struct shim_descriptors_reply reply = {};
+	int kept[2];
+
+	(void)state;
+	setup("stty -echo; echo ready; read x; echo got $x; read x; stty size");
+	start();
+	assert_screen("ready\r\n");
+	assert_int_equal(shim_case_call(&test, "shim.descriptors", NULL, 0,
+					&(struct shim_process_request){}, &reply),
+			 BUS_OK);
+	assert_true(reply.pidfd && reply.terminal);
+	assert_int_equal(test.n_fds, 2);
+	kept[0] = test.fds[0];
+	kept[1] = test.fds[1];
+	shim_case_replace(&test);
+	adopt(kept, 2);
+	close(kept[0]);
+	close(kept[1]);
+	request.stdin = io.stdin;
+	request.stdout = io.stdout;
+	assert_call(BUS_OK, "shim.attach", &request);
+	type("hello\n");
+	assert_screen("got hello\r\n");
+	resize(33, 44);
+	type("\n");
+	assert_screen("44 33\r\n");
+	wait_until_stopped();
+	assert_screen_ends();
+	delete_it(&delete_gently);
+}
+
+static void an_added_process_has_a_terminal_of_its_own(void **state)
+{
+	struct task_io added = {.terminal = true, .width = 20, .height = 10};
+	struct shim_exec_request request = {.exec_id = (char *)"two",
+					    .process_file = (char *)"two.json",
+					    .io = &added,
+					    .start = true};
+	int first_screen, first_keys;
+
+	(void)state;
+	setup("echo init; read x; stty size");
+	start();
+	assert_screen("init\r\n");
+	first_screen = screen;
+	first_keys = keys;
+	shim_case_write(&test, "two.json",
+			"{\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0},\"args\":[\"x\"]}");
+	shim_case_write(&test, "two.json.sh", "stty size; read x; stty size");
+	added.stdin = open_client("keys2", O_RDWR, &keys);
+	added.stdout = open_client("screen2", O_RDONLY, &screen);
+	assert_call(BUS_OK, "shim.exec", &request);
+	assert_screen("10 20\r\n");
+	assert_call(
+		BUS_OK, "shim.resize",
+		&(struct shim_resize_request){.exec_id = (char *)"two", .width = 7, .height = 5});
+	type("\n");
+	assert_screen("5 7\r\n");
+	assert_screen_ends();
+	shim_case_wait_process(&test, "/tasks/exit", "two");
+	assert_call(BUS_OK, "shim.exec_delete",
+		    &(struct shim_process_request){.exec_id = (char *)"two"});
+	close(keys);
+	close(screen);
+	free(added.stdin);
+	free(added.stdout);
+	screen = first_screen;
+	keys = first_keys;
+	type("\n");
+	assert_screen("40 100\r\n");
+	shim_case_wait_process(&test, "/tasks/exit", "web");
+	delete_it(&delete_gently);
+}
+
 static void assert_refused(const char *kind, const char *text)
 {
 	_cleanup_(cleanup_free) char *order = text_format("create console %s\n", kind);
@@ -368,6 +457,8 @@ int main(int argc, char **argv)
 		SHIM_TEST(a_terminal_has_its_size_and_is_resized),
 		SHIM_TEST(input_of_a_terminal_has_no_end_to_close),
 		SHIM_TEST(the_terminal_hangs_up_when_its_shim_is_killed),
+		SHIM_TEST(a_terminal_whose_master_was_kept_outlives_its_shim),
+		SHIM_TEST(an_added_process_has_a_terminal_of_its_own),
 		SHIM_TEST(what_is_no_terminal_is_refused),
 		SHIM_TEST(a_process_of_another_mount_namespace_gives_no_terminal),
 		SHIM_TEST(a_path_that_is_too_long_for_a_socket_is_named),
