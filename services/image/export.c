@@ -206,6 +206,9 @@ static int add_target(struct exporting *exporting, const struct descriptor *desc
 	if (depth > NESTING_MAX)
 		return why_set(why, refused(BUS_DATA_LOSS), "index in index, more than %d deep",
 			       NESTING_MAX);
+	/* Once, however often indexes name it. */
+	if (!is_saved && set_has(&exporting->seen, descriptor->digest))
+		return 0;
 	r = add_blob(exporting, descriptor, "manifest", why);
 	if (!r)
 		r = content_load(exporting->image, descriptor->digest, &text, &size, why);

@@ -354,6 +354,26 @@ def test_documents_that_lie_are_refused():
         assert result.returncode == 1 and b"in its place" in result.stderr, result
 
 
+def test_indexes_that_name_each_other_again_and_again_cost_nothing():
+    with FakeRegistry() as r, Davit() as d:
+        image = Image()
+        entry = image.add([layers.tar([layers.f("a")])])
+        del entry["platform"]
+        for _ in range(4):
+            image.index([entry] * 1000)
+            entry = dict(image.target)
+        r.put_image("many", "1", image.documents, image.target["digest"])
+        d.check("content", "fetch", "--all-platforms", r.host + "/many:1", seconds=30)
+        assert set(blobs(d)) == set(image.documents)
+        assert len(r.requests) <= 12, len(r.requests)
+        archive = os.path.join(d.work, "many.tar")
+        d.check("images", "export", "--all-platforms", archive, r.host + "/many:1", seconds=30)
+        d.check("images", "rm", "--sync", r.host + "/many:1", seconds=30)
+        assert not blobs(d)
+        d.check("images", "import", "--all-platforms", "--no-unpack", archive, seconds=30)
+        assert set(blobs(d)) >= set(image.documents)
+
+
 def test_blobs_that_lie_are_refused_and_never_seen():
     good = small_image(("gzip",), size=30000)
     manifest = json.loads(good.documents[good.target["digest"]][1])

@@ -26,7 +26,8 @@ struct download {
 	uint64_t offset;   /* so much is */
 	uint64_t skip;     /* bytes that come although they are there */
 	uint64_t synced;
-	int r; /* why the sink refused */
+	int r;           /* why the sink refused */
+	struct why last; /* of the host that was tried last */
 	struct why *why;
 };
 
@@ -175,6 +176,7 @@ static int store(struct download *download, const char *data, size_t size)
 					 "cannot store blob %s", download->blob->digest);
 		hash_add(download->hash, data, (size_t)n);
 		download->offset += (uint64_t)n;
+		download->job->came += (uint64_t)n;
 		data += n;
 		size -= (size_t)n;
 	}
@@ -311,20 +313,21 @@ static int load_from(struct download *download, struct http *http, size_t host)
 static int load(struct download *download, struct http *http)
 {
 	const struct hosts *hosts = &download->registry->hosts;
-	struct why *why = download->why, last = {};
-	int r = why_set(&last, WORK_E_REFUSED, "no host may be pulled from");
+	struct why *why = download->why;
+	int r = WORK_E_REFUSED;
 
+	download->last = (struct why){"no host may be pulled from"};
+	download->why = &download->last;
 	for (size_t i = 0; i < hosts->count; i++) {
 		if (!hosts->items[i].can_pull)
 			continue;
-		last = (struct why){};
-		download->why = &last;
+		download->last = (struct why){};
 		r = load_from(download, http, i);
-		if (!r || r < 0)
+		if (r <= 0)
 			break;
 	}
 	download->why = why;
-	return r && last.text[0] ? why_set(why, r, "%s", last.text) : r;
+	return r && download->last.text[0] ? why_set(why, r, "%s", download->last.text) : r;
 }
 
 int download_blob(struct registry *registry, int ingest, struct http *http, struct job *job,

@@ -32,7 +32,7 @@ struct fetch {
 	struct http *http; /* the main thread's */
 	struct pool *pool;
 	struct descriptor target;
-	uint64_t n_document_bytes;
+	struct why last; /* of the host that was tried last */
 	struct why *why;
 };
 
@@ -105,7 +105,6 @@ static int resolve_by_content(struct fetch *fetch, size_t host, const char *path
 	if (!r)
 		r = download_keep(&fetch->registry, fetch->ingest, digest, reply.body.data,
 				  reply.body.size, fetch->why);
-	fetch->n_document_bytes += reply.body.size;
 	return r;
 }
 
@@ -135,20 +134,21 @@ static int resolve_at(struct fetch *fetch, size_t host)
 static int resolve(struct fetch *fetch)
 {
 	const struct hosts *hosts = &fetch->registry.hosts;
-	struct why *why = fetch->why, last = {};
-	int r = why_set(&last, WORK_E_REFUSED, "no host resolves references");
+	struct why *why = fetch->why;
+	int r = WORK_E_REFUSED;
 
+	fetch->last = (struct why){"no host resolves references"};
+	fetch->why = &fetch->last;
 	for (size_t i = 0; i < hosts->count; i++) {
 		if (!hosts->items[i].can_resolve)
 			continue;
-		last = (struct why){};
-		fetch->why = &last;
+		fetch->last = (struct why){};
 		r = resolve_at(fetch, i);
 		if (r <= 0)
 			break;
 	}
 	fetch->why = why;
-	return r && last.text[0] ? why_set(why, r, "%s", last.text) : r;
+	return r && fetch->last.text[0] ? why_set(why, r, "%s", fetch->last.text) : r;
 }
 
 /* ---- documents ---- */
@@ -182,7 +182,6 @@ static int load_document_from(struct fetch *fetch, size_t host, const struct des
 			       fetch->registry.hosts.items[host].name, path,
 			       reply.content_type ? work_show(reply.content_type) : "nothing",
 			       work_show(descriptor->media_type));
-	fetch->n_document_bytes += reply.body.size;
 	*ret_text = (char *)TAKE(reply.body.data);
 	*ret_size = reply.body.size;
 	return 0;
@@ -192,20 +191,21 @@ static int load_document(struct fetch *fetch, const struct descriptor *descripto
 			 size_t *ret_size)
 {
 	const struct hosts *hosts = &fetch->registry.hosts;
-	struct why *why = fetch->why, last = {};
-	int r = why_set(&last, WORK_E_REFUSED, "no host may be pulled from");
+	struct why *why = fetch->why;
+	int r = WORK_E_REFUSED;
 
+	fetch->last = (struct why){"no host may be pulled from"};
+	fetch->why = &fetch->last;
 	for (size_t i = 0; i < hosts->count; i++) {
 		if (!hosts->items[i].can_pull)
 			continue;
-		last = (struct why){};
-		fetch->why = &last;
+		fetch->last = (struct why){};
 		r = load_document_from(fetch, i, descriptor, ret_text, ret_size);
 		if (r <= 0)
 			break;
 	}
 	fetch->why = why;
-	return r && last.text[0] ? why_set(why, r, "%s", last.text) : r;
+	return r && fetch->last.text[0] ? why_set(why, r, "%s", fetch->last.text) : r;
 }
 
 static int read_all(int fd, const struct descriptor *descriptor, char **ret_text, size_t *ret_size)
@@ -248,6 +248,7 @@ static int get_document(struct fetch *fetch, struct job *job, char **ret_text, s
 	r = download_find(fetch->ingest, descriptor->digest, descriptor->size, ret_text, ret_size);
 	if (!r && !*ret_text) {
 		r = load_document(fetch, descriptor, ret_text, ret_size);
+		job->came = job->blob.size;
 		if (!r)
 			r = download_keep(&fetch->registry, fetch->ingest, descriptor->digest,
 					  *ret_text, *ret_size, fetch->why);
@@ -393,8 +394,9 @@ static int visit(struct fetch *fetch, const struct descriptor *descriptor, unsig
 		 bool with_layers)
 {
 	_cleanup_(cleanup_free) char *text = NULL;
+	unsigned how = with_layers ? 2 : 1;
 	struct job *job;
-	bool is_new;
+	bool is_new = false;
 	size_t size;
 	int r;
 
@@ -408,8 +410,10 @@ static int visit(struct fetch *fetch, const struct descriptor *descriptor, unsig
 	r = check_type(fetch, descriptor->media_type, descriptor->digest);
 	if (!r)
 		r = pool_add(fetch->pool, descriptor, TRANSFER_WAITING, &job, &is_new, fetch->why);
-	if (r || (!is_new && !with_layers))
+	/* Once is enough, however often indexes name it. */
+	if (r || job->visited >= how)
 		return r;
+	job->visited = how;
 	r = get_document(fetch, job, &text, &size);
 	if (r)
 		return r;
@@ -430,7 +434,7 @@ static int add_result(const struct job *job, struct work_fetch_result *result)
 	blob->size = job->blob.size;
 	if (job->status == TRANSFER_DONE) {
 		download_path(job->blob.digest, path);
-		result->downloaded += job->moved;
+		result->downloaded += job->came;
 	}
 	return error_trace(schema_set(&blob->digest, job->blob.digest)
 				   ?: schema_set(&blob->path, path)

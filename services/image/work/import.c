@@ -199,12 +199,16 @@ static int keep_target(struct import *import, const struct descriptor *descripto
 		return why_set(import->why, WORK_E_INVALID, "index in index, more than %d deep",
 			       NESTING_MAX);
 	r = find_blob(import, descriptor, &file);
+	/* Once, however often indexes name it. */
+	if (!r && file->is_walked)
+		return 0;
 	if (!r)
 		r = keep(import, file, descriptor->media_type);
 	if (!r)
 		r = load(import, file, &text, &size);
 	if (r)
 		return error_trace(r);
+	file->is_walked = true;
 	if (document_is_index(descriptor->media_type))
 		return error_trace(keep_index(import, descriptor, text, size, depth));
 	if (document_is_manifest(descriptor->media_type))

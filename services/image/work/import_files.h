@@ -13,6 +13,7 @@ struct import_file {
 	enum compression compression;
 	size_t order;
 	bool is_kept;
+	bool is_walked; /* a document: all that it refers to is kept */
 };
 
 struct import_files {

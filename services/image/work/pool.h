@@ -18,6 +18,8 @@ struct job {
 	struct work_answer answer; /* what davit-image said of it */
 	int fd;                    /* owned; -1: none */
 	_Atomic uint64_t moved;
+	uint64_t came;    /* of these from the registry now */
+	unsigned visited; /* a document: its owner's, 1 without layers, 2 with them */
 	_Atomic unsigned status; /* enum transfer_status */
 	unsigned n_again;
 	bool is_taken, is_ended, is_seen;
