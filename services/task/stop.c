@@ -36,6 +36,13 @@ static int note_end(struct operation *operation, const struct exit_record *exit)
 	return context->exit ? exit_record_copy(exit, context->exit) : error_origin(-ENOMEM);
 }
 
+static int note_if_ended(struct operation *operation, const struct task_record *record)
+{
+	bool has_ended = record->status == TASK_STOPPED || record->status == TASK_DELETED;
+
+	return has_ended ? note_end(operation, record->exit) : 0;
+}
+
 /* Inside a transaction: notes the end of the operation's task, if it has ended. */
 static int look(struct operation *operation, struct task_record *record)
 {
@@ -46,9 +53,7 @@ static int look(struct operation *operation, struct task_record *record)
 			 record);
 	if (r == TASK_E_NOT_FOUND)
 		return note_end(operation, NULL);
-	if (!r && (record->status == TASK_STOPPED || record->status == TASK_DELETED))
-		return note_end(operation, record->exit);
-	return r;
+	return r ?: note_if_ended(operation, record);
 }
 
 static int look_again(void *userdata)
@@ -91,7 +96,7 @@ static int run_look(struct operation *operation)
 		return error_trace(r);
 	context->signal = (uint64_t)choose_signal(operation, &record);
 	context->kill_at_ms = time_boot_ms() + (request_of(operation)->at_once ? 0 : grace_ms);
-	return look(operation, &record);
+	return note_if_ended(operation, &record);
 }
 
 static void on_sent(struct operation *operation, enum bus_status status, const char *text,
