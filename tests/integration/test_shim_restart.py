@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""A shim dies in any state of its container: another takes it over, and every exit is true or marked unknown."""
+
+import os
+import random
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from davit import Davit, check_log, main, wait_for  # noqa: E402
+
+COUNT = 200 if os.environ.get("SLOW") else 40
+
+
+def status(d, name="web"):
+    return d.call("task.get", "container_id=" + name)["process"]["status"]
+
+
+def kill_shim(d, then, name="web"):
+    """SIGKILLs the shim, and waits until another one has taken over and the task is as it was."""
+    pid = d.call("task.get", "container_id=" + name)["process"]["shim_pid"]
+    os.kill(pid, signal.SIGKILL)
+
+    def taken_over():
+        process = d.call("task.get", "container_id=" + name)["process"]
+        return process["status"] == then and process.get("shim_pid", pid) != pid
+    wait_for(taken_over, "the task is %s again" % then)
+
+
+def execute(d, name, code, container="web"):
+    d.call("task.exec", "container_id=" + container, "exec_id=" + name, "start=true", "args=sh", "args=-c",
+           "args=exit %d" % code)
+    return exit_of(d, name, container)
+
+
+def exit_of(d, name, container="web"):
+    def ended():
+        reply = d.call("task.wait", "container_id=" + container, "exec_id=" + name)
+        return reply["exit"] if reply["exited"] else None
+    exit = wait_for(ended, name + " has ended")
+    return exit["exit_status"], exit["source"]
+
+
+def run(d, *command, options=()):
+    d.check("run", "-d", *options, "busybox", "web", *command)
+    return d.json("tasks", "ls")[0]["pid"]
+
+
+def test_a_running_one_is_taken_over_with_its_processes():
+    with Davit() as d:
+        d.import_busybox()
+        pid = run(d, "sh", "-c", "trap 'exit 21' TERM; while :; do sleep 0.02; done")
+        d.call("task.exec", "container_id=web", "exec_id=long", "start=true", "args=sh", "args=-c",
+               "args=trap 'exit 22' TERM; while :; do sleep 0.02; done")
+        time.sleep(0.3)  # until both have their traps
+        for i in range(3):
+            kill_shim(d, "RUNNING")
+            assert Davit.is_alive(pid)
+            assert execute(d, "e%d" % i, 30 + i) == (30 + i, "observed")
+        assert d.call("task.get", "container_id=web", "exec_id=long")["process"]["status"] == "RUNNING"
+        d.call("task.kill", "container_id=web", "exec_id=long", "signal=15")
+        assert exit_of(d, "long") == (22, "observed")
+        d.check("kill", "web")
+        assert d("wait", "web").stdout == b"21\n"
+        d.check("rm", "web")
+        check_log(d.events())
+
+
+def test_a_paused_one_is_taken_over_and_goes_on():
+    with Davit() as d:
+        d.import_busybox()
+        run(d, "sleep", "1000")
+        d.call("task.pause", "container_id=web")
+        kill_shim(d, "PAUSED")
+        d.call("task.resume", "container_id=web")
+        assert status(d) == "RUNNING"
+        assert execute(d, "e", 4) == (4, "observed")
+        d.check("rm", "-f", "web")
+
+
+def test_one_that_was_not_started_is_taken_over_and_started():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("containers", "create", "--runtime", "runc", "busybox", "web", "sh", "-c", "exit 17")
+        d.call("task.create", "container_id=web")
+        kill_shim(d, "CREATED")
+        d.call("task.start", "container_id=web")
+        assert d("wait", "web").stdout == b"17\n"
+        (exit,) = [e["event"] for e in d.events() if e["topic"] == "/tasks/exit"]
+        assert exit["source"] == "observed", exit
+        d.check("rm", "web")
+
+
+def test_one_that_crun_has_not_started_dies_with_its_shim_and_that_is_told():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("containers", "create", "--runtime", "crun", "busybox", "web", "true")
+        for _ in range(3):
+            d.call("task.create", "container_id=web")
+            kill_shim(d, "STOPPED")
+            exit = d.call("task.wait", "container_id=web")["exit"]
+            assert (exit["exit_status"], exit["source"]) == (137, "observed"), exit
+            d.call("task.delete", "container_id=web")
+        d.check("rm", "web")
+        check_log(d.events())
+
+
+def test_one_that_has_ended_is_still_deleted():
+    with Davit() as d:
+        d.import_busybox()
+        run(d, "sh", "-c", "exit 5")
+        assert d("wait", "web").stdout == b"5\n"
+        wait_for(lambda: status(d) == "STOPPED", "it has ended")
+        kill_shim(d, "STOPPED")
+        assert d("wait", "web").stdout == b"5\n"
+        d.check("rm", "web")
+
+
+def test_an_exit_while_no_shim_lives_is_told_truly():
+    with Davit() as d:
+        d.import_busybox()
+        for i in range(5):
+            pid = run(d, "sleep", "1000")
+            d.call("task.exec", "container_id=web", "exec_id=e", "start=true", "args=sleep", "args=1000")
+            added = d.call("task.get", "container_id=web", "exec_id=e")["process"]["pid"]
+            shim = d.call("task.get", "container_id=web")["process"]["shim_pid"]
+            os.kill(shim, signal.SIGKILL)
+            os.kill(added, signal.SIGTERM if i % 2 else signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            assert d("wait", "web").stdout == b"137\n"
+            assert exit_of(d, "e")[1] == "observed"
+            d.check("rm", "web")
+        exits = [e["event"] for e in d.events() if e["topic"] == "/tasks/exit"]
+        assert len(exits) == 10 and all(e["source"] == "observed" for e in exits), exits
+        check_log(d.events())
+
+
+def test_shim_and_task_service_die_together():
+    with Davit() as d:
+        d.import_busybox()
+        pid = run(d, "sleep", "1000")
+        d.call("task.exec", "container_id=web", "exec_id=long", "start=true", "args=sleep", "args=1000")
+        for i in range(3):
+            d.kill("davit-task", "davit-shim")
+            wait_for(lambda: status(d) == "RUNNING", "it is taken over")
+            assert Davit.is_alive(pid)
+            assert execute(d, "e%d" % i, 7) == (7, "observed")
+        d.call("task.kill", "container_id=web", "exec_id=long", "signal=9")
+        assert exit_of(d, "long") == (137, "observed")
+        reply = d.call("task.stop", "container_id=web", "at_once=true")
+        assert (reply["exit"]["exit_status"], reply["exit"]["source"]) == (137, "observed"), reply
+        d.check("rm", "web")
+
+
+def test_requests_under_way_when_the_shim_dies_are_answered():
+    with Davit() as d:
+        d.import_busybox()
+        run(d, "sleep", "1000")
+        outcomes = []
+        for i in range(8):
+            client = d.start("bus", "call", "task.exec", "container_id=web", "exec_id=e%d" % i, "start=true", "args=sh",
+                             "args=-c", "args=exit %d" % (i + 1))
+            time.sleep(0.008 * i)
+            d.kill("davit-shim")
+            out, err = client.communicate(timeout=60)
+            wait_for(lambda: status(d) == "RUNNING", "it is taken over")
+            outcomes.append((client.returncode, err))
+            if client.returncode == 0:
+                code, source = exit_of(d, "e%d" % i)
+                assert (code, source) in ((i + 1, "observed"), (255, "unknown")), (i, code, source)
+        started = [e["event"]["exec_id"] for e in d.events() if e["topic"] == "/tasks/exec-started"]
+        assert len(started) == len(set(started)), started
+        assert execute(d, "last", 3) == (3, "observed")
+        d.check("rm", "-f", "web")
+
+
+def test_shims_die_at_random_and_no_container_is_lost():
+    generator = random.Random(int(os.environ.get("SEED", "1")))
+    with Davit() as d:
+        d.import_busybox()
+        unknown = 0
+        for i in range(COUNT):
+            name = "c%d" % i
+            client = d.start("run", "-d", "busybox", name, "sh", "-c", "sleep 0.%d; exit %d" % (i % 3, i % 100 + 1))
+            time.sleep(generator.random() * 0.25)
+            d.kill("davit-shim")
+            out, err = client.communicate(timeout=60)
+            if client.returncode:
+                # Its shim died while it was being created: that is told, and undone.
+                assert b"shim" in err, err
+                assert not [t for t in d.json("tasks", "ls") if t["id"] == name]
+                d("rm", "-f", name)
+                continue
+            code = d("wait", name, seconds=60)
+            if code.stdout != b"%d\n" % (i % 100 + 1):
+                unknown += 1
+                kept = d.call("task.wait", "container_id=" + name)["exit"]
+                assert (kept["source"], kept["exit_status"]) == ("unknown", 255), (i, kept, code)
+            d.check("rm", name)
+        assert unknown <= COUNT // 4, unknown
+        exits = [e["event"] for e in d.events() if e["topic"] == "/tasks/exit"]
+        for exit in exits:
+            true = int(exit["container_id"][1:]) % 100 + 1
+            assert exit["exit_status"] == true or (exit["source"], exit["exit_status"]) == ("unknown", 255), exit
+        check_log(d.events())
+
+
+main(globals())
