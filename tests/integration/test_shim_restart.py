@@ -175,6 +175,43 @@ def test_requests_under_way_when_the_shim_dies_are_answered():
         d.check("rm", "-f", "web")
 
 
+def numbers(d):
+    """What the container has counted, from its log."""
+    lines = d.check("logs", "web").replace("\r", "").split("\n")
+    return [int(line) for line in lines[:-1]]
+
+
+COUNTS = ("sh", "-c", "trap '' HUP; i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done")
+COUNTS_UNTIL_IT_HANGS_UP = ("sh", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done")
+
+
+def goes_on_counting(d, deaths):
+    for kill in deaths:
+        before = len(numbers(d))
+        kill()
+        wait_for(lambda: len(numbers(d)) > before + 10, "it goes on counting")
+    found = numbers(d)
+    assert found == list(range(len(found))), found
+    assert status(d) == "RUNNING"
+
+
+def test_a_log_has_all_lines_in_order_whatever_shims_die():
+    with Davit() as d:
+        d.import_busybox()
+        run(d, *COUNTS)
+        goes_on_counting(d, [lambda: kill_shim(d, "RUNNING")] * 3 + [lambda: d.kill("davit-task", "davit-shim")] * 2)
+        d.check("rm", "-f", "web")
+
+
+def test_a_terminal_outlives_its_shim():
+    with Davit() as d:
+        d.import_busybox()
+        run(d, *COUNTS_UNTIL_IT_HANGS_UP, options=("-t",))
+        goes_on_counting(d, [lambda: kill_shim(d, "RUNNING")] * 3)
+        d.call("task.resize", "container_id=web", "width=90", "height=30")
+        d.check("rm", "-f", "web")
+
+
 def test_shims_die_at_random_and_no_container_is_lost():
     generator = random.Random(int(os.environ.get("SEED", "1")))
     with Davit() as d:
