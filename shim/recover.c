@@ -227,6 +227,16 @@ static bool is_runtime(const struct shim *shim, const char *pid)
 	       !memcmp(line + size - last, shim->config.task_id, last);
 }
 
+/* Until it runs its own program a process of the container has the arguments of the runtime that
+ * forked it; one that the journal knows is made. */
+static bool is_made(const struct shim *shim, int pid)
+{
+	for (const struct process *process = shim->added.first; process; process = process->next)
+		if (process->pid == pid)
+			return true;
+	return pid == shim->init.pid;
+}
+
 /* True: there was one. */
 static bool kill_runtimes(const struct shim *shim)
 {
@@ -237,7 +247,7 @@ static bool kill_runtimes(const struct shim *shim)
 	while (dir && (entry = readdir(dir))) {
 		int pid = atoi(entry->d_name);
 
-		if (pid <= 1 || !is_runtime(shim, entry->d_name))
+		if (pid <= 1 || is_made(shim, pid) || !is_runtime(shim, entry->d_name))
 			continue;
 		kill(pid, SIGKILL);
 		is_found = true;

@@ -104,6 +104,28 @@ static void adopted_container_has_its_true_exit_code(void **state)
 	assert_gone();
 }
 
+/* Until it is started, init has the arguments of the OCI runtime that made it. */
+static void created_container_of_a_killed_shim_is_started_by_the_next(void **state)
+{
+	uint64_t pid;
+	size_t exit;
+
+	(void)state;
+	shim_case_init(&test, "exit 42\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_only);
+	pid = init_of(TASK_CREATED);
+	shim_case_replace(&test);
+	assert_int_equal(init_of(TASK_CREATED), pid);
+	must(BUS_OK, "shim.start", NULL);
+	exit = shim_case_wait_event(&test, "/tasks/exit");
+	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
+	assert_int_equal(test.events[exit].exit.exit_status, 42);
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
 static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
 {
 	pid_t init;
@@ -367,6 +389,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		SHIM_TEST(adopted_container_has_its_true_exit_code),
+		SHIM_TEST(created_container_of_a_killed_shim_is_started_by_the_next),
 		SHIM_TEST(zombie_that_is_adopted_has_its_true_exit_code),
 		SHIM_TEST(exit_that_nobody_saw_is_unknown),
 		SHIM_TEST(pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim),

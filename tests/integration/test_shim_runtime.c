@@ -590,6 +590,34 @@ static void adopt_with(const char *runtime)
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
 }
 
+static void start_adopted_with(const char *runtime)
+{
+	setup(runtime, "exit 6", "", true);
+	shim_case_start(&test);
+	must("shim.create", &create_only, NULL);
+	shim_case_replace(&test);
+	assert_int_equal(status_now(NULL), TASK_CREATED);
+	must("shim.start", NULL, NULL);
+	assert_int_equal(exit_of("web")->exit_status, 6);
+	assert_int_equal(exit_of("web")->source, EXIT_OBSERVED);
+	must("shim.delete", &delete_gently, NULL);
+	assert_int_equal(shim_case_wait_end(&test), 0);
+}
+
+static void created_container_of_a_killed_shim_is_started_with_crun(void **state)
+{
+	(void)state;
+	start_adopted_with("/usr/bin/crun");
+}
+
+static void created_container_of_a_killed_shim_is_started_with_runc(void **state)
+{
+	(void)state;
+	if (access("/usr/sbin/runc", X_OK))
+		skip();
+	start_adopted_with("/usr/sbin/runc");
+}
+
 static void container_of_a_killed_shim_is_adopted_with_crun(void **state)
 {
 	(void)state;
@@ -626,6 +654,8 @@ int main(int argc, char **argv)
 		SHIM_TEST(limits_of_a_live_container_are_changed),
 		SHIM_TEST(checkpoint_that_fails_says_why_and_leaves_the_container_running),
 		SHIM_TEST(child_that_is_killed_for_memory_is_told_while_init_goes_on),
+		SHIM_TEST(created_container_of_a_killed_shim_is_started_with_crun),
+		SHIM_TEST(created_container_of_a_killed_shim_is_started_with_runc),
 		SHIM_TEST(container_of_a_killed_shim_is_adopted_with_crun),
 		SHIM_TEST(container_of_a_killed_shim_is_adopted_with_runc),
 	};
