@@ -103,3 +103,5 @@ extern const struct command run_command, ps_command, rm_command, events_command,
 	cp_command, leases_command, about_command, oci_command;
 /* Of tasks only. */
 extern const struct command task_ps_command, metrics_command, checkpoint_command;
+/* Of containers only. */
+extern const struct command containers_checkpoint_command, containers_restore_command;

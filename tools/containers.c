@@ -206,7 +206,9 @@ const struct command containers_command = {
 	.summary = "manage containers",
 	.subcommands = (const struct command *const[]){&create_command, &list_command,
 						       &info_command, &delete_command,
-						       &label_command, NULL},
+						       &label_command,
+						       &containers_checkpoint_command,
+						       &containers_restore_command, NULL},
 };
 
 const struct command rm_command = {

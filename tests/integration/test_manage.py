@@ -203,6 +203,32 @@ def test_inspect_shows_record_task_and_processes():
         assert d("inspect", "web").returncode == 1
 
 
+def test_a_container_becomes_an_image_and_a_container_again():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "--env", "A=kept", "busybox", "web", "sh", "-c", "echo made >/made; rm /bin/vi; echo $A; exec sleep 1000")
+        wait_for(lambda: d("logs", "web").stdout == b"kept\n", "it has written")
+        d.check("containers", "checkpoint", "--rw", "web", "example.org/saved:1")
+        assert d.json("ps")[0]["status"] == "RUNNING"
+        d.check("rm", "-f", "web")
+        # It runs by itself …
+        result = d("run", "--rm", "example.org/saved:1", "new", "sh", "-c", "cat /made; test -e /bin/vi")
+        assert (result.stdout, result.returncode) == (b"made\n", 1), result
+        # … and comes back as it was, under another name, with and without what it had written.
+        d.check("containers", "restore", "--rw", "again", "example.org/saved:1")
+        d.check("start", "-d", "again")
+        wait_for(lambda: d("logs", "again").stdout == b"kept\n", "it has written")
+        spec = json.loads(d.check("containers", "info", "--spec", "again"))
+        assert spec["linux"]["cgroupsPath"].endswith("/again") and spec["hostname"] == "again", spec
+        d.check("containers", "restore", "plain", "example.org/saved:1")
+        result = d("containers", "restore", "no", "busybox")
+        assert result.returncode == 1 and b"no checkpoint" in result.stderr, result
+        result = d("containers", "checkpoint", "again", "example.org/saved:1")
+        assert result.returncode == 1 and b"example.org/saved:1" in result.stderr, result
+        d.check("rm", "-f", "again", "plain")
+        assert d.json("leases", "ls") == []
+
+
 def test_operations_are_listed_over_all_services():
     with Davit() as d:
         assert d.json("operations") == []

@@ -20,12 +20,14 @@ _davit_step() {
 	'davit update') words=" --memory-limit --cpus --cpu-quota --cpu-period --cpu-shares --cpuset-cpus --cpuset-mems --pids-limit --help"; path='davit update' ;;
 	'davit cp') words=" --follow-link --archive --help"; path='davit cp' ;;
 	'davit rm') words=" --keep-snapshot --force --help"; path='davit rm' ;;
-	'davit containers' | 'davit c' | 'davit container') words=" create list info delete label --help"; path='davit containers' ;;
+	'davit containers' | 'davit c' | 'davit container') words=" create list info delete label checkpoint restore --help"; path='davit containers' ;;
 	'davit containers create') words=" --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit containers create' ;;
 	'davit containers list' | 'davit containers ls') words=" --quiet --format --help"; path='davit containers list' ;;
 	'davit containers info') words=" --spec --help"; path='davit containers info' ;;
 	'davit containers delete' | 'davit containers del' | 'davit containers remove' | 'davit containers rm') words=" --keep-snapshot --force --help"; path='davit containers delete' ;;
 	'davit containers label') words=" --help"; path='davit containers label' ;;
+	'davit containers checkpoint') words=" --rw --image --help"; path='davit containers checkpoint' ;;
+	'davit containers restore') words=" --rw --help"; path='davit containers restore' ;;
 	'davit tasks' | 'davit t' | 'davit task') words=" list start exec attach checkpoint kill pause resume ps metrics wait delete --help"; path='davit tasks' ;;
 	'davit tasks list' | 'davit tasks ls') words=" --quiet --format --all --all-namespaces --help"; path='davit tasks list' ;;
 	'davit tasks start') words=" --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit tasks start' ;;
