@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
@@ -227,6 +228,15 @@ static int send_answer(int channel, const struct work_answer *answer, int fd)
 									   : 0;
 }
 
+/* A file that lost or gained bytes is as good as missing: a pull replaces it. */
+static bool open_whole(struct image_service *image, const struct descriptor *blob, int *ret_fd)
+{
+	struct stat status;
+
+	return !content_open_blob(image, blob->digest, ret_fd, NULL) && !fstat(*ret_fd, &status) &&
+	       (uint64_t)status.st_size == blob->size;
+}
+
 static void answer_ask(struct transfer *transfer, const struct work_note *note)
 {
 	_cleanup_(work_answer_clear) struct work_answer answer = {};
@@ -234,8 +244,7 @@ static void answer_ask(struct transfer *transfer, const struct work_note *note)
 	_cleanup_(cleanup_fd) int fd = -1;
 
 	if (service_transact(transfer->image->service, look_up, &look) ||
-	    (answer.is_present &&
-	     content_open_blob(transfer->image, note->blob->digest, &fd, NULL)))
+	    (answer.is_present && !open_whole(transfer->image, note->blob, &fd)))
 		answer.is_present = false;
 	if (send_answer(transfer->channel, &answer, note->kind == NOTE_OPEN ? fd : -1)) {
 		transfer_stop(transfer);

@@ -1,12 +1,20 @@
 #!/usr/bin/env python3
 """Pull and push: against Debian's docker-registry, beside skopeo, and against registries that lie, break and tempt."""
 
+import base64
+import contextlib
 import json
 import os
+import pty
 import random
+import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
@@ -176,7 +184,6 @@ def test_tls_with_an_own_ca_and_passwords_which_are_kept_nowhere():
         with open(os.path.join(d.state, "up.log")) as f:
             log = f.read()
         assert "authorization: (masked)" in log.lower() and "GET /v2/a/manifests" in log, log[-3000:]
-        import base64
         for text in (secret, base64.b64encode(("anna:" + secret).encode()).decode()):
             found = files_with(d.root, text.encode()) + files_with(d.state, text.encode())
             assert not found and text not in log and text not in json.dumps(d.events()), found
@@ -206,7 +213,6 @@ def test_client_certificates_by_option_and_by_directory():
 
 
 def test_tokens_by_password_and_by_refresh_token_and_a_mount():
-    import tempfile
     with tempfile.TemporaryDirectory(prefix="dvcert-", dir="/tmp") as work:
         certificates = registry.Certificates(work)
         with TokenServer(certificates, {"anna": "pw"}) as tokens, \
@@ -448,7 +454,6 @@ class SlowBlob:
     """Serves @data of a FakeRegistry's blob: at first @first bytes and no more until release() is called."""
 
     def __init__(self, data, first, with_ranges=True):
-        import threading
         self.data, self.first, self.with_ranges = data, first, with_ranges
         self.event, self.ranges = threading.Event(), []
 
@@ -573,6 +578,63 @@ def test_a_pull_with_a_password_survives_sigkill_of_the_image_service():
     kill_amidst(credentials=True)
 
 
+class NameServer:
+    """Answers every question for an address with 127.0.0.1."""
+
+    def __init__(self, address):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((address, 53))
+        self.names = []
+
+    def run(self):
+        while True:
+            try:
+                data, sender = self.socket.recvfrom(512)
+            except OSError:
+                return
+            if not data:
+                return
+            labels, at = [], 12
+            while data[at]:
+                labels.append(data[at + 1:at + 1 + data[at]].decode())
+                at += 1 + data[at]
+            self.names.append(".".join(labels))
+            question = data[12:at + 5]
+            is_address = question[-4:-2] == b"\0\1"
+            answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + bytes([127, 0, 0, 1]) if is_address else b""
+            self.socket.sendto(data[:2] + b"\x81\x80\0\1\0" + bytes([bool(answer)]) + b"\0\0\0\0" + question + answer, sender)
+
+    def __enter__(self):
+        threading.Thread(target=self.run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+def test_names_of_registries_are_resolved_as_this_host_does():
+    """By /etc/hosts and by DNS, although the child sees neither of this host's files."""
+    address = "127.%d.%d.%d" % (random.randrange(1, 250), random.randrange(1, 250), random.randrange(2, 250))
+    image = small_image(size=3000)
+    with FakeRegistry() as r, NameServer(address) as names:
+        r.put_image("a", "1", image.documents, image.target["digest"])
+        d = Davit()
+        own = {"hosts": "127.0.0.1 localhost one.test\n", "resolv.conf": "nameserver %s\n" % address,
+               "nsswitch.conf": "hosts: files dns\n"}
+        for name, text in own.items():
+            with open(os.path.join(d.work, name), "w") as f:
+                f.write(text)
+        script = " && ".join("mount --bind %s/%s $(realpath /etc/%s)" % (d.work, n, n) for n in own)
+        plain, d.base = d.base, ["unshare", "-m", "sh", "-c", script + ' && exec "$@"', "sh"] + d.base
+        with d:
+            d.base = plain
+            for name in ("one.test", "two.test"):
+                d.check("images", "pull", "--plain-http", "%s:%d/a:1" % (name, r.port))
+            assert set(names.names) == {"two.test"}, names.names
+
+
 def test_two_pulls_of_one_image_load_each_blob_once():
     image = small_image(("plain",), size=500000)
     with FakeRegistry() as r, Davit() as d:
@@ -588,7 +650,6 @@ def test_two_pulls_of_one_image_load_each_blob_once():
 
 
 def test_so_many_connections_as_were_asked_for():
-    import threading
     image = Image()
     image.add([registry.random_layer("f%d" % i, 20000, i) for i in range(12)])
     with FakeRegistry() as r, Davit() as d:
@@ -692,6 +753,12 @@ def test_a_damaged_blob_is_not_pushed_and_is_mended_by_a_pull():
         put(d, r, image, "a:1")
         ref = r.host + "/a:1"
         d.check("images", "pull", ref)
+        layer = json.loads(image.documents[image.target["digest"]][1])["layers"][1]["digest"]
+        os.truncate(os.path.join(d.root, "image/content/blobs/sha256", layer[7:]), 100)
+        result = d("images", "push", r.host + "/b:1", ref)
+        assert result.returncode == 1 and layer.encode() in result.stderr, result
+        d.check("images", "pull", ref)
+        assert set(blobs(d)) == set(image.documents)
         path = os.path.join(d.root, "image/content/blobs/sha256", image.target["digest"][7:])
         with open(path, "r+b") as f:
             f.write(b"X")
@@ -703,9 +770,6 @@ def test_a_damaged_blob_is_not_pushed_and_is_mended_by_a_pull():
 
 
 def test_progress_is_told_by_few_events_lines_and_bars():
-    import pty
-    import select
-    import time
     image = small_image(("plain",), size=400000)
     with FakeRegistry() as r, Davit() as d:
         digest, slow = slow_registry(r, image, 1, 200000)

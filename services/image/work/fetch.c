@@ -395,7 +395,7 @@ static int visit(struct fetch *fetch, const struct descriptor *descriptor, unsig
 {
 	_cleanup_(cleanup_free) char *text = NULL;
 	unsigned how = with_layers ? 2 : 1;
-	struct job *job;
+	struct job *job = NULL;
 	bool is_new = false;
 	size_t size;
 	int r;

@@ -290,7 +290,6 @@ static int read_key(struct reading *reading, struct host *host, const char *key,
 
 static int read_host(struct reading *reading, const char *url, const json_t *table)
 {
-	_cleanup_(cleanup_free) char *origin = NULL;
 	const json_t *value;
 	struct host *host = NULL;
 	const char *key;
