@@ -4,6 +4,7 @@
 import gzip
 import json
 import os
+import random
 import shutil
 import sys
 
@@ -163,6 +164,84 @@ def test_a_damaged_layer_is_converted_to_nothing():
         assert "c:1" not in digests(d)
 
 
+# ---- hard images, unpacked as umoci does ----
+
+def unpacked_by_umoci(d, path, tag):
+    layout, bundle = os.path.join(d.work, "layout-" + tag), os.path.join(d.work, "bundle-" + tag)
+    os.mkdir(layout)
+    peers.run("tar", "-C", layout, "-xf", path)
+    peers.run("umoci", "unpack", "--image", layout + ":" + tag, bundle)
+    return layers.tree(os.path.join(bundle, "rootfs"))
+
+
+def compare_with_umoci(d, tag, tars):
+    path = os.path.join(d.work, tag + ".tar")
+    layers.image(path, tars, tag)
+    expected = unpacked_by_umoci(d, path, tag)
+    d.check("images", "import", "--base-name", "hard", path)
+    for snapshotter in ("overlayfs", "native"):
+        d.check("snapshots", "unpack", "--snapshotter", snapshotter, "hard:" + tag)
+        reply = d.call("image.prepare", "name=hard:" + tag, "key=k", "snapshotter=" + snapshotter)
+        found = layers.differences(mounted_tree(reply["mounts"], d.work), expected)
+        d.call("image.release", "key=k", "snapshotter=" + snapshotter)
+        assert not found, "%s, %s:\n  %s" % (tag, snapshotter, "\n  ".join(found[:20]))
+
+
+def random_layer(source, number):
+    """Files, directories, links, and whiteouts of what earlier layers made, so that each meets each."""
+    entries, names = [layers.d("./", mtime=5)], ["d%d" % i for i in range(6)]
+    for i in range(6):
+        folder, name = source.choice(names), "f%d" % source.randrange(8)
+        kind = source.randrange(8)
+        if kind < 3:
+            entries += [layers.d(folder, mtime=number), layers.f(folder + "/" + name, b"%d" % number, mtime=number, mode=source.choice((0o644, 0o4755)))]
+        elif kind == 3:
+            entries += [layers.d(folder, mtime=number), layers.f(folder + "/.wh." + name, b"")]
+        elif kind == 4 and number % 9 == 0:
+            entries += [layers.d(folder, mtime=number), layers.f(folder + "/.wh..wh..opq", b""), layers.f(folder + "/o", b"o", mtime=number)]
+        elif kind == 5:
+            entries += [layers.d(folder, mtime=number), layers.link(folder + "/l%d" % i, name, mtime=number)]
+        elif kind == 6 and number % 11 == 0:
+            entries += [layers.f(".wh." + folder, b"")]
+        else:
+            own = "own-%d-%d" % (number, i)
+            entries += [layers.d(folder, mtime=number), layers.f(own, b"linked", mtime=number), layers.hard(folder + "/" + own, own)]
+    # An entry after the whiteout of its own directory would be of the layer, and umoci reads these in order.
+    gone = {e["name"][4:] for e in entries if e["name"].startswith(".wh.d")}
+    return [e for e in entries if e["name"].split("/")[0] not in gone and e.get("to", "").split("/")[0] not in gone]
+
+
+def test_120_layers_are_unpacked_as_umoci_does():
+    source = random.Random(7)
+    with Davit() as d:
+        compare_with_umoci(d, "deep", [layers.tar(random_layer(source, n)) for n in range(1, 121)])
+
+
+def test_sparse_files_of_all_formats_are_unpacked_with_their_holes():
+    """umoci reads the later formats only; the oldest must give the same tree."""
+    with Davit() as d:
+        folder = os.path.join(d.work, "sparse")
+        os.mkdir(folder)
+        with open(os.path.join(folder, "holes"), "wb") as out:
+            for at in (0, 1 << 20, 5 << 20):
+                out.seek(at)
+                out.write(b"data" * 2000)
+            out.truncate(9 << 20)
+        with open(os.path.join(folder, "hole"), "wb") as out:
+            out.truncate(1 << 20)
+        common = ["tar", "-C", folder, "--sparse", "--sort=name", "--mtime=@1000000", "--no-recursion", "-cf", "-"]
+        pax = ["--format=posix", "--pax-option=delete=atime,delete=ctime"]
+        compare_with_umoci(d, "posix", [peers.run(*common, *pax, ".", "hole", "holes")])
+        old = os.path.join(d.work, "gnu.tar")
+        layers.image(old, [peers.run(*common, "--format=gnu", ".", "hole", "holes")], "gnu")
+        d.check("images", "import", "--base-name", "hard", old)
+        found = layers.differences(tree_of(d, "hard:gnu"), tree_of(d, "hard:posix"))
+        assert not found, "\n  ".join(found)
+        for record in d.json("snapshots", "ls"):
+            status = os.stat(os.path.join(d.root, "image", "snapshots", str(record["number"]), "fs", "holes"))
+            assert status.st_size == 9 << 20 and status.st_blocks * 512 < 1 << 20, (record, status)
+
+
 def test_what_a_killed_service_was_doing_is_done_by_the_next():
     with Davit() as d:
         big = [layers.f("big%d" % i, os.urandom(1 << 20)) for i in range(24)]
@@ -217,7 +296,7 @@ def test_a_lost_or_damaged_layer_is_made_again_from_its_blob():
 
 
 if __name__ == "__main__":
-    if not shutil.which("skopeo"):
-        print("skopeo is not installed")
+    if not peers.has("skopeo", "umoci"):
+        print("skopeo or umoci is not installed")
         sys.exit(77)
     main(globals())
