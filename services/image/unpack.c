@@ -177,7 +177,7 @@ static int fill_request(struct layer_job *job, const char *diff_id,
 	request->target = text_format("%llu", (unsigned long long)job->number);
 	if (!request->target)
 		return error_origin(-ENOMEM);
-	r = schema_set(&request->diff_id, diff_id);
+	r = schema_set(&request->diff_id, diff_id) ?: schema_set(&request->blob, job->blob);
 	return r ? error_trace(r) : add_parents(job, request, lookup.numbers, lookup.count);
 }
 

@@ -13,7 +13,7 @@ import layers  # noqa: E402
 import peers  # noqa: E402
 from davit import Davit, main, wait_for  # noqa: E402
 from mounted import mounted_tree, stay_apart  # noqa: E402
-from test_export import NAME, digests, exported, imported, multi_platform, tree_of  # noqa: E402
+from test_export import NAME, archive_of, digests, exported, imported, multi_platform, tree_of  # noqa: E402
 
 GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 
@@ -264,6 +264,28 @@ def test_what_a_killed_service_was_doing_is_done_by_the_next():
 
 
 # ---- mending ----
+
+def test_a_damaged_blob_never_becomes_a_root_file_system():
+    with Davit() as d:
+        path, _ = archive_of(d, NAME, *layers.LAYERS)
+        d.check("images", "import", "--no-unpack", path)
+        layer = manifest_of(d, NAME)["layers"][1]["digest"]
+        with open(blob_path(d, layer), "rb") as data:
+            good = data.read()
+        other = gzip.compress(layers.tar([layers.f("evil")]))
+        for bad in (good[:-9], good[:100] + b"????" + good[104:], other, b"", None):
+            os.unlink(blob_path(d, layer))
+            if bad is not None:
+                with open(blob_path(d, layer), "wb") as out:
+                    out.write(bad)
+            for words in (["run", "--rm", NAME, "x", "true"], ["snapshots", "unpack", NAME]):
+                refused = d(*words)
+                assert refused.returncode in (1, 125) and layer.encode() in refused.stderr, (bad, refused)
+                assert b"the image again" in refused.stderr, (bad, refused)
+        assert len(d.json("snapshots", "ls")) == 1, "only the layer below is there"
+        d.check("images", "import", path)
+        assert len(d.json("snapshots", "ls")) == 3
+
 
 def test_a_lost_or_damaged_layer_is_made_again_from_its_blob():
     with Davit() as d:

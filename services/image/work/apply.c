@@ -579,6 +579,41 @@ static int apply_all(struct apply *apply, const struct work_apply_request *reque
 	return error_trace(r);
 }
 
+static int hash_file(int fd, char ret_digest[DIGEST_SIZE])
+{
+	_cleanup_(hash_freep) struct hash *hash = NULL;
+	static char block[65536];
+	off_t offset = 0;
+	ssize_t n;
+	int r;
+
+	r = hash_new(&hash);
+	if (r)
+		return error_trace(r);
+	while ((n = pread(fd, block, sizeof(block), offset)) > 0) {
+		hash_add(hash, block, (size_t)n);
+		offset += n;
+	}
+	if (n < 0)
+		return error_origin(-errno);
+	hash_finish(hash, ret_digest);
+	return 0;
+}
+
+/* The blob had its digest when it was stored. One that has it no more is damaged, whatever was found wrong in it. */
+static int tell_damage(const struct work_apply_request *request, int blob, int r, struct why *why)
+{
+	char digest[DIGEST_SIZE];
+
+	if (r <= 0 || !request->blob || !request->blob[0] || hash_file(blob, digest) ||
+	    !strcmp(digest, request->blob))
+		return r;
+	*why = (struct why){};
+	return why_set(why, WORK_E_DAMAGED,
+		       "the blob is damaged, its content is %s: import or pull the image again",
+		       digest);
+}
+
 static int confine(int upper, struct why *why)
 {
 	int r;
@@ -605,6 +640,8 @@ int work_apply(const struct work_apply_request *request, int blob, int snapshots
 		return error_trace(r);
 	apply.upper = upper;
 	r = apply_all(&apply, request, blob, below);
+	if (r)
+		r = tell_damage(request, blob, r, why);
 	tree_free(apply.tree);
 	stream_free(apply.stream);
 	if (!r && !request->no_sync && syncfs(upper) < 0)

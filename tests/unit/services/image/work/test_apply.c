@@ -499,6 +499,26 @@ static void test_a_wrong_diff_id_is_data_loss(void **state)
 
 /* ---- what a layer may do ---- */
 
+/* A blob that the disk has damaged is told from a layer that is bad. */
+static void test_a_damaged_blob_is_data_loss(void **state)
+{
+	static const struct tar_entry entries[] = {FILE_("a", "content"), {}};
+	struct work_apply_request request = {.target = (char *)"1"};
+	struct schema_buffer tar = {};
+	struct fixture *f = *state;
+	char digest[DIGEST_SIZE];
+
+	tar_write(&tar, entries);
+	digest_of(tar.data, tar.size, digest);
+	request.blob = digest;
+	((char *)tar.data)[0] = 'b';
+	assert_int_equal(apply_bytes(f, tar.data, tar.size, request), WORK_E_DAMAGED);
+	assert_non_null(strstr(f->why.text, "pull the image again"));
+	digest_of(tar.data, tar.size, digest);
+	assert_int_equal(apply_bytes(f, tar.data, tar.size, request), WORK_E_INVALID);
+	schema_buffer_clear(&tar);
+}
+
 static void test_files_are_as_the_archive_says(void **state)
 {
 	static const struct tar_entry entries[] = {
@@ -681,7 +701,7 @@ TEST_MAIN(CASE(test_no_entry_leads_out_of_the_root),
 	  CASE(test_limits_name_themselves_and_the_entry), CASE(test_too_many_entries_are_refused),
 	  CASE(test_a_cut_layer_is_refused), CASE(test_the_last_block_need_not_be_filled_up),
 	  CASE(test_only_tar_is_understood), CASE(test_a_wrong_diff_id_is_data_loss),
-	  CASE(test_files_are_as_the_archive_says),
+	  CASE(test_a_damaged_blob_is_data_loss), CASE(test_files_are_as_the_archive_says),
 	  CASE(test_a_long_name_comes_from_its_pax_header),
 	  CASE(test_a_link_of_a_layer_below_is_followed_as_in_the_merged_view),
 	  CASE(test_whiteouts_become_devices_only_where_something_is_hidden),
