@@ -11,6 +11,7 @@
 struct check_options {
 	struct list_options list;
 	char *snapshotter, *platform;
+	bool verify;
 };
 
 static bool is_complete(const struct image_check *check)
@@ -57,16 +58,71 @@ static void show_check(const struct image_check *check, enum output_format forma
 		puts(check->image->name);
 }
 
-static int check_page(struct context *context, struct image_check_request *request,
-		      enum output_format format, struct table *table, json_t *all)
+/* The blobs that an image consists of; *ret_reply owns what @digests borrows. */
+static int list_digests(struct context *context, const struct check_options *options,
+			const struct image_check *check, struct image_inspect_reply *ret_reply,
+			struct schema_strs *digests)
+{
+	struct image_unpack_request request = {.name = check->image->name,
+					       .platform = options->platform,
+					       .snapshotter = options->snapshotter};
+	int r = image_inspect_ask(&context->ask, &request, ret_reply);
+
+	if (r)
+		return r;
+	r = schema_strs_add(digests, ret_reply->image->target->digest)
+		    ?: schema_strs_add(digests, ret_reply->config_digest);
+	if (!r && strcmp(ret_reply->manifest, ret_reply->image->target->digest))
+		r = schema_strs_add(digests, ret_reply->manifest);
+	for (size_t i = 0; i < ret_reply->layers.count && !r; i++)
+		r = schema_strs_add(digests, ret_reply->layers.items[i].blob->digest);
+	return r;
+}
+
+/* What is there is read again: blobs that are not what they say count as missing. */
+static int verify(struct context *context, const struct check_options *options,
+		  struct image_check *check)
+{
+	_cleanup_(image_inspect_reply_clear) struct image_inspect_reply reply = {};
+	_cleanup_(content_verify_reply_clear) struct content_verify_reply verified = {};
+	_cleanup_(content_verify_request_clear) struct content_verify_request request = {};
+	int r;
+
+	if (!is_complete(check))
+		return EXIT_OK;
+	r = list_digests(context, options, check, &reply, &request.digests)
+		    ?: content_verify_ask(&context->ask, &request, &verified);
+	for (size_t i = 0; i < verified.verdicts.count && !r; i++) {
+		const struct content_verdict *verdict = &verified.verdicts.items[i];
+
+		if (verdict->status == BUS_OK)
+			continue;
+		check->n_present -= !!check->n_present;
+		r = schema_strs_add(&check->missing, verdict->digest)
+			    ?: schema_set(&check->problem, verdict->error ?: "it is damaged");
+		fprintf(stderr, "davit: image '%s': blob %s: %s\n", check->image->name,
+			verdict->digest, verdict->error ?: "damaged");
+	}
+	return r ? fail_ask(context, r) : EXIT_OK;
+}
+
+static int check_page(struct context *context, const struct check_options *options,
+		      struct image_check_request *request, enum output_format format,
+		      struct table *table, json_t *all)
 {
 	_cleanup_(image_check_reply_clear) struct image_check_reply reply = {};
 	int r = image_check_ask(&context->ask, request, &reply);
 
 	if (r)
 		return fail_ask(context, r);
-	for (size_t i = 0; i < reply.checks.count; i++)
+	for (size_t i = 0; i < reply.checks.count; i++) {
+		int code = options->verify ? verify(context, options, &reply.checks.items[i])
+					   : EXIT_OK;
+
+		if (code)
+			return code;
 		show_check(&reply.checks.items[i], format, table, all);
+	}
 	free(request->after);
 	request->after = TAKE(reply.after);
 	return EXIT_OK;
@@ -85,10 +141,12 @@ static int check(struct context *context, void *data, char **args, int n_args)
 
 	if (code)
 		return code;
+	if (options->verify && !context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
 	all = json_array();
 	table_init(&table, "REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED", NULL);
 	do
-		code = check_page(context, &request, format, &table, all);
+		code = check_page(context, options, &request, format, &table, all);
 	while (!code && request.after);
 	free(request.after);
 	if (!code && format == OUTPUT_TABLE)
@@ -269,7 +327,11 @@ static int convert(struct context *context, void *data, char **args, int n_args)
 		       "overlayfs or native (default: this host's)")
 
 static const struct option_spec check_options[] = {
-	LIST_OPTIONS(struct check_options), PLATFORM_OPTIONS(struct check_options), {}};
+	LIST_OPTIONS(struct check_options),
+	PLATFORM_OPTIONS(struct check_options),
+	OPTION(struct check_options, verify, FLAG, "verify", 0, NULL,
+	       "read all that is there again, and compare its digests"),
+	{}};
 static const struct option_spec look_options[] = {PLATFORM_OPTIONS(struct look_options), {}};
 static const struct option_spec usage_options[] = {
 	PLATFORM_OPTIONS(struct look_options),

@@ -47,6 +47,16 @@ def test_check_says_what_is_missing_damaged_or_unpacked():
         assert line()[3:5] == ["incomplete", "(4/5)"], line()
         assert layer in d.json("images", "check")[0]["missing"] and d.check("images", "check", "-q") == ""
         os.rename(blob_path(d, layer) + ".away", blob_path(d, layer))
+        assert d.check("images", "check", "-q", "--verify").split() == [NAME]
+        with open(blob_path(d, layer), "r+b") as out:  # of the same size: only its digest tells
+            byte = out.read(1)
+            out.seek(0)
+            out.write(bytes([byte[0] ^ 1]))
+        assert line()[3] == "complete"
+        found = d("images", "check", "--verify")
+        assert b"damaged" in found.stdout and layer.encode() in found.stderr, found
+        with open(blob_path(d, layer), "r+b") as out:
+            out.write(byte)
         chain = json.loads(d.check("images", "inspect", NAME))[0]["layers"][1]["chain_id"]
         os.rename(directory_of(d, chain), directory_of(d, chain) + ".away")
         assert line()[-1] == "false", line()
@@ -174,12 +184,12 @@ def unpacked_by_umoci(d, path, tag):
     return layers.tree(os.path.join(bundle, "rootfs"))
 
 
-def compare_with_umoci(d, tag, tars):
+def compare_with_umoci(d, tag, tars, snapshotters=("overlayfs", "native")):
     path = os.path.join(d.work, tag + ".tar")
     layers.image(path, tars, tag)
     expected = unpacked_by_umoci(d, path, tag)
     d.check("images", "import", "--base-name", "hard", path)
-    for snapshotter in ("overlayfs", "native"):
+    for snapshotter in snapshotters:
         d.check("snapshots", "unpack", "--snapshotter", snapshotter, "hard:" + tag)
         reply = d.call("image.prepare", "name=hard:" + tag, "key=k", "snapshotter=" + snapshotter)
         found = layers.differences(mounted_tree(reply["mounts"], d.work), expected)
@@ -213,8 +223,10 @@ def random_layer(source, number):
 
 def test_120_layers_are_unpacked_as_umoci_does():
     source = random.Random(7)
+    deep = [layers.tar(random_layer(source, n)) for n in range(1, 121)]
     with Davit() as d:
-        compare_with_umoci(d, "deep", [layers.tar(random_layer(source, n)) for n in range(1, 121)])
+        compare_with_umoci(d, "deep", deep, ["overlayfs"])
+        compare_with_umoci(d, "shallow", deep[:30], ["native"])  # where each layer is a copy of all below it
 
 
 def test_sparse_files_of_all_formats_are_unpacked_with_their_holes():

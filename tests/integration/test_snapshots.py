@@ -255,7 +255,10 @@ def test_a_diff_applied_on_the_parent_is_the_same_tree():
                 changed = without_sockets(layers.tree(root))
             plain = diff_of(d, snapshotter, "--media-type", media, "a")
             assert gzip.decompress(diff_of(d, snapshotter, "a")) == plain
-            zstd = diff_of(d, snapshotter, "--media-type", media + "+zstd", "a")
+            zstd = diff_of(d, snapshotter, "--media-type", media + "+zstd", "--keep", "--label", "a=b", "a")
+            d.call("image.collect")
+            kept = d.call("content.info", "digest=" + layers.digest(zstd))["content"]
+            assert kept["labels"]["a"] == "b" and kept["diff_id"] == layers.digest(plain), kept
             assert zstd[:4] == b"\x28\xb5\x2f\xfd" and len(zstd) < len(plain)
             names = tarfile.open(fileobj=io.BytesIO(plain)).getnames()
             assert "unchanged" not in names and ".wh.gone" in names and "opaque/.wh..wh..opq" in names, names

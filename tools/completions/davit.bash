@@ -47,7 +47,7 @@ _davit_step() {
 	'davit images import') words=" --base-name --index-name --digests --skip-digest-for-named --compress-blobs --all-platforms --platform --no-unpack --snapshotter --help"; path='davit images import' ;;
 	'davit images export') words=" --skip-manifest-json --skip-non-distributable --platform --all-platforms --help"; path='davit images export' ;;
 	'davit images list' | 'davit images ls') words=" --quiet --format --help"; path='davit images list' ;;
-	'davit images check') words=" --quiet --format --platform --snapshotter --help"; path='davit images check' ;;
+	'davit images check') words=" --quiet --format --platform --snapshotter --verify --help"; path='davit images check' ;;
 	'davit images inspect') words=" --platform --snapshotter --help"; path='davit images inspect' ;;
 	'davit images history') words=" --platform --snapshotter --help"; path='davit images history' ;;
 	'davit images usage') words=" --platform --snapshotter --bytes --help"; path='davit images usage' ;;
