@@ -175,6 +175,9 @@ static const struct stray *find_parent(const struct collect_run *run, const stru
 /* A child has a greater depth than its parent. */
 static void sort_strays(struct collect_run *run)
 {
+	run->is_sorted = true;
+	if (!run->n_strays)
+		return;
 	qsort(run->strays, run->n_strays, sizeof(*run->strays), compare_names);
 	for (size_t i = 0; i < run->n_strays; i++) {
 		const struct stray *at = &run->strays[i];
@@ -183,7 +186,6 @@ static void sort_strays(struct collect_run *run)
 			run->strays[i].depth++;
 	}
 	qsort(run->strays, run->n_strays, sizeof(*run->strays), compare_depths);
-	run->is_sorted = true;
 }
 
 static int remove_stray(struct collect_run *run, const struct stray *stray)
