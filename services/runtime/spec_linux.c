@@ -50,7 +50,7 @@ static int join_namespace(json_t *namespaces, const char *text, struct why *why)
 
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
 		if (strlen(types[i]) != length || strncmp(types[i], text, length) ||
-		    text[length + 1] != '/')
+		    strncmp(text + length, ":/", 2))
 			continue;
 		snprintf(type, sizeof(type), "%s", types[i]);
 		item = find_namespace(namespaces, type, &index);

@@ -346,6 +346,7 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		{"{\"args\":[\"a\"],\"cap_add\":[\"SYS_ADMIN\"]}", "not a capability"},
 		{"{\"args\":[\"a\"],\"with_ns\":[\"mount:/proc/1/ns/mnt\"]}", "namespace"},
 		{"{\"args\":[\"a\"],\"with_ns\":[\"network:x\"]}", "namespace"},
+		{"{\"args\":[\"a\"],\"with_ns\":[\"network\"]}", "namespace"},
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"2:1\"}", "soft <= hard"},
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"-1\"}", "soft <= hard"},
 		{"{\"args\":[\"a\"],\"rlimit_nofile\":\"1:20001\"}", "more than 20000"},
