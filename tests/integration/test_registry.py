@@ -132,6 +132,8 @@ def test_an_index_is_pulled_for_one_platform_or_all():
         assert result.returncode == 1 and b"--all-platforms" in result.stderr and b"--platform" in result.stderr, result
         d.check("images", "push", "--platform", "linux/" + registry.HOST_ARCHITECTURE, r.host + "/one:1", ref)
         assert r.digest("one:1") == own["digest"]
+        d.check("images", "push", "--manifest", own["digest"], r.host + "/manifest:1")
+        assert r.digest("manifest:1") == own["digest"]
 
         d.check("images", "pull", "--all-metadata", ref)
         assert other["digest"] in blobs(d) and other_layers[0] not in blobs(d)
@@ -576,6 +578,42 @@ def test_a_pull_survives_sigkill_of_the_image_service():
 
 def test_a_pull_with_a_password_survives_sigkill_of_the_image_service():
     kill_amidst(credentials=True)
+
+
+def test_a_pull_goes_on_after_davit_was_stopped_and_started():
+    image = small_image(("plain",), size=500000)
+    with FakeRegistry() as r, Davit() as d:
+        digest, slow = slow_registry(r, image, 1, 300000)
+        pull = d.start("images", "pull", r.host + "/slow:1")
+        wait_for(lambda: partial_size(d, digest) == 300000 and children(d), "a part has come")
+        (child,) = children(d)
+        d.down()
+        assert not d.is_alive(child), "a child is left"
+        d.up()
+        wait_for(lambda: len(slow.ranges) == 2, "it goes on by itself")
+        slow.release()
+        _, err = pull.communicate(timeout=60)
+        assert pull.returncode == 0, err
+        assert set(blobs(d)) == set(image.documents) and not partials(d)
+
+
+def test_a_pull_whose_caller_died_with_its_password_waits_for_nobody_who_cancels_it():
+    image = small_image(("plain",), size=500000)
+    with FakeRegistry() as r, Davit() as d:
+        digest, slow = slow_registry(r, image, 1, 300000)
+        pull = d.start("images", "pull", "--user", "a:b", r.host + "/slow:1")
+        wait_for(lambda: partial_size(d, digest) == 300000 and children(d), "a part has come")
+        pull.kill()
+        pull.communicate()
+        # The broker would ask again, as it has the request that nobody has answered.
+        d.kill("davit-broker", "davit-image")
+        operation = wait_for(lambda: d.call("image.operations").get("operations"), "it is taken up")[0]
+        time.sleep(0.3)  # in which it must not begin
+        assert operation["method"] == "image.pull" and len(slow.ranges) == 1 and not children(d), operation
+        d.check("operations", "cancel", operation["id"])
+        wait_for(lambda: not d.call("image.operations").get("operations"), "it has ended")
+        assert not blobs(d) and partials(d)
+        slow.release()
 
 
 class NameServer:

@@ -11,6 +11,7 @@
 
 #define CONNECT_TIMEOUT_S 30
 #define IDLE_TIMEOUT_S    60
+#define DIGEST_TIMEOUT_S  600 /* of a registry that reads again what was sent, before it answers */
 #define HEADERS_SIZE_MAX  262144 /* of a reply */
 #define SYSTEM_CA         "/etc/ssl/certs/ca-certificates.crt"
 #define SYSTEM_CA_MAX     (4u << 20)
@@ -360,14 +361,15 @@ static void set_body(CURL *curl, struct http *http, const struct http_request *r
 	}
 }
 
-static void set_limits(CURL *curl, struct http *http)
+static void set_limits(CURL *curl, struct http *http, const struct http_request *request)
 {
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_TIMEOUT_S);
 	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, (long)IDLE_TIMEOUT_S);
+	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME,
+			 request->has_body ? (long)DIGEST_TIMEOUT_S : (long)IDLE_TIMEOUT_S);
 	curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 262144L);
 	curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
 	curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
@@ -381,7 +383,7 @@ static void set_options(struct http *http, const struct http_request *request,
 	CURL *curl = http->curl;
 
 	curl_easy_reset(curl);
-	set_limits(curl, http);
+	set_limits(curl, http, request);
 	curl_easy_setopt(curl, CURLOPT_URL, request->url);
 	curl_easy_setopt(curl, CURLOPT_USERAGENT, "davit/" DAVIT_VERSION);
 	curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
