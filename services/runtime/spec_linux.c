@@ -42,12 +42,17 @@ static json_t *find_namespace(const json_t *namespaces, const char *type, size_t
 /* "type:path": joins a namespace instead of making one. */
 static int join_namespace(json_t *namespaces, const char *text, struct why *why)
 {
-	static const char *const types[] = {"pid",    "ipc",  "uts", "network",
-					    "cgroup", "user", "time"};
+	static const char *const types[] = {"pid", "ipc", "uts", "network", "cgroup", "time"};
 	size_t length = strcspn(text, ":"), index = 0;
 	char type[16];
 	json_t *item;
 
+	/* Neither runtime sets a container up in one, and its files would be nobody's. */
+	if (!strncmp(text, "user:", 5))
+		return why_set(why, SPEC_E_INVALID,
+			       "with-ns '%.256s': a user namespace cannot be joined; uidmap and "
+			       "gidmap make one with the same ids",
+			       text);
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
 		if (strlen(types[i]) != length || strncmp(types[i], text, length) ||
 		    strncmp(text + length, ":/", 2))
@@ -61,7 +66,7 @@ static int join_namespace(json_t *namespaces, const char *text, struct why *why)
 	}
 	return why_set(
 		why, SPEC_E_INVALID,
-		"with-ns '%.256s' is not type:path of a namespace (pid, ipc, uts, network, cgroup, user)",
+		"with-ns '%.256s' is not type:path of a namespace (pid, ipc, uts, network, cgroup, time)",
 		text);
 }
 

@@ -133,16 +133,15 @@ static void drop_tty_group(json_t *mounts)
 	}
 }
 
-/* @is_own: not one that is joined. */
-static bool has_namespace(const json_t *namespaces, const char *type, bool is_own)
+static bool has_own_network(const json_t *namespaces)
 {
 	json_t *item;
 	size_t i;
 
 	json_array_foreach(namespaces, i, item)
 	{
-		if (!strcmp(json_string_value(json_object_get(item, "type")), type))
-			return !is_own || !json_object_get(item, "path");
+		if (!strcmp(json_string_value(json_object_get(item, "type")), "network"))
+			return !json_object_get(item, "path");
 	}
 	return false;
 }
@@ -166,12 +165,8 @@ static int bind_sys(json_t *mounts)
 	return 0;
 }
 
-static int add_namespace(json_t *namespaces, struct why *why)
+static int add_namespace(json_t *namespaces)
 {
-	if (has_namespace(namespaces, "user", false))
-		return why_set(why, SPEC_E_INVALID,
-			       "uidmap: with-ns names a user namespace to join, which has its own "
-			       "ids");
 	return json_array_append_new(namespaces, json_pack("{s:s}", "type", "user"))
 		       ? error_origin(-ENOMEM)
 		       : 0;
@@ -191,12 +186,12 @@ int spec_add_userns(const struct spec_input *input, json_t *spec, struct why *wh
 		return why_set(why, SPEC_E_INVALID, "uidmap and gidmap are needed together");
 	r = read_mappings("uidmap", uidmap, users, why);
 	r = r ?: read_mappings("gidmap", gidmap, groups, why);
-	r = r ?: add_namespace(json_object_get(linux_, "namespaces"), why);
+	r = r ?: add_namespace(json_object_get(linux_, "namespaces"));
 	r = r ?: put(linux_, "uidMappings", list_of(users, uidmap->count));
 	r = r ?: put(linux_, "gidMappings", list_of(groups, gidmap->count));
 	if (!r && !is_mapped(groups, gidmap->count, TTY_GROUP))
 		drop_tty_group(json_object_get(spec, "mounts"));
-	if (!r && !has_namespace(json_object_get(linux_, "namespaces"), "network", true))
+	if (!r && !has_own_network(json_object_get(linux_, "namespaces")))
 		r = bind_sys(json_object_get(spec, "mounts"));
 	return r;
 }

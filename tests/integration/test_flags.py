@@ -375,6 +375,7 @@ def test_the_hosts_network_and_other_namespaces():
                     assert run(d, runtime, "--with-ns", "%s:%s" % (kind, path), "busybox", "join", "readlink",
                                "/proc/self/ns/" + file) == [os.readlink(path)], kind
         refused(d, "--with-ns", "mount:/proc/1/ns/mnt", part=["with-ns", "namespace"])
+        refused(d, "--with-ns", "user:/proc/1/ns/user", part=["with-ns", "cannot be joined"])
         refused(d, "--with-ns", "network", part=["with-ns", "type:path"])
 
 

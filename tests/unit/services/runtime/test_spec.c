@@ -386,7 +386,7 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		 "overlap"},
 		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:1\"],\"gidmap\":[\"0:1:1\"],"
 		 "\"with_ns\":[\"user:/proc/1/ns/user\"]}",
-		 "user namespace to join"},
+		 "a user namespace cannot be joined"},
 		{"{\"args\":[\"a\"],\"rootfs\":\"x\"}", "absolute"},
 		{"{\"args\":[\"a\"],\"annotations\":{\"io.davit.x\":\"1\"}}", "davit's own"},
 	};
