@@ -719,6 +719,24 @@ def test_so_many_connections_as_were_asked_for():
         assert result.returncode != 0 and b"16" in result.stderr, result
 
 
+def test_images_of_very_many_blobs():
+    with FakeRegistry() as r, Davit() as d:
+        image = Image()
+        entries = []
+        for i in range(6):
+            entries.append(image.add([layers.tar([layers.f("%d-%d" % (i, j))]) for j in range(100)], ("plain",)))
+        image.index(entries)
+        r.put_image("many", "1", image.documents, image.target["digest"])
+        d.check("images", "pull", "--all-platforms", "--no-unpack", "--max-concurrent-downloads", "16", r.host + "/many:1", seconds=120)
+        assert len(d.call("content.list", "limit=1000")["contents"]) == len(image.documents) > 600
+        for i in range(13):
+            entries.append(image.add([layers.tar([layers.f("%d-%d-more" % (i, j))]) for j in range(120)], ("plain",)))
+        image.index(entries)
+        r.put_image("more", "1", image.documents, image.target["digest"])
+        result = d("images", "pull", "--all-platforms", "--no-unpack", r.host + "/more:1", seconds=120)
+        assert result.returncode == 1 and b"more than 2048 blobs" in result.stderr, result
+
+
 def test_mirrors_of_a_hosts_toml_come_first_and_get_no_credentials():
     image = small_image(("gzip",), size=3000)
     with FakeRegistry() as mirror, FakeRegistry() as own, Davit() as d:

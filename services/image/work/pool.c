@@ -9,6 +9,7 @@
 
 #define STACK_BYTES 262144
 #define PROGRESS_MS 250
+#define TOLD_MAX    512 /* blobs in one note */
 
 struct pool {
 	int channel;
@@ -237,21 +238,36 @@ const struct job *pool_job(const struct pool *pool, size_t i)
 
 /* ---- waiting ---- */
 
+static bool is_over(const struct job *job)
+{
+	return job->status != TRANSFER_WAITING && job->status != TRANSFER_RUNNING;
+}
+
+static int tell_of(const struct job *job, struct work_note *note)
+{
+	struct transfer_item *transfer = schema_list_add(&note->transfers);
+
+	if (!transfer)
+		return error_origin(-ENOMEM);
+	transfer->status = job->status;
+	transfer->offset = job->moved;
+	transfer->total = job->blob.size;
+	return error_trace(schema_set(&transfer->digest, job->blob.digest));
+}
+
+/* A packet has its limit: of very many those that are done are not told of. */
 static int tell(struct pool *pool)
 {
 	_cleanup_(work_note_clear) struct work_note note = {.kind = NOTE_PROGRESS};
+	int r = 0;
 
-	for (size_t i = 0; i < pool->n_jobs; i++) {
-		const struct job *job = pool->jobs[i];
-		struct transfer_item *transfer = schema_list_add(&note.transfers);
-
-		if (!transfer || schema_set(&transfer->digest, job->blob.digest))
-			return error_origin(-ENOMEM);
-		transfer->status = job->status;
-		transfer->offset = job->moved;
-		transfer->total = job->blob.size;
+	for (unsigned round = 0; round < 2; round++) {
+		for (size_t i = 0; i < pool->n_jobs && !r && note.transfers.count < TOLD_MAX; i++) {
+			if (is_over(pool->jobs[i]) == (round == 1))
+				r = tell_of(pool->jobs[i], &note);
+		}
 	}
-	return error_trace(channel_note(pool->channel, &note));
+	return r ? error_trace(r) : error_trace(channel_note(pool->channel, &note));
 }
 
 /* One that has ended and was not looked at yet; waits for a moment. NULL: none; @ret_is_over: nor will there be. */
