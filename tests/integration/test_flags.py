@@ -166,14 +166,14 @@ def test_wrong_limits_are_refused_with_the_flag_and_the_limit():
 def test_the_cgroup_is_the_one_named_and_gone_afterwards():
     with Davit() as d:
         d.import_busybox()
-        path = "/davit-test-%d/a/b" % os.getpid()
+        path = "/davit-flags-%d/a/b" % os.getpid()
         for runtime in RUNTIMES:
             with Running(d, runtime, "--cgroup", path) as held:
                 assert held.cgroup_path("memory") == path
             wait_for(lambda: not [f for f, _, _ in os.walk(CGROUPS) if f.endswith(path)], "the cgroup is gone", 10)
         refused(d, "--cgroup", "/", part="the host's own")
         refused(d, "--cgroup", "/a/../b", part="'..'")
-        subprocess.run(["find", CGROUPS, "-depth", "-path", "*/davit-test-%d*" % os.getpid(), "-type", "d", "-exec", "rmdir", "{}",
+        subprocess.run(["find", CGROUPS, "-depth", "-path", "*/davit-flags-%d*" % os.getpid(), "-type", "d", "-exec", "rmdir", "{}",
                         ";"], check=False, stderr=subprocess.DEVNULL)
 
 
