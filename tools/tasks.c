@@ -60,66 +60,146 @@ static void ps_row(struct context *context, struct table *table, const struct ta
 		  status, age, process->namespace);
 }
 
-static int print_tasks(struct context *context, const struct tasks_options *options,
-		       enum output_format format, struct table *table, row_fn row, char **args,
+struct printing {
+	struct context *context;
+	enum output_format format;
+	struct table *table;
+	row_fn row;
+	bool without_ended;
+	struct schema_strs seen; /* containers */
+	json_t *all;
+};
+
+static int print_task(struct printing *printing, const struct task_process *process)
+{
+	if (printing->without_ended && process->exit)
+		return 0;
+	if (printing->format == OUTPUT_QUIET)
+		puts(process->container_id);
+	else if (printing->format == OUTPUT_JSON)
+		json_array_append_new(printing->all,
+				      json_from_message(schema_task_process(), process));
+	else
+		printing->row(printing->context, printing->table, process);
+	return schema_strs_add(&printing->seen, process->container_id);
+}
+
+static int print_tasks(struct printing *printing, const struct tasks_options *options, char **args,
 		       int n_args)
 {
 	struct task_list_request request = {.filters = list_filters(args, n_args),
 					    .deleted = options->all,
 					    .all_namespaces = options->all_namespaces};
 	_cleanup_(cleanup_free) char *after = NULL, *after_namespace = NULL;
-	json_t *all = json_array();
-	int code = 0, r;
+	struct context *context = printing->context;
+	int r;
 
 	do {
 		_cleanup_(task_list_reply_clear) struct task_list_reply reply = {};
 
 		r = task_list_ask(&context->ask, &request, &reply);
 		if (r)
-			code = fail_ask(context, r);
-		for (size_t i = 0; i < reply.tasks.count; i++) {
-			if (format == OUTPUT_QUIET)
-				puts(reply.tasks.items[i].container_id);
-			else if (format == OUTPUT_JSON)
-				json_array_append_new(all,
-						      json_from_message(schema_task_process(),
-									&reply.tasks.items[i]));
-			else
-				row(context, table, &reply.tasks.items[i]);
-		}
+			return fail_ask(context, r);
+		for (size_t i = 0; !r && i < reply.tasks.count; i++)
+			r = print_task(printing, &reply.tasks.items[i]);
 		free(after);
 		free(after_namespace);
 		request.after = after = TAKE(reply.after);
 		request.after_namespace = after_namespace = TAKE(reply.after_namespace);
-	} while (!code && after);
-	if (!code && format == OUTPUT_TABLE)
+	} while (!r && after);
+	return r ? fail(context, "out of memory") : 0;
+}
+
+static void print_idle(struct printing *printing, const struct container_record *container)
+{
+	const char *namespace = printing->context->namespace ?: ENVELOPE_DEFAULT_NS;
+	char age[32];
+
+	output_age(container->created_at_ns, age);
+	if (printing->format == OUTPUT_QUIET)
+		puts(container->id);
+	else if (printing->format == OUTPUT_JSON)
+		json_array_append_new(printing->all,
+				      json_pack("{s:s, s:s, s:s, s:s, s:I}", "container_id",
+						container->id, "id", container->id, "namespace",
+						namespace, "status", "NONE", "created_at_ns",
+						(json_int_t)container->created_at_ns));
+	else
+		table_add(printing->table, container->id, container->image ?: "-", "0", "Created",
+			  age, namespace);
+}
+
+static bool is_seen(const struct printing *printing, const char *id)
+{
+	for (size_t i = 0; i < printing->seen.count; i++) {
+		if (!strcmp(printing->seen.items[i], id))
+			return true;
+	}
+	return false;
+}
+
+/* Containers that have no task and of which none is remembered. */
+static int print_idles(struct printing *printing)
+{
+	_cleanup_(cleanup_free) char *after = NULL;
+	struct context *context = printing->context;
+	struct list_request request = {};
+
+	do {
+		_cleanup_(container_list_reply_clear) struct container_list_reply reply = {};
+		int r = container_list_ask(&context->ask, &request, &reply);
+
+		if (r)
+			return fail_ask(context, r);
+		for (size_t i = 0; i < reply.containers.count; i++) {
+			if (!is_seen(printing, reply.containers.items[i].id))
+				print_idle(printing, &reply.containers.items[i]);
+		}
+		free(after);
+		request.after = after = TAKE(reply.after);
+	} while (after);
+	return 0;
+}
+
+/* ps is of containers: those that run, or all; tasks list is of tasks. */
+static int print(struct context *context, const struct tasks_options *options, struct table *table,
+		 row_fn row, char **args, int n_args)
+{
+	bool is_ps = row == ps_row;
+	bool idle = is_ps && options->all && !options->all_namespaces && !n_args;
+	struct printing printing = {.context = context,
+				    .table = table,
+				    .row = row,
+				    .without_ended = is_ps && !options->all,
+				    .all = json_array()};
+	int code = list_format(context, &options->list, &printing.format)
+			   ?: print_tasks(&printing, options, args, n_args);
+
+	if (!code && idle)
+		code = print_idles(&printing);
+	if (!code && printing.format == OUTPUT_TABLE)
 		table_print(table);
-	if (!code && format == OUTPUT_JSON)
-		output_json(json_incref(all));
-	json_decref(all);
+	if (!code && printing.format == OUTPUT_JSON)
+		output_json(json_incref(printing.all));
+	json_decref(printing.all);
+	schema_strs_clear(&printing.seen);
 	return code;
 }
 
 static int list(struct context *context, void *data, char **args, int n_args)
 {
-	const struct tasks_options *options = data;
 	_cleanup_(table_clear) struct table table = {};
-	enum output_format format;
-	int code = list_format(context, &options->list, &format);
 
 	table_init(&table, "TASK", "PID", "STATUS", NULL);
-	return code ?: print_tasks(context, options, format, &table, task_row, args, n_args);
+	return print(context, data, &table, task_row, args, n_args);
 }
 
 static int ps(struct context *context, void *data, char **args, int n_args)
 {
-	const struct tasks_options *options = data;
 	_cleanup_(table_clear) struct table table = {};
-	enum output_format format;
-	int code = list_format(context, &options->list, &format);
 
 	table_init(&table, "CONTAINER", "IMAGE", "PID", "STATUS", "CREATED", "NAMESPACE", NULL);
-	return code ?: print_tasks(context, options, format, &table, ps_row, args, n_args);
+	return print(context, data, &table, ps_row, args, n_args);
 }
 
 /* ---- kill ---------------------------------------------------------------- */
@@ -305,7 +385,8 @@ const struct command tasks_command = {
 const struct command ps_command = {
 	.name = "ps",
 	.arguments = "[FILTER...]",
-	.summary = "list running containers, and with -a ended ones",
+	.summary =
+		"list running containers, and with -a ended ones and those that were only created",
 	.options = tasks_options,
 	.options_size = sizeof(struct tasks_options),
 	.max_args = -1,

@@ -203,6 +203,22 @@ def test_inspect_shows_record_task_and_processes():
         assert d("inspect", "web").returncode == 1
 
 
+def test_ps_lists_what_runs_what_has_ended_and_what_never_ran():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("containers", "create", "busybox", "idle", "true")
+        d.check("run", "-d", "busybox", "ended", "sh", "-c", "exit 3")
+        d.check("run", "-d", "busybox", "runs", "sleep", "1000")
+        d.check("wait", "ended")
+        assert sorted(d.check("ps", "-a", "-q").split()) == ["ended", "idle", "runs"]
+        assert {c["container_id"]: c["status"] for c in d.json("ps", "-a")} == {
+            "ended": "STOPPED", "idle": "NONE", "runs": "RUNNING"}
+        rows = {line.split()[0]: line for line in d.check("ps", "-a").splitlines()}
+        assert "Created" in rows["idle"] and "Exited (3)" in rows["ended"] and "RUNNING" in rows["runs"], rows
+        assert d.check("ps", "-q") == "runs\n"
+        d.check("rm", "-f", "idle", "ended", "runs")
+
+
 def test_a_container_becomes_an_image_and_a_container_again():
     with Davit() as d:
         d.import_busybox()
