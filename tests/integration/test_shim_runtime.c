@@ -5,6 +5,7 @@
  */
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -632,6 +633,90 @@ static void container_of_a_killed_shim_is_adopted_with_runc(void **state)
 	adopt_with("/usr/sbin/runc");
 }
 
+#define ROUNDS 8
+#define EACH   6
+
+/* Of the container's; init and its sleep are two. */
+static size_t count_processes(void)
+{
+	_cleanup_(cleanup_free) char *path = text_format("/sys/fs/cgroup/pids%s/cgroup.procs",
+							 test.cgroup);
+	_cleanup_(cleanup_free) char *text = NULL;
+	size_t n = 0;
+
+	assert_int_equal(file_read_proc(path, 65536, &text, NULL), 0);
+	for (const char *at = text; *at; at++)
+		n += *at == '\n';
+	return n;
+}
+
+static void send_execs(int round)
+{
+	char id[16], file[32], script[32];
+
+	for (int i = 0; i < EACH; i++) {
+		struct shim_exec_request request = {
+			.exec_id = id, .process_file = file, .start = true};
+		uint8_t request_id[ID_SIZE];
+
+		snprintf(id, sizeof(id), "r%d-%d", round, i);
+		snprintf(file, sizeof(file), "%s.json", id);
+		snprintf(script, sizeof(script), "exit %d", i);
+		write_process(id, script);
+		id_make(request_id);
+		shim_case_send(&test, test.fd, "shim.exec", request_id, 0, &request);
+	}
+}
+
+/* True: all that were added have ended, each with its own code, or as unknown. */
+static bool have_all_ended(void)
+{
+	struct shim_processes_reply list = {};
+	bool is_all = true;
+
+	must("shim.processes", NULL, &list);
+	for (size_t i = 0; i < list.processes.count; i++) {
+		const struct shim_process_state *process = &list.processes.items[i];
+
+		is_all = is_all && process->status == TASK_STOPPED;
+		if (process->exit && process->exit->source == EXIT_OBSERVED &&
+		    process->exit->signal != SIGKILL)
+			assert_int_equal(process->exit->exit_status,
+					 atoi(strchr(process->exec_id, '-') + 1));
+	}
+	shim_processes_reply_clear(&list);
+	return is_all;
+}
+
+static void shims_that_are_killed_while_processes_are_made_lose_none(void **state)
+{
+	uint64_t limit_ms;
+
+	(void)state;
+	if (access("/sys/fs/cgroup/pids", F_OK))
+		skip();
+	setup("/usr/bin/crun", "while true; do sleep 1000; done", "", true);
+	shim_case_start(&test);
+	must("shim.create", &create_and_start, NULL);
+	for (int round = 0; round < ROUNDS; round++) {
+		send_execs(round);
+		(void)poll(NULL, 0, 9 * round);
+		shim_case_replace(&test);
+	}
+	limit_ms = time_boot_ms() + 20000;
+	while (!have_all_ended() && time_boot_ms() < limit_ms)
+		(void)poll(NULL, 0, 20);
+	assert_true(have_all_ended());
+	shim_case_drain(&test);
+	while (count_processes() > 2 && time_boot_ms() < limit_ms)
+		(void)poll(NULL, 0, 20);
+	assert_int_equal(count_processes(), 2);
+	must_exec("last", "exit 5");
+	assert_int_equal(exit_of("last")->exit_status, 5);
+	must("shim.delete", &delete_by_force, NULL);
+	assert_int_equal(shim_case_wait_end(&test), 0);
+}
+
 #define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
 
 int main(int argc, char **argv)
@@ -658,6 +743,7 @@ int main(int argc, char **argv)
 		SHIM_TEST(created_container_of_a_killed_shim_is_started_with_runc),
 		SHIM_TEST(container_of_a_killed_shim_is_adopted_with_crun),
 		SHIM_TEST(container_of_a_killed_shim_is_adopted_with_runc),
+		SHIM_TEST(shims_that_are_killed_while_processes_are_made_lose_none),
 	};
 
 	if (geteuid() || access("/usr/bin/crun", X_OK) || access("/bin/busybox", X_OK)) {

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,8 +89,30 @@ static void systemd_names_are_matched_whole(void **state)
 	assert_false(cgroup_is_unit("nonsense", "/nonsense"));
 }
 
+static void frozen_cgroup_is_thawed(void **state)
+{
+	_cleanup_(cleanup_free) char *v1 = scratch_path(*state, "freezer.state");
+	_cleanup_(cleanup_free) char *v2 = scratch_path(*state, "cgroup.freeze"), *text = NULL;
+	struct cgroup cgroup = {.freeze = v1};
+
+	assert_int_equal(file_write(v1, "FROZEN\n", 7, 0600, false, NULL), 0);
+	assert_int_equal(file_write(v2, "1\n", 2, 0600, false, NULL), 0);
+	assert_true(cgroup_is_frozen(&cgroup));
+	assert_int_equal(cgroup_thaw(&cgroup), 0);
+	assert_false(cgroup_is_frozen(&cgroup));
+	cgroup = (struct cgroup){.freeze = v2, .is_v2 = true};
+	assert_true(cgroup_is_frozen(&cgroup));
+	assert_int_equal(cgroup_thaw(&cgroup), 0);
+	assert_false(cgroup_is_frozen(&cgroup));
+	assert_int_equal(file_read(AT_FDCWD, v2, 16, &text, NULL), 0);
+	assert_int_equal(text[0], '0');
+	assert_int_equal(cgroup_thaw(&(struct cgroup){}), -ENOENT);
+	assert_false(cgroup_is_frozen(&(struct cgroup){}));
+}
+
 TEST_MAIN(cmocka_unit_test(paths_of_v1_and_v2_are_found),
 	  cmocka_unit_test(oom_kills_are_counted_in_both_formats),
 	  TEST_IN_SCRATCH(counts_are_read_from_the_files_of_v1_and_v2),
 	  TEST_IN_SCRATCH(cgroup_of_somebody_else_is_never_signalled),
-	  cmocka_unit_test(systemd_names_are_matched_whole))
+	  cmocka_unit_test(systemd_names_are_matched_whole),
+	  TEST_IN_SCRATCH(frozen_cgroup_is_thawed))
