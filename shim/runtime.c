@@ -116,6 +116,10 @@ void runtime_log_text(const char *log, char *text, size_t size)
 	while (used && used + 1 == size && ((unsigned char)text[used - 1] & 0x80))
 		used--;
 	text[used] = '\0';
+	/* What is no UTF-8 would be refused by who reads it: names in an image are any bytes. */
+	for (size_t i = 0; i < used && !schema_is_text(text, used); i++)
+		if ((unsigned char)text[i] & 0x80)
+			text[i] = '?';
 }
 
 static void read_log(const struct runtime_call *call, char *text, size_t size)

@@ -162,6 +162,18 @@ static void hello(struct shim_case *test)
 	shim_hello_reply_clear(&reply);
 }
 
+/* A child that a killed shim was spawning has its descriptors until it has closed them. */
+static void lock_bundle(struct shim_case *test, const char *path)
+{
+	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
+
+	while (file_lock(path, &test->lock)) {
+		if (time_boot_ms() > limit_ms)
+			fail_msg("%s stays locked", path);
+		(void)poll(NULL, 0, 2);
+	}
+}
+
 void shim_case_start(struct shim_case *test)
 {
 	_cleanup_(cleanup_free) char *program = shim_case_program("bin/davit-shim");
@@ -175,7 +187,7 @@ void shim_case_start(struct shim_case *test)
 
 	write_config(test);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-	assert_int_equal(file_lock(lock, &test->lock), 0);
+	lock_bundle(test, lock);
 	log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	if (spawn(
 		    &(struct spawn){
@@ -230,7 +242,12 @@ static bool reap_one(pid_t child)
 		kill(child, SIGKILL);
 	}
 	close_fd(poll_fd.fd);
-	waitpid(child, NULL, 0);
+	/* The init of a pid namespace ends when all that was in it has been reaped, by us. */
+	while (waitpid(child, NULL, WNOHANG) == 0) {
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		(void)poll(NULL, 0, 1);
+	}
 	return is_alive;
 }
 

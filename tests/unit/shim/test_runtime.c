@@ -29,6 +29,13 @@ static void plain_lines_are_taken_as_they_are(void **state)
 	assert_text("\x01\x02 x", "   x");
 }
 
+static void bytes_that_are_no_text_are_replaced(void **state)
+{
+	(void)state;
+	assert_text("{\"msg\":\"open `\xff\xfe`\"}", "open `??`");
+	assert_text("a\xc3\xa4", "a\xc3\xa4");
+}
+
 static void long_text_is_cut_between_characters(void **state)
 {
 	char log[200], text[64];
@@ -45,4 +52,5 @@ static void long_text_is_cut_between_characters(void **state)
 
 TEST_MAIN(cmocka_unit_test(messages_of_a_json_log_are_joined),
 	  cmocka_unit_test(plain_lines_are_taken_as_they_are),
+	  cmocka_unit_test(bytes_that_are_no_text_are_replaced),
 	  cmocka_unit_test(long_text_is_cut_between_characters))
