@@ -151,7 +151,8 @@ class Davit:
         """SIGKILL; returns when they are gone (their successors may be there already)."""
         pids = [pid for program in programs for pid in self.pids(program)]
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not [p for p in pids if os.path.exists("/proc/%d" % p) and self.is_alive(p)], "killed")
         return pids
 
