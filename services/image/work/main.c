@@ -157,6 +157,8 @@ static int run_export(struct why *why)
 
 	r = read_request(schema_work_export_request(), &request, why);
 	if (!r)
+		r = sandbox_filter(why);
+	if (!r)
 		r = work_export(&request, FIRST_FD, why);
 	if (describe(r, why, &result.error, &result.status))
 		return error_origin(-ENOMEM);
@@ -170,6 +172,8 @@ static int run_usage(struct why *why)
 	int r;
 
 	r = read_request(schema_work_usage_request(), &request, why);
+	if (!r)
+		r = sandbox_filter(why);
 	if (!r)
 		r = work_usage(&request, FIRST_FD, &result, why);
 	if (describe(r, why, &result.error, &result.status))
