@@ -10,6 +10,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/xattr.h>
 
@@ -568,6 +569,11 @@ static int hide_gone(struct diff *diff, const struct schema_strs *left,
 			k++;
 		if (k < right->count && !strcmp(right->items[k], left->items[i]))
 			continue;
+		/* A longer whiteout is no name that a layer can have. */
+		if (strlen(left->items[i]) + strlen(WHITEOUT) > NAME_MAX)
+			return why_set(diff->why, WORK_E_INVALID,
+				       "entry '%s/%s' is gone, and its name is too long to say so",
+				       work_show(diff->path), work_show(left->items[i]));
 		name = text_format("%s%s", WHITEOUT, left->items[i]);
 		r = name ? hide(diff, name) : error_origin(-ENOMEM);
 	}

@@ -260,12 +260,18 @@ static void test_links_are_never_followed(void **state)
 static void test_what_a_layer_cannot_hold_is_refused_by_name(void **state)
 {
 	struct work_limits entries = {.entries = 2}, depth = {.path_depth = 2};
+	char long_name[5 + 252 + 1] = "1/fs/";
 	struct fixture *f = *state;
 
 	add_file(f, "2/fs/.wh.x", "");
 	assert_int_equal(diff_with(f, NULL), WORK_E_INVALID);
 	assert_non_null(strstr(f->why.text, "'.wh.x'"));
 	assert_int_equal(unlinkat(f->snapshots, "2/fs/.wh.x", 0), 0);
+	memset(long_name + 5, 'n', 252);
+	add_file(f, long_name, "");
+	assert_int_equal(diff_with(f, NULL), WORK_E_INVALID);
+	assert_non_null(strstr(f->why.text, "too long"));
+	assert_int_equal(unlinkat(f->snapshots, long_name, 0), 0);
 	add_dir(f, "2/fs/a");
 	add_dir(f, "2/fs/a/b");
 	add_dir(f, "2/fs/a/b/c");
