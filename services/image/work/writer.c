@@ -15,6 +15,7 @@ struct writer {
 	struct hash *given, *out;
 	uint64_t n_given, n_out, limit;
 	int error; /* of a write, negative */
+	bool is_dropped;
 };
 
 static int put(struct writer *writer, const void *data, size_t size)
@@ -33,7 +34,9 @@ static int put(struct writer *writer, const void *data, size_t size)
 static la_ssize_t write_compressed(struct archive *raw, void *userdata, const void *data,
 				   size_t size)
 {
-	if (!put(userdata, data, size))
+	const struct writer *writer = userdata;
+
+	if (writer->is_dropped || !put(userdata, data, size))
 		return (la_ssize_t)size;
 	archive_set_error(raw, EIO, "cannot write");
 	return -1;
@@ -101,11 +104,9 @@ struct writer *writer_free(struct writer *writer)
 {
 	if (!writer)
 		return NULL;
-	if (writer->raw) {
-		/* What was not finished is not wanted. */
-		archive_write_fail(writer->raw);
-		archive_write_free(writer->raw);
-	}
+	/* What was not finished is not wanted; but only an orderly end frees all that libarchive has. */
+	writer->is_dropped = true;
+	archive_write_free(writer->raw);
 	hash_free(writer->given);
 	hash_free(writer->out);
 	free(writer);
