@@ -8,6 +8,8 @@
 
 #include "services/container/container.h"
 
+#define ROOT_LABEL "containerd.io/gc.root"
+
 static const char *request_id(struct operation *operation)
 {
 	const struct container_remove_request *request = operation_request(operation);
@@ -80,14 +82,31 @@ static int forget_task(struct operation *operation)
 
 /* ---- the snapshot ---- */
 
+/* No container has it any more: a label keeps it from being collected. */
+static int keep_snapshot(struct operation *operation)
+{
+	struct container_remove_context *context = operation_context(operation);
+	struct schema_pair label = {.key = (char *)ROOT_LABEL, .value = (char *)"kept"};
+	char *field = (char *)"labels." ROOT_LABEL;
+	struct snapshot_record snapshot = {.key = context->snapshot_key,
+					   .snapshotter = context->snapshotter,
+					   .labels = {&label, 1}};
+	struct snapshot_update_request update = {.snapshot = &snapshot, .update_mask = {&field, 1}};
+
+	return operation_call_if_any(operation, schema_find_method("snapshot", "update"), NULL,
+				     &update, NULL);
+}
+
 static int release(struct operation *operation, bool keep)
 {
 	struct container_remove_context *context = operation_context(operation);
 	struct snapshot_key_request key = {.key = context->snapshot_key,
 					   .snapshotter = context->snapshotter};
 
-	if (keep || !key.key || !*key.key)
+	if (!key.key || !*key.key)
 		return 0;
+	if (keep)
+		return keep_snapshot(operation);
 	return operation_call_if_any(operation, schema_find_method("image", "release"), NULL, &key,
 				     NULL);
 }

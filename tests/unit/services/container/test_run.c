@@ -406,6 +406,7 @@ static void test_a_container_with_a_task_is_not_deleted(void **state)
 	struct container_delete_request request = {.id = (char *)"web"};
 	struct task_process process = {
 		.container_id = (char *)"web", .id = (char *)"web", .status = TASK_RUNNING};
+	_cleanup_(snapshot_update_request_clear) struct snapshot_update_request update = {};
 	struct task_process_reply reply = {.process = &process};
 	struct service_answer *answer;
 	char key[256];
@@ -423,6 +424,11 @@ static void test_a_container_with_a_task_is_not_deleted(void **state)
 	answer = service_case_send(&test, "container.delete", NULL, 0, &request);
 	fake_call_answer(asked("task.get"), BUS_NOT_FOUND, "no task", NULL, NULL);
 	answer_empty("task.forget");
+	request_of(asked("snapshot.update"), schema_snapshot_update_request(), &update);
+	assert_string_equal(update.snapshot->key, key);
+	assert_string_equal(update.update_mask.items[0], "labels.containerd.io/gc.root");
+	assert_non_null(schema_map_get(&update.snapshot->labels, "containerd.io/gc.root"));
+	fake_call_answer(asked("snapshot.update"), BUS_NOT_FOUND, "no snapshot", NULL, NULL);
 	wait_answer(answer);
 	assert_int_equal(answer->status, BUS_OK);
 	assert_null(fake_bus_find(test.bus, "image.release"));

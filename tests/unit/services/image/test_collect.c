@@ -1,0 +1,404 @@
+/* Collections, a step at a time: what is put between any two steps stays. */
+
+#include "tests/lib/main.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/lib/file.h"
+#include "services/image/collect_private.h"
+#include "services/image/labels.h"
+#include "services/image/lease.h"
+#include "tests/lib/service_case.h"
+
+static struct service_case test;
+
+static struct image_service *service(void)
+{
+	return test.service->object;
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	service_case_init(&test, &image_definition);
+	/* Runs are made by hand. */
+	service()->is_ready = false;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	return service_case_deinit(&test);
+}
+
+/* ---- what lies in the store ---- */
+
+static int transact(int (*fn)(void *userdata), void *userdata)
+{
+	int r = service_transact(test.service, fn, userdata);
+
+	service_case_turn(&test);
+	return r;
+}
+
+struct blob {
+	char digest[DIGEST_SIZE];
+	struct schema_map labels;
+};
+
+static int record_blob(void *userdata)
+{
+	struct blob *blob = userdata;
+	struct content_record record = {.digest = blob->digest, .size = 1, .labels = blob->labels};
+	bool existed;
+
+	return content_commit_record(service(), "default", &record, &existed);
+}
+
+static void put_blob(const char *text, struct blob *blob)
+{
+	_cleanup_(cleanup_free) char *path = NULL, *full = NULL;
+	struct why why = {};
+
+	digest_of(text, strlen(text), blob->digest);
+	path = text_format("root/image/content/blobs/sha256/%s", blob->digest + 7);
+	full = scratch_path(&test.scratch, path);
+	assert_int_equal(file_write(full, text, strlen(text), 0600, false, &why), 0);
+	assert_int_equal(transact(record_blob, blob), 0);
+}
+
+static bool is_there;
+
+static int look_for_blob(void *userdata)
+{
+	is_there = content_has(service(), userdata);
+	return 0;
+}
+
+static bool has_blob(const char *digest)
+{
+	transact(look_for_blob, (void *)digest);
+	return is_there;
+}
+
+/* A manifest with a config and two layers. */
+#define N_PARTS 4
+struct image {
+	struct blob parts[N_PARTS]; /* the manifest is the last */
+};
+
+static void put_image(unsigned salt, struct image *image)
+{
+	_cleanup_(cleanup_free) char *config = NULL, *manifest = NULL;
+
+	for (unsigned i = 0; i < 2; i++) {
+		char text[64];
+
+		snprintf(text, sizeof(text), "layer %u %u", salt, i);
+		put_blob(text, &image->parts[i]);
+	}
+	config = text_format("{\"os\":\"linux\",\"architecture\":\"amd64\",\"rootfs\":{\"type\":"
+			     "\"layers\",\"diff_ids\":[\"%s\",\"%s\"]}}",
+			     image->parts[0].digest, image->parts[1].digest);
+	put_blob(config, &image->parts[2]);
+	manifest = text_format(
+		"{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\","
+		"\"config\":{\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\"digest\":"
+		"\"%s\",\"size\":%zu},\"layers\":[{\"mediaType\":"
+		"\"application/vnd.oci.image.layer.v1.tar\",\"digest\":\"%s\",\"size\":9},"
+		"{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar\",\"digest\":\"%s\","
+		"\"size\":9}]}",
+		image->parts[2].digest, strlen(config), image->parts[0].digest,
+		image->parts[1].digest);
+	put_blob(manifest, &image->parts[3]);
+}
+
+static int hold(void *userdata)
+{
+	int r = lease_make(service(), "default", "l", false);
+
+	return r ? r : lease_add_content(service(), "default", "l", userdata);
+}
+
+static int drop(void *userdata)
+{
+	(void)userdata;
+	return lease_drop(service(), "default", "l");
+}
+
+struct layer {
+	const char *scope, *key, *parent;
+	uint64_t number;
+};
+
+static int record_snapshot(void *userdata)
+{
+	const struct layer *layer = userdata;
+	struct snapshot_record record = {.key = (char *)layer->key,
+					 .parent = (char *)layer->parent,
+					 .kind = SNAPSHOT_COMMITTED,
+					 .snapshotter = (char *)SNAPSHOTTER_OVERLAY,
+					 .number = layer->number};
+	struct store_key key;
+
+	return store_key(&key, layer->scope, SNAPSHOTTER_OVERLAY, layer->key, NULL)
+		       ?: store_put(service()->store, TABLE_SNAPSHOTS, &key,
+				    schema_snapshot_record(), &record);
+}
+
+static void put_snapshot(const char *scope, const char *key, const char *parent, uint64_t number)
+{
+	struct layer layer = {scope, key, parent, number};
+
+	assert_int_equal(transact(record_snapshot, &layer), 0);
+}
+
+/* ---- runs by hand ---- */
+
+static int one_step(void *userdata)
+{
+	return collect_run_step(userdata, 0);
+}
+
+static void begin(struct collect_run *run, bool is_dry)
+{
+	*run = (struct collect_run){.image = service(),
+				    .references = {.image = service()},
+				    .is_dry = is_dry,
+				    .knows_containers = true};
+	store_on_put(service()->store, collect_note_put, run);
+}
+
+/* At most @n steps; true when it is done. */
+static bool go_on(struct collect_run *run, unsigned n)
+{
+	for (unsigned i = 0; i < n && !run->is_done; i++)
+		assert_int_equal(service_transact(test.service, one_step, run), 0);
+	service_case_turn(&test);
+	return run->is_done;
+}
+
+static void finish(struct collect_run *run)
+{
+	assert_true(go_on(run, 10000));
+	store_on_put(service()->store, NULL, NULL);
+}
+
+static void run_whole(bool is_dry, struct collect_run *run)
+{
+	begin(run, is_dry);
+	finish(run);
+}
+
+static void test_what_nothing_needs_goes_and_the_rest_stays(void **state)
+{
+	struct collect_run run;
+	struct image keep = {}, drop_ = {};
+
+	(void)state;
+	put_image(1, &keep);
+	put_image(2, &drop_);
+	assert_int_equal(transact(hold, keep.parts[3].digest), 0);
+	run_whole(true, &run);
+	assert_int_equal(run.report.count, N_PARTS);
+	collect_run_clear(&run);
+	assert_true(has_blob(drop_.parts[0].digest));
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, N_PARTS);
+	collect_run_clear(&run);
+	for (unsigned i = 0; i < N_PARTS; i++) {
+		assert_true(has_blob(keep.parts[i].digest));
+		assert_false(has_blob(drop_.parts[i].digest));
+	}
+}
+
+/* However far the run is: what a lease is put on while it is there is not removed, nor what it leads to. */
+static void test_what_is_leased_between_any_two_steps_stays(void **state)
+{
+	bool was_done = false;
+	unsigned n_steps;
+
+	(void)state;
+	for (n_steps = 0; !was_done; n_steps++) {
+		bool was_there[N_PARTS];
+		struct collect_run run;
+		struct image image = {};
+
+		put_image(n_steps, &image);
+		begin(&run, false);
+		was_done = go_on(&run, n_steps);
+		for (unsigned i = 0; i < N_PARTS; i++)
+			was_there[i] = has_blob(image.parts[i].digest);
+		assert_int_equal(transact(hold, image.parts[3].digest), 0);
+		finish(&run);
+		collect_run_clear(&run);
+		for (unsigned i = 0; i < N_PARTS; i++)
+			assert_int_equal(has_blob(image.parts[i].digest),
+					 was_there[3] ? was_there[i]
+						      : has_blob(image.parts[i].digest));
+		assert_int_equal(transact(drop, NULL), 0);
+		run_whole(false, &run);
+		collect_run_clear(&run);
+		for (unsigned i = 0; i < N_PARTS; i++)
+			assert_false(has_blob(image.parts[i].digest));
+	}
+	/* It was interrupted in each of its phases. */
+	assert_true(n_steps > 12);
+}
+
+static void test_snapshots_go_leaf_first_whatever_their_names(void **state)
+{
+	struct collect_run run;
+
+	(void)state;
+	put_snapshot("default", "b", "m", 11);
+	put_snapshot("default", "m", "a", 12);
+	put_snapshot("default", "a", "z", 13);
+	put_snapshot("default", "z", NULL, 14);
+	run_whole(false, &run);
+	assert_int_equal(run.report.garbage.count, 4);
+	assert_string_equal(run.report.garbage.items[0].id, "b");
+	assert_string_equal(run.report.garbage.items[1].id, "m");
+	assert_string_equal(run.report.garbage.items[2].id, "a");
+	assert_string_equal(run.report.garbage.items[3].id, "z");
+	collect_run_clear(&run);
+}
+
+static void test_snapshots_whose_parents_go_round_in_a_circle_end(void **state)
+{
+	struct collect_run run;
+
+	(void)state;
+	put_snapshot("default", "a", "b", 11);
+	put_snapshot("default", "b", "a", 12);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 2);
+	collect_run_clear(&run);
+}
+
+static void test_a_container_keeps_its_snapshot_and_all_below_it(void **state)
+{
+	struct container_root root = {.namespace = (char *)"default",
+				      .id = (char *)"c",
+				      .snapshotter = (char *)SNAPSHOTTER_OVERLAY,
+				      .snapshot_key = (char *)"top"};
+	struct collect_run run;
+
+	(void)state;
+	put_snapshot("default", "top", "below", 11);
+	put_snapshot("default", "below", NULL, 12);
+	put_snapshot("other", "top", NULL, 13);
+	begin(&run, false);
+	assert_int_equal(collect_add_container(&run, &root), 0);
+	finish(&run);
+	assert_int_equal(run.report.count, 1);
+	assert_string_equal(run.report.garbage.items[0].namespace, "other");
+	collect_run_clear(&run);
+}
+
+static void test_without_word_of_containers_namespaces_snapshots_stay(void **state)
+{
+	struct collect_run run;
+
+	(void)state;
+	put_snapshot("default", "top", "below", 11);
+	put_snapshot("default", "below", NULL, 12);
+	begin(&run, false);
+	run.knows_containers = false;
+	finish(&run);
+	assert_int_equal(run.report.count, 0);
+	assert_true(run.has_undecided);
+	collect_run_clear(&run);
+}
+
+static int damage_image(void *userdata)
+{
+	const struct lease_resource other = {.type = (char *)"not", .id = (char *)"an image"};
+	struct store_key key;
+
+	(void)userdata;
+	return store_key(&key, "default", "docker.io/library/x:latest", NULL)
+		       ?: store_put(service()->store, TABLE_IMAGES, &key, schema_lease_resource(),
+				    &other);
+}
+
+/* What the damaged record kept is not known. */
+static void test_a_damaged_record_lets_nothing_be_removed(void **state)
+{
+	struct collect_run run;
+	struct image image = {};
+
+	(void)state;
+	put_image(1, &image);
+	assert_int_equal(transact(damage_image, NULL), 0);
+	run_whole(false, &run);
+	assert_true(run.is_blind);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	assert_true(has_blob(image.parts[0].digest));
+}
+
+static void test_a_lease_that_has_expired_is_removed_with_what_it_held(void **state)
+{
+	struct schema_pair label = {(char *)LABEL_EXPIRE, (char *)"2020-01-01T00:00:00Z"};
+	struct lease_create_request request = {.id = (char *)"l", .labels = {&label, 1}};
+	struct collect_run run;
+	struct image image = {};
+
+	(void)state;
+	put_image(1, &image);
+	assert_int_equal(service_case_call(&test, "lease.create", NULL, &request, NULL), BUS_OK);
+	assert_int_equal(transact(hold, image.parts[3].digest), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 1 + N_PARTS);
+	assert_int_equal(run.report.garbage.items[0].kind, GARBAGE_LEASE);
+	assert_non_null(strstr(run.report.garbage.items[0].reason, "2020-01-01T00:00:00Z"));
+	collect_run_clear(&run);
+}
+
+static int record_many(void *userdata)
+{
+	int r = 0;
+
+	(void)userdata;
+	for (unsigned i = 0; i < 2100 && !r; i++) {
+		struct blob blob = {};
+		char text[32];
+
+		snprintf(text, sizeof(text), "blob %u", i);
+		digest_of(text, strlen(text), blob.digest);
+		r = record_blob(&blob);
+	}
+	return r;
+}
+
+/* More of a report than fits into a message is counted, not told. */
+static void test_a_long_report_is_cut(void **state)
+{
+	struct collect_run run;
+
+	(void)state;
+	assert_int_equal(transact(record_many, NULL), 0);
+	run_whole(true, &run);
+	assert_int_equal(run.report.count, 2100);
+	assert_int_equal(run.report.garbage.count, 2000);
+	collect_run_clear(&run);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+TEST_MAIN(CASE(test_what_nothing_needs_goes_and_the_rest_stays),
+	  CASE(test_what_is_leased_between_any_two_steps_stays),
+	  CASE(test_snapshots_go_leaf_first_whatever_their_names),
+	  CASE(test_snapshots_whose_parents_go_round_in_a_circle_end),
+	  CASE(test_a_container_keeps_its_snapshot_and_all_below_it),
+	  CASE(test_without_word_of_containers_namespaces_snapshots_stay),
+	  CASE(test_a_damaged_record_lets_nothing_be_removed),
+	  CASE(test_a_lease_that_has_expired_is_removed_with_what_it_held),
+	  CASE(test_a_long_report_is_cut))
