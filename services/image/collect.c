@@ -9,7 +9,7 @@
 #define DELAY_MS       100 /* after what made it necessary */
 #define LATER_MS       2000
 #define STEP_NS        2000000 /* of work at a time */
-#define PAUSE_MS       4       /* between steps: what others do then is not delayed */
+#define PAUSE_MS       6       /* between steps: what others do then is not delayed */
 #define SHARE          20      /* a run is followed by so many times its length without one */
 #define INTERVAL_MAX   10000
 #define RETRY_MS       15000 /* when containers were not known */

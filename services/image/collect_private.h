@@ -4,7 +4,7 @@
 #include "services/image/collect.h"
 #include "services/image/references.h"
 
-#define COLLECT_REMOVALS 16 /* in one transaction */
+#define COLLECT_REMOVALS 64 /* in one transaction */
 
 struct collect_waiter {
 	struct collect_waiter *next;

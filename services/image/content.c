@@ -263,6 +263,7 @@ int content_remove(struct image_service *image, const char *digest)
 	struct store_key key;
 	int r;
 
+	references_forget_blob(image, digest);
 	r = content_key(digest, &key);
 	if (!r)
 		r = store_delete(image->store, TABLE_BLOBS, &key);

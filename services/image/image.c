@@ -11,6 +11,7 @@
 #include "services/image/handlers.h"
 #include "services/image/ingest.h"
 #include "services/image/lease.h"
+#include "services/image/references.h"
 
 #define SERVICE_TYPE    struct image_service
 #define SERVICE_DEF     "schemas/image.def"
@@ -228,6 +229,7 @@ static void image_close(void *object)
 	while (image->works)
 		image_work_free(image->works);
 	collect_close(image);
+	references_close(image);
 	ingest_close(image);
 	unpack_close(image);
 	trash_close(image);

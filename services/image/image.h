@@ -78,6 +78,7 @@ struct image_service {
 
 	struct ingest_writer *writers; /* of ingests */
 	struct collector *collector;
+	struct edge_cache *edges; /* see references.h */
 
 	uint8_t boot[ID_SIZE];
 	bool is_marking_synced;     /* nothing that is put now is new */

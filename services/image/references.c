@@ -1,6 +1,7 @@
 /* Marking: see references.h. */
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/lib/file.h"
@@ -155,6 +156,126 @@ int reference_leased(struct references *references, const char *namespace,
 
 /* ---- following: a document that cannot be read leads nowhere; whoever needs what it led to is told then ---- */
 
+#define EDGES_SLOTS 16384 /* a power of two */
+#define EDGES_BYTES (4u << 20)
+
+/* Of a document: digests of blobs, each with the kind that it is there; of a config: chain ids. */
+struct edges {
+	char digest[DIGEST_SIZE];
+	enum reference_kind kind; /* as what it was read */
+	size_t count;
+	struct edge {
+		char target[DIGEST_SIZE];
+		enum reference_kind kind;
+	} items[];
+};
+
+struct edge_cache {
+	struct edges *slots[EDGES_SLOTS];
+	size_t size; /* of them, in bytes */
+};
+
+static size_t edges_size(const struct edges *edges)
+{
+	return sizeof(*edges) + edges->count * sizeof(edges->items[0]);
+}
+
+static void edges_drop(struct edge_cache *cache, struct edges **slot)
+{
+	if (!*slot)
+		return;
+	cache->size -= edges_size(*slot);
+	free(*slot);
+	*slot = NULL;
+}
+
+static struct edges **edges_slot(struct edge_cache *cache, const char *digest)
+{
+	char hex[9] = {};
+
+	memcpy(hex, digest + strlen("sha256:"), 8);
+	return &cache->slots[strtoul(hex, NULL, 16) & (EDGES_SLOTS - 1)];
+}
+
+void references_forget_blob(struct image_service *image, const char *digest)
+{
+	struct edges **slot = image->edges ? edges_slot(image->edges, digest) : NULL;
+
+	if (slot && *slot && !strcmp((*slot)->digest, digest))
+		edges_drop(image->edges, slot);
+}
+
+void references_close(struct image_service *image)
+{
+	for (size_t i = 0; image->edges && i < EDGES_SLOTS; i++)
+		free(image->edges->slots[i]);
+	free(image->edges);
+	image->edges = NULL;
+}
+
+static struct edges *edges_new(const char *digest, enum reference_kind kind, size_t count)
+{
+	struct edges *edges = calloc(1, sizeof(*edges) + count * sizeof(edges->items[0]));
+
+	if (!edges)
+		return NULL;
+	memcpy(edges->digest, digest, DIGEST_SIZE);
+	edges->kind = kind;
+	return edges;
+}
+
+static void edges_add(struct edges *edges, const char *target, enum reference_kind kind)
+{
+	struct edge *edge = &edges->items[edges->count++];
+
+	snprintf(edge->target, sizeof(edge->target), "%s", target);
+	edge->kind = kind;
+}
+
+static struct edges *read_config(const char *digest, const char *text, size_t size)
+{
+	_cleanup_(document_config_clear) struct document_config config = {};
+	struct edges *edges;
+	char chain[DIGEST_SIZE] = "";
+
+	if (document_parse_config(text, size, &config, NULL))
+		return edges_new(digest, REFERENCE_CONFIG, 0);
+	edges = edges_new(digest, REFERENCE_CONFIG, config.diff_ids.count);
+	for (size_t i = 0; edges && i < config.diff_ids.count; i++) {
+		chain_id(chain, config.diff_ids.items[i], chain);
+		edges_add(edges, chain, REFERENCE_BLOB);
+	}
+	return edges;
+}
+
+static struct edges *read_manifest(const char *digest, const struct document_manifest *manifest)
+{
+	struct edges *edges = edges_new(digest, REFERENCE_DOCUMENT, 1 + manifest->layers.count);
+
+	if (!edges)
+		return NULL;
+	edges_add(edges, manifest->config.digest, REFERENCE_CONFIG);
+	for (size_t i = 0; i < manifest->layers.count; i++)
+		edges_add(edges, manifest->layers.items[i].digest, REFERENCE_BLOB);
+	return edges;
+}
+
+static struct edges *read_document(const char *digest, const char *text, size_t size)
+{
+	_cleanup_(document_manifest_clear) struct document_manifest manifest = {};
+	_cleanup_(document_index_clear) struct document_index index = {};
+	struct edges *edges;
+
+	if (!document_parse_manifest(text, size, NULL, &manifest, NULL))
+		return read_manifest(digest, &manifest);
+	if (document_parse_index(text, size, NULL, &index, NULL))
+		return edges_new(digest, REFERENCE_DOCUMENT, 0);
+	edges = edges_new(digest, REFERENCE_DOCUMENT, index.count);
+	for (size_t i = 0; edges && i < index.count; i++)
+		edges_add(edges, index.items[i].descriptor.digest, REFERENCE_DOCUMENT);
+	return edges;
+}
+
 static int add_layer(struct references *references, const char *chain)
 {
 	static const char *const snapshotters[] = {SNAPSHOTTER_OVERLAY, SNAPSHOTTER_NATIVE};
@@ -167,69 +288,72 @@ static int add_layer(struct references *references, const char *chain)
 	return error_trace(r);
 }
 
-static int follow_config(struct references *references, const char *text, size_t size)
+static int follow_edges(struct references *references, const struct edges *edges)
 {
-	_cleanup_(document_config_clear) struct document_config config = {};
-	char chain[DIGEST_SIZE] = "";
 	int r = 0;
 
-	if (document_parse_config(text, size, &config, NULL))
-		return 0;
-	for (size_t i = 0; i < config.diff_ids.count && !r; i++) {
-		chain_id(chain, config.diff_ids.items[i], chain);
-		r = add_layer(references, chain);
+	for (size_t i = 0; i < edges->count && !r; i++) {
+		const struct edge *edge = &edges->items[i];
+
+		r = edges->kind == REFERENCE_CONFIG
+			    ? add_layer(references, edge->target)
+			    : reference_blob(references, edge->target, edge->kind);
 	}
 	return error_trace(r);
 }
 
-static int follow_manifest(struct references *references, const struct document_manifest *manifest)
+/* Takes the place of what was there, if there is room. */
+static void keep_edges(struct image_service *image, struct edges *edges)
 {
+	struct edges **slot;
+
+	if (!image->edges)
+		image->edges = calloc(1, sizeof(*image->edges));
+	slot = image->edges ? edges_slot(image->edges, edges->digest) : NULL;
+	if (slot)
+		edges_drop(image->edges, slot);
+	if (!slot || image->edges->size + edges_size(edges) > EDGES_BYTES) {
+		free(edges);
+		return;
+	}
+	image->edges->size += edges_size(edges);
+	*slot = edges;
+}
+
+static int follow_document(struct references *references, const char *digest,
+			   enum reference_kind kind)
+{
+	struct image_service *image = references->image;
+	struct edges *edges = image->edges ? *edges_slot(image->edges, digest) : NULL;
+	_cleanup_(cleanup_free) char *text = NULL;
+	size_t size;
 	int r;
 
-	r = reference_blob(references, manifest->config.digest, REFERENCE_CONFIG);
-	for (size_t i = 0; i < manifest->layers.count && !r; i++)
-		r = reference_blob(references, manifest->layers.items[i].digest, REFERENCE_BLOB);
+	if (edges && !strcmp(edges->digest, digest) && edges->kind == kind)
+		return error_trace(follow_edges(references, edges));
+	if (content_load(image, digest, &text, &size, NULL))
+		return 0;
+	edges = kind == REFERENCE_CONFIG ? read_config(digest, text, size)
+					 : read_document(digest, text, size);
+	if (!edges)
+		return error_origin(-ENOMEM);
+	r = follow_edges(references, edges);
+	keep_edges(image, edges);
 	return error_trace(r);
-}
-
-static int follow_index(struct references *references, const struct document_index *index)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < index->count && !r; i++)
-		r = reference_blob(references, index->items[i].descriptor.digest,
-				   REFERENCE_DOCUMENT);
-	return error_trace(r);
-}
-
-static int follow_document(struct references *references, const char *text, size_t size)
-{
-	_cleanup_(document_manifest_clear) struct document_manifest manifest = {};
-	_cleanup_(document_index_clear) struct document_index index = {};
-
-	if (!document_parse_manifest(text, size, NULL, &manifest, NULL))
-		return error_trace(follow_manifest(references, &manifest));
-	if (!document_parse_index(text, size, NULL, &index, NULL))
-		return error_trace(follow_index(references, &index));
-	return 0;
 }
 
 static int follow_blob(struct references *references, const char *digest, enum reference_kind kind)
 {
 	_cleanup_(content_record_clear) struct content_record record = {};
-	_cleanup_(cleanup_free) char *text = NULL;
-	size_t size;
 	int r;
 
 	r = content_get(references->image, digest, &record, NULL);
 	if (r)
 		return r >= REFUSED || r == STORE_E_DAMAGED ? 0 : error_trace(r);
 	r = reference_labels(references, SCOPE_ANY, &record.labels);
-	if (r || kind == REFERENCE_BLOB || record.size > DOCUMENT_SIZE_MAX ||
-	    content_load(references->image, digest, &text, &size, NULL))
+	if (r || kind == REFERENCE_BLOB || record.size > DOCUMENT_SIZE_MAX)
 		return error_trace(r);
-	return kind == REFERENCE_CONFIG ? error_trace(follow_config(references, text, size))
-					: error_trace(follow_document(references, text, size));
+	return error_trace(follow_document(references, digest, kind));
 }
 
 struct search {

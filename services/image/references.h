@@ -17,6 +17,11 @@ enum reference_kind {
 	REFERENCE_DOCUMENT, /* may be a manifest or an index */
 };
 
+/* What documents lead to, remembered: they never change. */
+struct edge_cache;
+void references_forget_blob(struct image_service *image, const char *digest);
+void references_close(struct image_service *image);
+
 struct grey;
 struct references {
 	struct image_service *image;
