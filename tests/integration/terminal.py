@@ -17,15 +17,23 @@ class Terminal:
         env = dict(davit.env, PS1="> ", ENV="", TERM="xterm", SHELL="/bin/sh", TMUX_TMPDIR=davit.work)
         self.base = ["tmux", "-S", self.socket, "-f", "/dev/null"]
         self.env = env
-        self.tmux("new-session", "-d", "-x", str(width), "-y", str(height), "sh")
-        self.wait("> ")
+        self.width, self.height = width, height
 
     def __enter__(self):
+        self.tmux("new-session", "-d", "-x", str(self.width), "-y", str(self.height), "sh")
+        try:
+            self.wait("> ")
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(self, kind, value, trace):
         if kind is not None:
             sys.stderr.write("--- screen\n" + self.screen() + "\n")
+        self.end()
+
+    def end(self):
         subprocess.run(self.base + ["kill-server"], env=self.env, capture_output=True)
 
     def tmux(self, *words):
