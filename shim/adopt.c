@@ -116,20 +116,10 @@ bool shim_is_in_container(const struct shim *shim, int pid)
 
 /* ---- the methods --------------------------------------------------------- */
 
-static struct process *find(struct shim *shim, const char *exec_id, const struct call *call)
-{
-	struct process *process = shim_find_process(shim, exec_id);
-
-	if (!process)
-		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' has no process '%s'",
-			       shim->config.container_id, exec_id);
-	return process;
-}
-
 void shim_method_descriptors(struct shim *shim, const struct shim_process_request *request,
 			     const struct call *call)
 {
-	struct process *process = find(shim, request->exec_id, call);
+	struct process *process = shim_find_asked(shim, request->exec_id, call);
 	struct shim_descriptors_reply reply = {};
 	int fds[CONTROL_FDS], terminal;
 	size_t n = 0;
@@ -187,7 +177,7 @@ void shim_method_adopt(struct shim *shim, const struct shim_adopt_request *reque
 		       const struct call *call)
 {
 	static const struct empty nothing;
-	struct process *process = find(shim, request->exec_id, call);
+	struct process *process = shim_find_asked(shim, request->exec_id, call);
 	struct why why = {};
 	int r;
 

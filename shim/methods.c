@@ -12,6 +12,16 @@ struct process *shim_find_process(struct shim *shim, const char *exec_id)
 	return processes_find(&shim->added, exec_id);
 }
 
+struct process *shim_find_asked(struct shim *shim, const char *exec_id, const struct call *call)
+{
+	struct process *process = shim_find_process(shim, exec_id);
+
+	if (!process)
+		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' has no process '%s'",
+			       shim->config.container_id, exec_id);
+	return process;
+}
+
 /* ---- an operation -------------------------------------------------------- */
 
 bool shim_begin(struct shim *shim, const struct call *call)

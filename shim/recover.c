@@ -213,18 +213,24 @@ int shim_replay(void *userdata, const struct journal_record *record)
 
 /* ---- OCI runtimes that still run ----------------------------------------- */
 
-/* Whether @pid was started as an OCI runtime for this task: its first and its last argument say
- * so. */
+/* Whether @pid was started as an OCI runtime for this task: how its arguments start and end says so.
+ * The task's id alone would not do: it is only unique to a davit. */
 static bool is_runtime(const struct shim *shim, const char *pid)
 {
 	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;
-	size_t size, first = strlen(shim->config.runtime_path) + 1;
-	size_t last = strlen(shim->config.task_id) + 1;
+	const char *const start[] = {shim->config.runtime_path, "--root", shim->config.oci_root};
+	size_t size, at = 0, last = strlen(shim->config.task_id) + 1;
 
 	if (!path || file_read_proc(path, COMMAND_MAX, &line, &size))
 		return false;
-	return size > first + last && !memcmp(line, shim->config.runtime_path, first) &&
-	       !memcmp(line + size - last, shim->config.task_id, last);
+	for (size_t i = 0; i < ARRAY_SIZE(start); i++) {
+		size_t n = strlen(start[i]) + 1;
+
+		if (size - at < n || memcmp(line + at, start[i], n))
+			return false;
+		at += n;
+	}
+	return size - at > last && !memcmp(line + size - last, shim->config.task_id, last);
 }
 
 /* Until it runs its own program a process of the container has the arguments of the runtime that

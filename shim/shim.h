@@ -127,6 +127,8 @@ bool shim_is_in_container(const struct shim *shim, int pid);
 /* ---- methods.c: what the methods of the whole container share ---- */
 /* Init for no name, or the container's; NULL: there is none. */
 struct process *shim_find_process(struct shim *shim, const char *exec_id);
+/* The same for a request: NULL with @call refused by the process' name. */
+struct process *shim_find_asked(struct shim *shim, const char *exec_id, const struct call *call);
 static inline bool shim_is_busy(const struct shim *shim)
 {
 	return shim->operation.request.method;

@@ -7,20 +7,10 @@
 #include "shim/streams.h"
 
 /* NULL: answered. */
-static struct process *find(struct shim *shim, const char *exec_id, const struct call *call)
-{
-	struct process *process = shim_find_process(shim, exec_id);
-
-	if (!process)
-		request_refuse(shim, call, BUS_NOT_FOUND, "container '%s' has no process '%s'",
-			       shim->config.container_id, exec_id);
-	return process;
-}
-
 void shim_method_resize(struct shim *shim, const struct shim_resize_request *request,
 			const struct call *call)
 {
-	struct process *process = find(shim, request->exec_id, call);
+	struct process *process = shim_find_asked(shim, request->exec_id, call);
 	int r;
 
 	if (!process)
@@ -44,7 +34,7 @@ void shim_method_resize(struct shim *shim, const struct shim_resize_request *req
 void shim_method_close_io(struct shim *shim, const struct shim_process_request *request,
 			  const struct call *call)
 {
-	struct process *process = find(shim, request->exec_id, call);
+	struct process *process = shim_find_asked(shim, request->exec_id, call);
 
 	if (!process)
 		return;
@@ -63,7 +53,7 @@ void shim_method_close_io(struct shim *shim, const struct shim_process_request *
 void shim_method_attach(struct shim *shim, const struct shim_attach_request *request,
 			const struct call *call)
 {
-	struct process *process = find(shim, request->exec_id, call);
+	struct process *process = shim_find_asked(shim, request->exec_id, call);
 	struct log_position position = {};
 	struct task_attach_reply reply = {.position = &position};
 	struct why why = {};
