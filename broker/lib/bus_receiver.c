@@ -205,6 +205,7 @@ static int core_new(struct loop *loop, const char *path, struct bus_receiver *re
 		free(core);
 		return error_trace(r);
 	}
+	bus_port_ref(core->port); /* nng's callbacks may post for as long as the process lives */
 	*ret_core = core;
 	return 0;
 }
