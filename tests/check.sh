@@ -28,7 +28,7 @@ step() { # name, command...: a step that is one test
 }
 suite() { # name, build directory, kind
 	say "$1"
-	tests/run.sh "$2" "$3" 2>&1 | tee "$2/last-$3.txt"
+	JOBS="$jobs" tests/run.sh "$2" "$3" 2>&1 | tee "$2/last-$3.txt"
 	count "$2/last-$3.txt"
 }
 
