@@ -9,6 +9,7 @@
 #include "broker/lib/spawn.h"
 #include "tools/images.h"
 #include "tools/lists.h"
+#include "tools/progress.h"
 
 /* ---- import -------------------------------------------------------------- */
 
@@ -118,7 +119,7 @@ static int import(struct context *context, void *data, char **args, int n_args)
 		.all_platforms = options->all_platforms,
 		.no_unpack = options->no_unpack,
 	};
-	int code, r;
+	int code;
 
 	(void)n_args;
 	if (!strcmp(args[0], "-")) {
@@ -131,11 +132,9 @@ static int import(struct context *context, void *data, char **args, int n_args)
 			return fail(context, "%s: %s", args[0], strerror(errno));
 	}
 	request.path = path ?: feeder.path;
-	if (!context->ask.timeout_ms)
-		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
-	r = image_import_ask(&context->ask, &request, &reply);
-	if (r)
-		return fail_ask(context, r);
+	code = progress_ask_image(context, "import", NULL, &request, &reply);
+	if (code)
+		return code;
 	for (size_t i = 0; i < reply.images.count; i++)
 		printf("imported %s (%s)\n", reply.images.items[i].name,
 		       reply.images.items[i].target->digest);
@@ -169,7 +168,7 @@ static int export(struct context *context, void *data, char **args, int n_args)
 		.skip_manifest_json = options->skip_manifest_json,
 		.skip_non_distributable = options->skip_non_distributable,
 	};
-	int code, r;
+	int code;
 
 	if (!strcmp(args[0], "-")) {
 		code = feeder_start(context, &feeder, drain);
@@ -181,11 +180,11 @@ static int export(struct context *context, void *data, char **args, int n_args)
 			return fail(context, "out of memory");
 	}
 	request.path = path ?: feeder.path;
-	if (!context->ask.timeout_ms)
-		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
-	r = image_export_ask(&context->ask, &request, NULL);
-	drain_stop(&feeder);
-	return r ? fail_ask(context, r) : EXIT_OK;
+	code = progress_ask_image(context, "export", NULL, &request, NULL);
+	/* Of half an archive nobody waits for the rest: whoever reads it may have stopped. */
+	if (code == EXIT_OK)
+		drain_stop(&feeder);
+	return code;
 }
 
 /* ---- the tables ---------------------------------------------------------- */

@@ -17,6 +17,8 @@
 #define COLUMNS_MAX 200
 #define BAR_MAX     40
 
+#define EXIT_INTERRUPTED 130
+
 struct progress {
 	pthread_t thread;
 	struct ask ask; /* the thread's */
@@ -81,6 +83,8 @@ static void draw(struct progress *progress, const struct event_image_progress *e
 	if (event->total)
 		fprintf(stderr, "\r\033[K%.100s: %s %s/%s\n", event->name, event->state, moved,
 			total);
+	else if (event->offset)
+		fprintf(stderr, "\r\033[K%.100s: %s %s\n", event->name, event->state, moved);
 	else
 		fprintf(stderr, "\r\033[K%.100s: %s\n", event->name, event->state);
 	for (size_t i = 0; i < event->transfers.count && n + 1 < rows; i++, n++) {
@@ -241,4 +245,20 @@ int progress_ask(struct context *context, const struct schema_method *method, co
 	if (r && is_interrupted)
 		cancel(context, method, id);
 	return r;
+}
+
+int progress_ask_image(struct context *context, const char *method, const char *object,
+		       const void *request, void *ret_reply)
+{
+	uint8_t id[ID_SIZE];
+	int r;
+
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	id_make(id);
+	r = progress_ask(context, schema_find_method("image", method), id, object, request,
+			 ret_reply);
+	if (r == BUS_CANCELED)
+		return fail_ask(context, r), EXIT_INTERRUPTED;
+	return r ? fail_ask(context, r) : EXIT_OK;
 }

@@ -11,7 +11,7 @@
 
 struct progress;
 
-/* @id: of the request that will be asked. Without a bus there is simply nothing to be seen. */
+/* @id: of the request that will be asked; @object: of its events, NULL: any. Without a bus there is simply nothing to be seen. */
 struct progress *progress_start(struct context *context, const char *object, const uint8_t id[16]);
 struct progress *progress_stop(struct progress *progress);
 void progress_stopp(struct progress **progress);
@@ -25,3 +25,6 @@ void progress_bar(const struct transfer_item *item, unsigned columns, char *text
  */
 int progress_ask(struct context *context, const struct schema_method *method, const uint8_t id[16],
 		 const char *object, const void *request, void *ret_reply);
+/* The same for a method of the image service that lasts: without --timeout as long as a request may. An exit code. */
+int progress_ask_image(struct context *context, const char *method, const char *object,
+		       const void *request, void *ret_reply);

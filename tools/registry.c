@@ -9,8 +9,6 @@
 #include "tools/progress.h"
 #include "tools/registry.h"
 
-#define EXIT_INTERRUPTED 130
-
 struct registry_words {
 	bool skip_verify, plain_http, http_dump, http_trace;
 	char *user, *refresh, *hosts_dir, *tls_ca, *tls_cert, *tls_key;
@@ -102,23 +100,6 @@ static int fill_options(struct context *context, const struct registry_words *wo
 	return code;
 }
 
-/* Pulls and pushes last: without --timeout as long as a request may. */
-static int ask_registry(struct context *context, const char *method, const char *name,
-			const void *request, void *ret_reply)
-{
-	uint8_t id[ID_SIZE];
-	int r;
-
-	if (!context->ask.timeout_ms)
-		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
-	id_make(id);
-	r = progress_ask(context, schema_find_method("image", method), id, name, request,
-			 ret_reply);
-	if (r == BUS_CANCELED)
-		return fail_ask(context, r), EXIT_INTERRUPTED;
-	return r ? fail_ask(context, r) : 0;
-}
-
 /* ---- pull ---- */
 
 static int pull_image(struct context *context, const struct pull_options *options, const char *name,
@@ -146,7 +127,7 @@ static int pull_image(struct context *context, const struct pull_options *option
 	if (code)
 		return code;
 	request.labels = labels;
-	return ask_registry(context, "pull", name, &request, reply);
+	return progress_ask_image(context, "pull", name, &request, reply);
 }
 
 static int pull(struct context *context, void *data, char **args, int n_args)
@@ -206,7 +187,7 @@ static int push(struct context *context, void *data, char **args, int n_args)
 		request.platforms = (struct schema_strs){&platform, 1};
 	code = fill_options(context, &options->registry, &registry);
 	if (!code)
-		code = ask_registry(context, "push", args[0], &request, &reply);
+		code = progress_ask_image(context, "push", args[0], &request, &reply);
 	if (code)
 		return code;
 	printf("pushed %s (%s): %llu blobs sent, %llu mounted, %llu there already\n", args[0],

@@ -39,12 +39,13 @@ int batch_open(struct batch *batch, int *ret_fd, struct why *why)
 int batch_take(struct batch *batch, const char *what, struct work_import_result *data,
 	       const struct why *died, struct why *why)
 {
+	/* Its child may have been ended for that. */
+	if (operation_is_cancelled(batch->operation))
+		return why_set(why, refused(BUS_CANCELED), "it was cancelled");
 	if (!data)
 		return why_set(why, refused(BUS_INTERNAL), "cannot %s: %s", what, died->text);
 	if (data->error)
 		return why_set(why, refused(data->status), "cannot %s: %s", what, data->error);
-	if (operation_is_cancelled(batch->operation))
-		return why_set(why, refused(BUS_CANCELED), "it was cancelled");
 	work_import_result_clear(&batch->result);
 	batch->result = *data;
 	*data = (struct work_import_result){};

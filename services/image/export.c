@@ -5,10 +5,12 @@
  */
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include "broker/lib/file.h"
 #include "services/image/handlers.h"
 #include "services/image/lease.h"
+#include "services/image/transfer.h"
 
 #define NESTING_MAX     4
 #define BLOBS_MAX       4096
@@ -18,6 +20,7 @@
 struct exporting {
 	struct image_service *image;
 	struct operation *operation;
+	struct transfer *transfer;
 	const struct image_export_request *request;
 	struct platform platform;
 	struct set seen; /* digests of blobs */
@@ -31,6 +34,7 @@ static void exporting_free(void *userdata)
 {
 	struct exporting *exporting = userdata;
 
+	transfer_free(exporting->transfer);
 	platform_clear(&exporting->platform);
 	set_clear(&exporting->seen);
 	work_export_request_clear(&exporting->work);
@@ -307,6 +311,15 @@ static int find_all(struct exporting *exporting, struct why *why)
 
 /* ---- the operation ---- */
 
+/* The child had no time to do it. */
+static void remove_half(const struct exporting *exporting)
+{
+	struct stat status;
+
+	if (!lstat(exporting->request->path, &status) && S_ISREG(status.st_mode))
+		(void)unlink(exporting->request->path);
+}
+
 static void written(void *userdata, void *data, const struct why *why)
 {
 	const struct work_remove_result *result = data;
@@ -314,11 +327,18 @@ static void written(void *userdata, void *data, const struct why *why)
 	struct why own = {};
 	int r = 0;
 
-	if (!result || result->error)
+	if (operation_is_cancelled(exporting->operation)) {
+		remove_half(exporting);
+		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
+	} else if (!result || result->error) {
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot export: %s", result ? result->error : why->text);
+	}
 	image_step_ended(exporting->operation, r, &own);
 }
+
+static const struct transfer_hooks hooks = {
+	.method = "image.export", .tells_progress = true, .ended = written};
 
 static void start_writing(struct operation *operation)
 {
@@ -326,12 +346,23 @@ static void start_writing(struct operation *operation)
 	struct why why = {};
 	int r;
 
-	r = image_work_start(exporting->image, "export", schema_work_export_request(),
-			     &exporting->work, &exporting->image->blobs, 1,
-			     schema_work_remove_result(), operation_deadline(operation), written,
-			     exporting, &why);
+	r = transfer_start(operation, transfer_archive_name(exporting->request->path), "export",
+			   schema_work_export_request(), &exporting->work, exporting->image->blobs,
+			   schema_work_remove_result(), &hooks, exporting, &exporting->transfer,
+			   &why);
 	if (r)
 		image_step_ended(operation, r, &why);
+}
+
+static int tell(struct operation *operation, const char *state)
+{
+	const struct image_export_request *asked = operation_request(operation);
+	struct exporting *exporting = operation_data(operation);
+
+	if (exporting && exporting->transfer)
+		return error_trace(transfer_tell(exporting->transfer, state));
+	return error_trace(transfer_tell_end(operation, "image.export",
+					     transfer_archive_name(asked->path), state));
 }
 
 static int export_write(struct operation *operation)
@@ -349,25 +380,42 @@ static int export_write(struct operation *operation)
 	r = find_all(exporting, &why);
 	if (r)
 		return image_step_failed(operation, r, &why);
-	r = operation_after_commit(operation, start_writing);
+	r = tell(operation, "running");
+	if (!r)
+		r = operation_after_commit(operation, start_writing);
 	return r ? error_trace(r) : OPERATION_LATER;
 }
 
-static int end_lease(struct operation *operation)
+static int end(struct operation *operation, const char *state)
 {
 	int r = lease_end_of(operation);
 
+	if (!r)
+		r = tell(operation, state);
 	return r ? image_step_failed(operation, r, NULL) : 0;
+}
+
+static int export_undo(struct operation *operation)
+{
+	return end(operation, "failed");
 }
 
 static int export_finish(struct operation *operation, void *reply)
 {
 	(void)reply;
-	return end_lease(operation);
+	return end(operation, "done");
+}
+
+static void export_cancelled(struct operation *operation)
+{
+	struct exporting *exporting = operation_data(operation);
+
+	if (exporting && exporting->transfer)
+		transfer_stop(exporting->transfer);
 }
 
 static const struct operation_step export_steps[] = {
-	{.name = "write", .run = export_write, .undo = end_lease},
+	{.name = "write", .run = export_write, .undo = export_undo},
 	{},
 };
 
@@ -378,6 +426,7 @@ const struct operation_type export_operation = {
 	.reply = schema_empty,
 	.context = schema_empty,
 	.finish = export_finish,
+	.cancelled = export_cancelled,
 };
 
 int image_export(struct image_service *image, const struct image_export_request *request,

@@ -13,11 +13,14 @@
 #include "services/image/handlers.h"
 #include "services/image/batch.h"
 #include "services/image/lease.h"
+#include "services/image/transfer.h"
 
 struct importing {
 	struct image_service *image;
 	struct operation *operation;
 	struct batch batch;
+	struct transfer *transfer;
+	const char *name; /* in events */
 	/* Images that are unpacked one after the other. */
 	struct resolved *resolved[256];
 	size_t n_resolved, index;
@@ -31,6 +34,7 @@ static void importing_free(void *userdata)
 	unpack_forget(importing->unpack);
 	for (size_t i = 0; i < importing->n_resolved; i++)
 		resolved_free(importing->resolved[i]);
+	transfer_free(importing->transfer);
 	batch_clear(&importing->batch);
 	free(importing);
 }
@@ -87,10 +91,12 @@ static void was_read(void *userdata, void *data, const struct why *why)
 	image_step_ended(importing->operation, r, &own);
 }
 
+static const struct transfer_hooks hooks = {
+	.method = "image.import", .tells_progress = true, .ended = was_read};
+
 static int start_reading(struct importing *importing, struct why *why)
 {
 	_cleanup_(work_import_request_clear) struct work_import_request request = {};
-	struct image_service *image = importing->image;
 	_cleanup_(cleanup_fd) int ingest = -1;
 	int r;
 
@@ -100,9 +106,10 @@ static int start_reading(struct importing *importing, struct why *why)
 	r = batch_open(&importing->batch, &ingest, why);
 	if (r)
 		return r;
-	return image_work_start(image, "import", schema_work_import_request(), &request, &ingest, 1,
-				schema_work_import_result(),
-				operation_deadline(importing->operation), was_read, importing, why);
+	return transfer_start(importing->operation, importing->name, "import",
+			      schema_work_import_request(), &request, ingest,
+			      schema_work_import_result(), &hooks, importing, &importing->transfer,
+			      why);
 }
 
 static void read_archive(struct operation *operation)
@@ -116,8 +123,17 @@ static void read_archive(struct operation *operation)
 		image_step_ended(operation, r, &why);
 }
 
+static int tell(struct operation *operation, const char *state)
+{
+	const struct image_import_request *asked = operation_request(operation);
+
+	return error_trace(transfer_tell_end(operation, "image.import",
+					     transfer_archive_name(asked->path), state));
+}
+
 static int import_read(struct operation *operation)
 {
+	const struct image_import_request *asked = operation_request(operation);
 	struct importing *importing = calloc(1, sizeof(*importing));
 	int r;
 
@@ -125,9 +141,12 @@ static int import_read(struct operation *operation)
 		return error_origin(-ENOMEM);
 	importing->image = operation_object(operation);
 	importing->operation = operation;
+	importing->name = transfer_archive_name(asked->path);
 	batch_init(&importing->batch, operation);
 	operation_set_data(operation, importing, importing_free);
-	r = operation_after_commit(operation, read_archive);
+	r = tell(operation, "running");
+	if (!r)
+		r = operation_after_commit(operation, read_archive);
 	return r ? error_trace(r) : OPERATION_LATER;
 }
 
@@ -137,6 +156,8 @@ static int import_undo(struct operation *operation)
 	int r;
 
 	r = lease_end_of(operation);
+	if (!r)
+		r = tell(operation, "failed");
 	return r ? image_step_failed(operation, r, NULL) : 0;
 }
 
@@ -252,12 +273,15 @@ static int choose_images(struct operation *operation, struct why *why)
 static int import_unpack(struct operation *operation)
 {
 	const struct image_import_request *asked = operation_request(operation);
+	struct importing *importing = operation_data(operation);
 	struct why why = {};
 	int r;
 
 	if (asked->no_unpack)
 		return 0;
 	r = choose_images(operation, &why);
+	if (!r)
+		r = transfer_tell(importing->transfer, "unpacking");
 	if (r)
 		return image_step_failed(operation, r, &why);
 	r = operation_after_commit(operation, unpack_first);
@@ -268,7 +292,8 @@ static int import_unpack(struct operation *operation)
 
 static int import_finish(struct operation *operation, void *data)
 {
-	const struct importing *importing = operation_data(operation);
+	const struct image_import_request *asked = operation_request(operation);
+	struct importing *importing = operation_data(operation);
 	const struct work_import_result *result = &importing->batch.result;
 	struct image_import_reply *reply = data;
 	int r = 0;
@@ -282,10 +307,22 @@ static int import_finish(struct operation *operation, void *data)
 	}
 	if (!r)
 		r = lease_end_of(operation);
+	if (!r)
+		r = asked->no_unpack ? transfer_tell(importing->transfer, "done")
+				     : tell(operation, "done");
 	if (r == -ENAMETOOLONG)
 		return operation_fail(operation, BUS_INVALID_ARGUMENT,
 				      "a name in the archive is too long");
 	return r ? image_step_failed(operation, r, NULL) : 0;
+}
+
+/* Unpacking asks for itself whether it shall go on. */
+static void import_cancelled(struct operation *operation)
+{
+	struct importing *importing = operation_data(operation);
+
+	if (importing && importing->transfer)
+		transfer_stop(importing->transfer);
 }
 
 static const struct operation_step import_steps[] = {
@@ -302,6 +339,7 @@ const struct operation_type import_operation = {
 	.reply = schema_image_import_reply,
 	.context = schema_empty,
 	.finish = import_finish,
+	.cancelled = import_cancelled,
 };
 
 static int check_request(struct image_service *image, const struct image_import_request *request,

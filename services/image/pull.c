@@ -372,8 +372,11 @@ static void ended(void *userdata, void *data, const struct why *why)
 		try_unpack(pulling);
 }
 
-static const struct transfer_hooks hooks = {
-	.resolved = resolved_hook, .arrived = arrived, .describe = describe, .ended = ended};
+static const struct transfer_hooks hooks = {.method = "image.pull",
+					    .resolved = resolved_hook,
+					    .arrived = arrived,
+					    .describe = describe,
+					    .ended = ended};
 
 /* ---- the start ---- */
 

@@ -119,7 +119,7 @@ static void ended(void *userdata, void *data, const struct why *why)
 	image_step_ended(pushing->operation, r, &own);
 }
 
-static const struct transfer_hooks hooks = {.ended = ended};
+static const struct transfer_hooks hooks = {.method = "image.push", .ended = ended};
 
 static void request_clear(struct work_push_request *request)
 {

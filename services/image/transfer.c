@@ -1,4 +1,4 @@
-/* What pull and push share: see transfer.h. */
+/* What pull, push, import and export share: see transfer.h. */
 
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +14,7 @@
 #define NOTES_PER_ROUND 64
 #define TELL_MS         350 /* between two events */
 #define SHOWN_MAX       96  /* blobs of an event */
+#define NAME_SHOWN_MAX  255 /* of an event's object */
 #define SOURCE_LABEL    "containerd.io/distribution.source."
 #define SOURCES_SIZE    2048
 
@@ -21,7 +22,6 @@ struct transfer {
 	struct image_service *image;
 	struct operation *operation;
 	const char *name; /* the request's */
-	const char *method;
 	const char *state;
 	int channel;
 	struct loop_file file;
@@ -59,6 +59,11 @@ static int fill_event(struct transfer *transfer, struct event_image_progress *ev
 		if (transfer->hooks->describe)
 			transfer->hooks->describe(transfer->userdata, item);
 	}
+	/* An archive has more than its blobs, and its size is known before theirs. */
+	if (transfer->hooks->tells_progress) {
+		event->offset = transfer->progress.offset;
+		event->total = transfer->progress.total;
+	}
 	for (unsigned round = 0; round < 2; round++) {
 		for (size_t i = 0; i < transfer->progress.transfers.count && !r; i++) {
 			const struct transfer_item *item = &transfer->progress.transfers.items[i];
@@ -95,8 +100,8 @@ int transfer_tell(struct transfer *transfer, const char *state)
 	transfer->state = state ?: transfer->state;
 	r = fill_event(transfer, &event);
 	return r ? error_trace(r)
-		 : error_trace(emit(transfer->operation, &event, transfer->method, transfer->name,
-				    transfer->state));
+		 : error_trace(emit(transfer->operation, &event, transfer->hooks->method,
+				    transfer->name, transfer->state));
 }
 
 int transfer_tell_end(struct operation *operation, const char *method, const char *name,
@@ -264,6 +269,10 @@ static void take_note(struct transfer *transfer, struct work_note *note)
 		keep_progress(transfer, note);
 	} else if (note->kind == NOTE_LOG) {
 		log_info("image=%s http=\"%s\"", transfer->name, note->text ? note->text : "");
+	} else if (hooks->tells_progress) {
+		log_error("image=%s error=\"davit-image-work sent a note that is no progress\"",
+			  transfer->name);
+		transfer_stop(transfer);
 	} else if (!note->blob || !check_digest(note->blob->digest)) {
 		log_error("image=%s error=\"davit-image-work sent a note without a digest\"",
 			  transfer->name);
@@ -335,7 +344,7 @@ struct transfer *transfer_free(struct transfer *transfer)
 }
 
 static int start_child(struct transfer *transfer, const char *mode,
-		       const struct schema_message *request, const void *message, int ingest,
+		       const struct schema_message *request, const void *message, int directory,
 		       const struct schema_message *reply, struct why *why)
 {
 	struct image_service *image = transfer->image;
@@ -352,13 +361,13 @@ static int start_child(struct transfer *transfer, const char *mode,
 	if (r)
 		return error_trace(r);
 	fds[0] = other;
-	fds[1] = ingest;
-	return image_work_start(image, mode, request, message, fds, ingest < 0 ? 1 : 2, reply,
+	fds[1] = directory;
+	return image_work_start(image, mode, request, message, fds, directory < 0 ? 1 : 2, reply,
 				operation_deadline(transfer->operation), ended, transfer, why);
 }
 
 int transfer_start(struct operation *operation, const char *name, const char *mode,
-		   const struct schema_message *request, const void *message, int ingest,
+		   const struct schema_message *request, const void *message, int directory,
 		   const struct schema_message *reply, const struct transfer_hooks *hooks,
 		   void *userdata, struct transfer **ret_transfer, struct why *why)
 {
@@ -370,13 +379,12 @@ int transfer_start(struct operation *operation, const char *name, const char *mo
 	*transfer = (struct transfer){.image = operation_object(operation),
 				      .operation = operation,
 				      .name = name,
-				      .method = ingest < 0 ? "image.push" : "image.pull",
 				      .state = "running",
 				      .channel = -1,
 				      .hooks = hooks,
 				      .userdata = userdata,
 				      .buffer = malloc(NOTE_MAX)};
-	r = transfer->buffer ? start_child(transfer, mode, request, message, ingest, reply, why)
+	r = transfer->buffer ? start_child(transfer, mode, request, message, directory, reply, why)
 			     : error_origin(-ENOMEM);
 	if (r) {
 		transfer_free(transfer);
@@ -387,6 +395,15 @@ int transfer_start(struct operation *operation, const char *name, const char *mo
 }
 
 /* ---- small things ---- */
+
+const char *transfer_archive_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (strlen(path) <= NAME_SHOWN_MAX)
+		return path;
+	return slash && strlen(slash + 1) <= NAME_SHOWN_MAX ? slash + 1 : "archive";
+}
 
 int transfer_environment(struct schema_strs *environment)
 {

@@ -1,6 +1,6 @@
 #pragma once
 /*
- * A pull or push under way: the child that does it, the channel on which it asks
+ * A pull, push, import or export under way: the child that does it, the channel on which it asks
  * and tells, and the events that say how far it is. Closing the channel ends the
  * child; what it has loaded stays in the ingest directory.
  */
@@ -11,6 +11,8 @@
 struct transfer;
 
 struct transfer_hooks {
+	const char *method;
+	bool tells_progress; /* and nothing else: what it asks is refused */
 	/* All may be NULL; outside of a transaction. */
 	void (*resolved)(void *userdata, const struct descriptor *target);
 	/* It lies verified in the ingest directory (@is_new), or is in the content store and held by the operation's lease. */
@@ -21,9 +23,9 @@ struct transfer_hooks {
 	void (*ended)(void *userdata, void *reply, const struct why *why);
 };
 
-/* Starts davit-image-work @mode; @fds are given to it behind the channel. The operation's step is OPERATION_LATER until @ended. */
+/* Starts davit-image-work @mode; @directory (-1: none) is given to it behind the channel. The operation's step is OPERATION_LATER until @ended. */
 int transfer_start(struct operation *operation, const char *name, const char *mode,
-		   const struct schema_message *request, const void *message, int ingest,
+		   const struct schema_message *request, const void *message, int directory,
 		   const struct schema_message *reply, const struct transfer_hooks *hooks,
 		   void *userdata, struct transfer **ret_transfer, struct why *why);
 /* The child ends soon, and @ended is called. */
@@ -34,6 +36,9 @@ int transfer_tell(struct transfer *transfer, const char *state);
 /* In a transaction, when nothing is known of its blobs any more: its last event. */
 int transfer_tell_end(struct operation *operation, const char *method, const char *name,
 		      const char *state);
+
+/* An archive's path, or what of it fits into an event. */
+const char *transfer_archive_name(const char *path);
 
 /* Proxies, as this service was started with. */
 int transfer_environment(struct schema_strs *environment);

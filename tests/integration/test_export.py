@@ -4,13 +4,18 @@
 import io
 import json
 import os
+import pty
+import signal
+import subprocess
 import sys
 import tarfile
+import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
 import peers  # noqa: E402
-from davit import Davit, main  # noqa: E402
+from davit import Davit, main, wait_for  # noqa: E402
 from mounted import mounted_tree  # noqa: E402
 
 NAME = "docker.io/library/t:1"
@@ -227,6 +232,155 @@ def test_podman_loads_what_is_exported():
         imported(d)
         peers.podman(d.work, "load", "-i", exported(d, NAME))
         assert "docker.io/library/t" in peers.podman(d.work, "images"), peers.podman(d.work, "images")
+
+
+# ---- progress ----
+def big_layer():
+    """More than pipes and what reads ahead of them hold."""
+    return [layers.f("big", os.urandom(8000000))]
+
+
+def progress_of(d, method):
+    return [e["event"] for e in d.events() if e["topic"] == "/images/progress" and e["event"]["method"] == method]
+
+
+def is_running(d, method):
+    return any(t["status"] == "running" and t.get("offset") for e in progress_of(d, method) for t in e.get("transfers", []))
+
+
+def pipe_of(d, name):
+    path = os.path.join(d.work, name)
+    os.mkfifo(path)
+    return path
+
+
+def feed(data, to, until):
+    """Writes @data slowly until @until is true, then the rest; was it ever?"""
+    seen = False
+    for i in range(0, len(data), 50000):
+        to.write(data[i:i + 50000])
+        to.flush()
+        seen = seen or until()
+        time.sleep(0 if seen else 0.03)
+    return seen
+
+
+def shown_on_terminal(d, words, work):
+    """What the command shows while @work runs; its exit code is 0."""
+    main_fd, sub_fd = pty.openpty()
+    command = subprocess.Popen(d.base + words, stderr=sub_fd, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=d.env)
+    os.close(sub_fd)
+    shown = bytearray()
+
+    def read():
+        try:
+            while data := os.read(main_fd, 65536):
+                shown.extend(data)
+        except OSError:
+            pass  # the other end is closed
+    reader = threading.Thread(target=read)
+    reader.start()
+    work(shown)
+    out = command.communicate(timeout=60)[0]
+    reader.join()
+    os.close(main_fd)
+    assert command.returncode == 0, bytes(shown)
+    return bytes(shown), out.decode()
+
+
+def test_an_import_tells_its_progress_by_few_events_lines_and_bars():
+    with Davit() as d:
+        path, digest = archive_of(d, NAME, big_layer(), compress=False)
+        with open(path, "rb") as archive:
+            data = archive.read()
+        pipe = pipe_of(d, "pipe")
+        begin = time.monotonic()
+        command = d.start("images", "import", pipe)
+        with open(pipe, "wb") as to:
+            assert feed(data, to, lambda: is_running(d, "image.import")), progress_of(d, "image.import")
+        out, _ = command.communicate(timeout=60)
+        seconds = time.monotonic() - begin
+        assert command.returncode == 0 and out.decode() == "imported %s (%s)\n" % (NAME, digest), out
+        told = progress_of(d, "image.import")
+        assert [told[0]["state"], told[-2]["state"], told[-1]["state"]] == ["running", "unpacking", "done"], told
+        assert len(told) <= 4 + 4 * seconds and all(e["name"] == pipe for e in told), (told, seconds)
+        # All that is kept, whatever was told before.
+        assert sorted((t["digest"][7:], t["status"]) for t in told[-2]["transfers"]) == sorted(
+            (name[13:], "done") for name in files_of(path) if name.startswith("blobs/")), told[-2]
+        # On a terminal: bars, and the same last line. A file's size is known.
+        shown, out = shown_on_terminal(d, ["images", "import", pipe], lambda shown: feed_until_bars(data, pipe, shown))
+        assert b"=>" in shown and b"running" in shown and b"\x1b[" in shown, shown[-500:]
+        assert out == "imported %s (%s)\n" % (NAME, digest), out
+        d.check("images", "import", path)
+        last = [e for e in progress_of(d, "image.import") if e["name"] == path and e["state"] == "unpacking"][-1]
+        assert last["total"] == len(data) and last["offset"] <= last["total"], last
+
+
+def feed_until_bars(data, pipe, shown):
+    with open(pipe, "wb") as to:
+        feed(data, to, lambda: b"=>" in shown)
+
+
+def test_an_export_tells_its_progress():
+    with Davit() as d:
+        path, _ = archive_of(d, NAME, big_layer(), compress=False)
+        d.check("images", "import", path)
+        pipe = pipe_of(d, "pipe")
+        command = d.start("images", "export", pipe, NAME)
+        got, seen = bytearray(), False
+        with open(pipe, "rb", buffering=0) as source:
+            while data := source.read(50000):
+                got += data
+                seen = seen or is_running(d, "image.export")
+                time.sleep(0 if seen else 0.03)
+        out, err = command.communicate(timeout=60)
+        assert command.returncode == 0 and not out and seen, (out, err)
+        told = progress_of(d, "image.export")
+        assert told[0]["state"] == "running" and told[-1]["state"] == "done", told
+        sizes = {name[13:]: len(data) for name, data in files_of(path).items() if name.startswith("blobs/")}
+        assert any(0 < e.get("offset", 0) < e["total"] == sum(sizes.values()) for e in told if "total" in e), told
+        assert {t["digest"][7:]: t["total"] for t in told[-1]["transfers"] if t["status"] == "done"} == sizes, told[-1]
+        with tarfile.open(fileobj=io.BytesIO(bytes(got))) as archive:
+            assert "index.json" in archive.getnames()
+
+
+def test_an_import_that_fails_says_so_at_its_end():
+    with Davit() as d:
+        path = os.path.join(d.work, "bad.tar")
+        with open(path, "wb") as out:
+            out.write(b"x" * 100000)
+        assert d("images", "import", path).returncode == 1
+        assert progress_of(d, "image.import")[-1]["state"] == "failed"
+        assert d("images", "export", os.path.join(d.work, "out.tar"), "no:1").returncode == 1
+        assert progress_of(d, "image.export")[-1]["state"] == "failed"
+
+
+def test_interrupted_imports_and_exports_end_and_leave_nothing():
+    with Davit() as d:
+        path, _ = archive_of(d, NAME, big_layer(), compress=False)
+        with open(path, "rb") as archive:
+            data = archive.read()
+        pipe = pipe_of(d, "pipe")
+        command = d.start("images", "import", pipe)
+        with open(pipe, "wb", buffering=0) as to:
+            to.write(data[:3000000])
+            wait_for(lambda: progress_of(d, "image.import"), "the import runs")
+            command.send_signal(signal.SIGINT)
+            assert command.wait(30) == 130, command.stderr.read()
+            # Its child has gone, though there was more to come.
+            wait_for(lambda: progress_of(d, "image.import")[-1]["state"] == "failed", "the import has ended")
+        command.communicate()
+        assert d.json("images", "ls") == []
+        wait_for(lambda: not os.listdir(os.path.join(d.root, "image/content/ingest")), "nothing is left")
+        d.check("images", "import", path)
+        command = d.start("images", "export", pipe, NAME)
+        with open(pipe, "rb", buffering=0) as source:
+            source.read(1000)
+            command.send_signal(signal.SIGINT)
+            assert command.wait(30) == 130, command.stderr.read()
+            wait_for(lambda: progress_of(d, "image.export")[-1]["state"] == "failed", "the export has ended")
+        command.communicate()
+        d.check("images", "export", os.path.join(d.work, "whole.tar"), NAME)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "broker/lib/file.h"
+#include "services/image/work/meter.h"
 #include "services/image/work/tar_writer.h"
 
 #define BLOCK_SIZE (256u << 10)
@@ -18,6 +19,7 @@ struct export
 	const struct work_export_request *request;
 	struct writer *writer;
 	struct hash *hash;
+	struct meter *meter;
 	char *block;
 	int blobs;
 	struct why *why;
@@ -66,10 +68,12 @@ static int copy_blob(struct export *export, const struct work_blob *blob, int fd
 		if (r)
 			return failed(export, r);
 		left -= (uint64_t)n;
+		meter_move(export->meter, (size_t)n);
 	}
 	hash_finish(export->hash, digest);
 	if (strcmp(digest, blob->digest))
 		return damaged(export, blob, "its content has another digest");
+	meter_end(export->meter, true);
 	r = tar_put_fill(export->writer, blob->size);
 	return r ? failed(export, r) : 0;
 }
@@ -91,7 +95,9 @@ static int write_blob(struct export *export, const struct work_blob *blob)
 		return why_errno(export->why, error_origin(-errno), "cannot read blob %s",
 				 blob->digest);
 	snprintf(path, sizeof(path), "blobs/sha256/%s", hex);
-	r = write_head(export, path, '0', blob->size);
+	r = meter_begin(export->meter, blob->digest, blob->size);
+	if (!r)
+		r = write_head(export, path, '0', blob->size);
 	return r ? error_trace(r) : error_trace(copy_blob(export, blob, fd));
 }
 
@@ -113,6 +119,8 @@ static int write_all(struct export *export)
 	const struct work_export_request *request = export->request;
 	int r;
 
+	for (size_t i = 0; i < request->blobs.count; i++)
+		export->meter->note.total += request->blobs.items[i].size;
 	r = write_head(export, "blobs/", '5', 0);
 	if (!r)
 		r = write_head(export, "blobs/sha256/", '5', 0);
@@ -125,6 +133,7 @@ static int write_all(struct export *export)
 	r = tar_put_end(export->writer);
 	if (!r)
 		r = writer_finish(export->writer, NULL);
+	meter_tell(export->meter);
 	return r ? failed(export, r) : 0;
 }
 
@@ -141,9 +150,10 @@ static int settle(struct export *export, int fd, int r)
 	return error_trace(r);
 }
 
-int work_export(const struct work_export_request *request, int blobs, struct why *why)
+int work_export(const struct work_export_request *request, int blobs, struct meter *meter,
+		struct why *why)
 {
-	struct export export = {.request = request, .blobs = blobs, .why = why};
+	struct export export = {.request = request, .meter = meter, .blobs = blobs, .why = why};
 	_cleanup_(cleanup_fd) int fd = -1;
 	int r;
 

@@ -548,15 +548,18 @@ static int import_all(struct import *import, int fd)
 }
 
 int work_import(const struct work_import_request *request, int ingest, int archive,
-		struct work_import_result *ret_result, struct why *why)
+		struct meter *meter, struct work_import_result *ret_result, struct why *why)
 {
-	struct import import = {.request = request, .files = {.ingest = ingest}, .why = why};
+	struct import import = {
+		.request = request, .files = {.ingest = ingest, .meter = meter}, .why = why};
 	_cleanup_(cleanup_fd) int fd = -1;
 	int r;
 
 	r = open_archive(request, archive, &fd, why);
-	if (!r)
+	if (!r) {
+		meter_measure(meter, fd);
 		r = import_all(&import, fd);
+	}
 	import_files_clear(&import.files);
 	if (r) {
 		work_import_result_clear(&import.result);

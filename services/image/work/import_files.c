@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "broker/lib/file.h"
+#include "schemas/check.h"
 #include "services/image/document.h"
 #include "services/image/work/entry.h"
 #include "services/image/work/import_files.h"
@@ -64,8 +65,8 @@ static enum compression sniff(const void *data, size_t size)
 	return COMPRESSION_NONE;
 }
 
-static int write_content(struct import_file *file, struct stream *stream, int fd, struct hash *hash,
-			 struct why *why)
+static int write_content(struct import_files *files, struct import_file *file,
+			 struct stream *stream, int fd, struct hash *hash, struct why *why)
 {
 	int64_t offset;
 	const void *data;
@@ -86,19 +87,36 @@ static int write_content(struct import_file *file, struct stream *stream, int fd
 		if (r)
 			return why_errno(why, r, "cannot write blob '%s'", work_show(file->path));
 		file->size += size;
+		meter_move(files->meter, size);
 	}
+}
+
+/* What an OCI layout calls it; of others the digest is known when they have passed. */
+static bool claims_digest(const struct import_file *file, char digest[DIGEST_SIZE])
+{
+	static const char prefix[] = "blobs/sha256/";
+
+	if (strncmp(file->path, prefix, strlen(prefix)) != 0)
+		return false;
+	snprintf(digest, DIGEST_SIZE, "sha256:%s", file->path + strlen(prefix));
+	return check_digest(digest) && strlen(file->path) == strlen(prefix) + 64;
 }
 
 static int store(struct import_files *files, struct import_file *file, struct stream *stream,
 		 struct archive_entry *entry, struct hash *hash, struct why *why)
 {
+	char claimed[DIGEST_SIZE];
+	bool is_named = claims_digest(file, claimed);
 	_cleanup_(cleanup_fd) int fd = -1;
 	int r;
 
 	r = open_stored(files, file, &fd);
 	if (r)
 		return why_errno(why, r, "cannot create a file in the ingest directory");
-	r = write_content(file, stream, fd, hash, why);
+	r = meter_begin(files->meter, is_named ? claimed : NULL,
+			(uint64_t)archive_entry_size(entry));
+	if (!r)
+		r = write_content(files, file, stream, fd, hash, why);
 	if (r)
 		return error_trace(r);
 	if (archive_entry_size(entry) != (int64_t)file->size)
@@ -107,6 +125,7 @@ static int store(struct import_files *files, struct import_file *file, struct st
 			       work_show(file->path), (unsigned long long)file->size,
 			       (long long)archive_entry_size(entry));
 	hash_finish(hash, file->digest);
+	meter_end(files->meter, is_named && !strcmp(claimed, file->digest));
 	/* The disk may start on it while the next file is read. */
 	(void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 	return 0;
@@ -356,11 +375,13 @@ int import_files_settle(struct import_files *files, struct why *why)
 		if (!file->stored)
 			continue;
 		if (file->is_kept)
-			r = sync_file(files, file);
+			r = sync_file(files, file)
+				    ?: meter_done(files->meter, file->digest, file->size);
 		else if (unlinkat(files->ingest, file->stored, 0) < 0)
 			r = error_origin(-errno);
 	}
 	if (!r && fsync(files->ingest) < 0)
 		r = error_origin(-errno);
+	meter_tell(files->meter);
 	return r ? why_errno(why, r, "cannot put the blobs on disk") : 0;
 }

@@ -2,6 +2,7 @@
 /* The files of an image archive, written into the ingest directory as they pass by, with their digests. */
 
 #include "services/image/document.h"
+#include "services/image/work/meter.h"
 #include "services/image/work/stream.h"
 
 struct import_file {
@@ -17,7 +18,8 @@ struct import_file {
 };
 
 struct import_files {
-	int ingest; /* borrowed */
+	int ingest;          /* borrowed */
+	struct meter *meter; /* borrowed */
 	struct import_file *items;
 	size_t count, capacity;
 	size_t n_written;

@@ -10,6 +10,7 @@
 
 #include "broker/lib/log.h"
 #include "services/image/work/fetch.h"
+#include "services/image/work/meter.h"
 
 #define REQUEST_FD 3
 #define ANSWER_FD  4
@@ -71,15 +72,18 @@ static int run_import(struct why *why)
 {
 	_cleanup_(work_import_request_clear) struct work_import_request request = {};
 	_cleanup_(work_import_result_clear) struct work_import_result result = {};
+	_cleanup_(meter_clear) struct meter meter = METER(FIRST_FD);
 	int r;
 
 	r = read_request(schema_work_import_request(), &request, why);
 	if (!r)
-		r = sandbox_unshare(FIRST_FD, why);
+		r = sandbox_unshare(SECOND_FD, why);
 	if (!r)
 		r = sandbox_filter(why);
 	if (!r)
-		r = work_import(&request, FIRST_FD, SECOND_FD, &result, why);
+		r = channel_watch(FIRST_FD, why);
+	if (!r)
+		r = work_import(&request, SECOND_FD, -1, &meter, &result, why);
 	if (describe(r, why, &result.error, &result.status))
 		return error_origin(-ENOMEM);
 	return error_trace(write_answer(schema_work_import_result(), &result));
@@ -153,13 +157,16 @@ static int run_export(struct why *why)
 {
 	_cleanup_(work_export_request_clear) struct work_export_request request = {};
 	_cleanup_(work_remove_result_clear) struct work_remove_result result = {};
+	_cleanup_(meter_clear) struct meter meter = METER(FIRST_FD);
 	int r;
 
 	r = read_request(schema_work_export_request(), &request, why);
 	if (!r)
 		r = sandbox_filter(why);
 	if (!r)
-		r = work_export(&request, FIRST_FD, why);
+		r = channel_watch(FIRST_FD, why);
+	if (!r)
+		r = work_export(&request, SECOND_FD, &meter, why);
 	if (describe(r, why, &result.error, &result.status))
 		return error_origin(-ENOMEM);
 	return error_trace(write_answer(schema_work_remove_result(), &result));

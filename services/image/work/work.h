@@ -31,8 +31,10 @@ struct work_limits work_limits_fill(const struct work_limits *limits);
 /* @text for a sentence: at most 200 bytes, control characters and broken UTF-8 as '?'. Static buffers, used in turn. */
 const char *work_show(const char *text);
 
+struct meter;
+/* @archive counts if the request has no path; @meter is told how far it is. */
 int work_import(const struct work_import_request *request, int ingest, int archive,
-		struct work_import_result *ret_result, struct why *why);
+		struct meter *meter, struct work_import_result *ret_result, struct why *why);
 /* @is_confined: the process gives up all but the new layer first, for good. */
 int work_apply(const struct work_apply_request *request, int blob, int snapshots, bool is_confined,
 	       struct work_apply_result *ret_result, struct why *why);
@@ -41,7 +43,8 @@ int work_convert(const struct work_convert_request *request, int blobs, int inge
 /* @is_confined: once the trees are mounted, the process can mount no more. */
 int work_diff(const struct work_diff_request *request, int snapshots, int ingest, bool is_confined,
 	      struct work_import_result *ret_result, struct why *why);
-int work_export(const struct work_export_request *request, int blobs, struct why *why);
+int work_export(const struct work_export_request *request, int blobs, struct meter *meter,
+		struct why *why);
 int work_usage(const struct work_usage_request *request, int snapshots,
 	       struct work_usage_result *ret_result, struct why *why);
 /* A file that cannot be read is told in its result. */

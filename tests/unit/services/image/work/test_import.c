@@ -13,7 +13,7 @@
 #include "broker/lib/file.h"
 #include "services/image/document.h"
 #include "services/image/reference.h"
-#include "services/image/work/work.h"
+#include "services/image/work/meter.h"
 #include "tests/lib/tar.h"
 
 struct fixture {
@@ -21,6 +21,7 @@ struct fixture {
 	int ingest;
 	struct schema_buffer tar;
 	struct work_import_result result;
+	struct meter meter;
 	struct why why;
 	char *texts[32]; /* that entries point to */
 	size_t n_texts;
@@ -45,6 +46,7 @@ static int teardown(void **state)
 	close(f->ingest);
 	schema_buffer_clear(&f->tar);
 	work_import_result_clear(&f->result);
+	meter_clear(&f->meter);
 	for (size_t i = 0; i < f->n_texts; i++)
 		free(f->texts[i]);
 	r = scratch_deinit(&f->scratch);
@@ -137,7 +139,9 @@ static int import_with(struct fixture *f, struct work_import_request request)
 	request.base_name = request.base_name ? request.base_name : (char *)"base";
 	f->why = (struct why){};
 	work_import_result_clear(&f->result);
-	r = work_import(&request, f->ingest, fd, &f->result, &f->why);
+	meter_clear(&f->meter);
+	f->meter = METER(-1);
+	r = work_import(&request, f->ingest, fd, &f->meter, &f->result, &f->why);
 	close(fd);
 	return r;
 }
