@@ -79,9 +79,9 @@ static int list_digests(struct context *context, const struct check_options *opt
 	return r;
 }
 
-/* What is there is read again: blobs that are not what they say count as missing. */
+/* What is there is read again: blobs that are not what they say count as missing, and are damage. */
 static int verify(struct context *context, const struct check_options *options,
-		  struct image_check *check)
+		  struct image_check *check, bool *is_damaged)
 {
 	_cleanup_(image_inspect_reply_clear) struct image_inspect_reply reply = {};
 	_cleanup_(content_verify_reply_clear) struct content_verify_reply verified = {};
@@ -97,6 +97,7 @@ static int verify(struct context *context, const struct check_options *options,
 
 		if (verdict->status == BUS_OK)
 			continue;
+		*is_damaged = true;
 		check->n_present -= !!check->n_present;
 		r = schema_strs_add(&check->missing, verdict->digest)
 			    ?: schema_set(&check->problem, verdict->error ?: "it is damaged");
@@ -108,7 +109,7 @@ static int verify(struct context *context, const struct check_options *options,
 
 static int check_page(struct context *context, const struct check_options *options,
 		      struct image_check_request *request, enum output_format format,
-		      struct table *table, json_t *all)
+		      struct table *table, json_t *all, bool *is_damaged)
 {
 	_cleanup_(image_check_reply_clear) struct image_check_reply reply = {};
 	int r = image_check_ask(&context->ask, request, &reply);
@@ -116,8 +117,9 @@ static int check_page(struct context *context, const struct check_options *optio
 	if (r)
 		return fail_ask(context, r);
 	for (size_t i = 0; i < reply.checks.count; i++) {
-		int code = options->verify ? verify(context, options, &reply.checks.items[i])
-					   : EXIT_OK;
+		int code = options->verify
+				   ? verify(context, options, &reply.checks.items[i], is_damaged)
+				   : EXIT_OK;
 
 		if (code)
 			return code;
@@ -137,6 +139,7 @@ static int check(struct context *context, void *data, char **args, int n_args)
 	_cleanup_(table_clear) struct table table = {};
 	enum output_format format;
 	int code = list_format(context, &options->list, &format);
+	bool is_damaged = false;
 	json_t *all;
 
 	if (code)
@@ -146,7 +149,7 @@ static int check(struct context *context, void *data, char **args, int n_args)
 	all = json_array();
 	table_init(&table, "REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED", NULL);
 	do
-		code = check_page(context, options, &request, format, &table, all);
+		code = check_page(context, options, &request, format, &table, all, &is_damaged);
 	while (!code && request.after);
 	free(request.after);
 	if (!code && format == OUTPUT_TABLE)
@@ -154,7 +157,7 @@ static int check(struct context *context, void *data, char **args, int n_args)
 	if (!code && format == OUTPUT_JSON)
 		output_json(json_incref(all));
 	json_decref(all);
-	return code;
+	return !code && is_damaged ? EXIT_ERROR : code;
 }
 
 /* ---- inspect, history, usage --------------------------------------------- */

@@ -54,7 +54,7 @@ def test_check_says_what_is_missing_damaged_or_unpacked():
             out.write(bytes([byte[0] ^ 1]))
         assert line()[3] == "complete"
         found = d("images", "check", "--verify")
-        assert b"damaged" in found.stdout and layer.encode() in found.stderr, found
+        assert found.returncode == 1 and b"damaged" in found.stdout and layer.encode() in found.stderr, found
         with open(blob_path(d, layer), "r+b") as out:
             out.write(byte)
         chain = json.loads(d.check("images", "inspect", NAME))[0]["layers"][1]["chain_id"]
