@@ -13,8 +13,9 @@
 #include "schemas/check.h"
 #include "services/image/downloads.h"
 
-#define PREFIX "download-"
-#define KEPT_S (24 * 3600)
+#define PREFIX       "download-"
+#define KEPT_S       (24 * 3600)
+#define REF_SIZE_MAX 4096
 
 static const char *hex_of(const char *digest)
 {
@@ -93,18 +94,24 @@ static bool is_given_up(const struct image_service *image, const char *name)
 	return status.st_mtime + KEPT_S < time(NULL) && !flock(fd, LOCK_EX | LOCK_NB);
 }
 
+static int open_ingest(const struct image_service *image, DIR **ret_dir)
+{
+	int fd = openat(image->ingest, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	*ret_dir = fd < 0 ? NULL : fdopendir(fd);
+	if (*ret_dir)
+		return 0;
+	close_fd(fd);
+	return error_origin(-EIO);
+}
+
 void downloads_clean(struct image_service *image)
 {
 	_cleanup_(cleanup_dir) DIR *dir = NULL;
 	struct dirent *entry;
-	int fd;
 
-	fd = openat(image->ingest, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
+	if (open_ingest(image, &dir))
 		return;
-	}
 	while ((entry = readdir(dir))) {
 		char path[DOWNLOAD_PATH_SIZE], digest[DIGEST_SIZE];
 
@@ -114,4 +121,111 @@ void downloads_clean(struct image_service *image)
 		if (!downloads_find(image, digest, path) && is_given_up(image, entry->d_name))
 			trash_take(image, image->ingest, entry->d_name);
 	}
+}
+
+/* ---- as ingests ---- */
+
+static bool digest_of_name(const char *name, char ret_digest[DIGEST_SIZE])
+{
+	if (!downloads_is_name(name) || strlen(name) != strlen(PREFIX) + 64)
+		return false;
+	snprintf(ret_digest, DIGEST_SIZE, "sha256:%.64s", name + strlen(PREFIX));
+	return check_digest(ret_digest);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int downloads_names(struct image_service *image, struct schema_strs *ret_names)
+{
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	char digest[DIGEST_SIZE];
+	struct dirent *entry;
+	int r;
+
+	r = open_ingest(image, &dir);
+	while (!r && (entry = readdir(dir))) {
+		if (digest_of_name(entry->d_name, digest))
+			r = schema_strs_add(ret_names, entry->d_name);
+	}
+	if (!r && ret_names->count)
+		qsort(ret_names->items, ret_names->count, sizeof(*ret_names->items), compare_names);
+	return error_trace(r);
+}
+
+/* The third line of `ref`; 0: it does not say. */
+static uint64_t read_total(const struct image_service *image, const char *name)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/ref", name), *text = NULL;
+	unsigned long long total;
+	size_t size;
+
+	if (!path || file_read(image->ingest, path, REF_SIZE_MAX, &text, &size) ||
+	    sscanf(text, "%*[^\n]\n%*[^\n]\n%llu", &total) != 1 || total > INT64_MAX)
+		return 0;
+	return total;
+}
+
+static uint64_t time_of(const struct timespec *time)
+{
+	return (uint64_t)time->tv_sec * 1000000000 + (uint64_t)time->tv_nsec;
+}
+
+int downloads_look(struct image_service *image, const char *ref, struct content_ingest *ret_ingest)
+{
+	char path[DOWNLOAD_PATH_SIZE], digest[DIGEST_SIZE];
+	struct stat status, directory;
+	int r;
+
+	if (!digest_of_name(ref, digest))
+		return -ENOENT;
+	make_path(digest, path);
+	if (fstatat(image->ingest, path, &status, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fstatat(image->ingest, ref, &directory, AT_SYMLINK_NOFOLLOW) < 0)
+		return -ENOENT;
+	r = schema_set(&ret_ingest->ref, ref) ?: schema_set(&ret_ingest->expected, digest);
+	if (r)
+		return error_trace(r);
+	ret_ingest->offset = (uint64_t)status.st_size;
+	ret_ingest->total = read_total(image, ref);
+	/* Its two files were made then. */
+	ret_ingest->started_at_ns = time_of(&directory.st_mtim);
+	ret_ingest->updated_at_ns = time_of(&status.st_mtim);
+	return 0;
+}
+
+/* Is it held by the one that loads it; or whole, and perhaps of a pull that waits for its other blobs? */
+static bool is_in_use(struct image_service *image, const struct content_ingest *ingest, int fd)
+{
+	char path[DOWNLOAD_PATH_SIZE];
+
+	return downloads_find(image, ingest->expected, path) ||
+	       (image->downloads && ingest->total && ingest->offset == ingest->total) ||
+	       flock(fd, LOCK_EX | LOCK_NB) < 0;
+}
+
+int downloads_abort(struct image_service *image, const char *ref, struct why *why)
+{
+	_cleanup_(content_ingest_clear) struct content_ingest ingest = {};
+	_cleanup_(cleanup_fd) int fd = -1;
+	char path[DOWNLOAD_PATH_SIZE];
+	int r;
+
+	r = downloads_look(image, ref, &ingest);
+	if (r)
+		return r;
+	make_path(ingest.expected, path);
+	fd = openat(image->ingest, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? -ENOENT : error_origin(-errno);
+	if (is_in_use(image, &ingest, fd))
+		return why_set(why, refused(BUS_FAILED_PRECONDITION),
+			       "ingest '%s' is being loaded by a pull: it can be dropped when that "
+			       "has ended",
+			       ref);
+	/* It has no record that could be kept without it: it is gone before the answer. */
+	trash_take(image, image->ingest, ref);
+	return 0;
 }

@@ -1,7 +1,7 @@
 #pragma once
 /*
  * Blobs that come from registries: content/ingest/download-<hex>/data, beside it
- * `ref` with the reference and the digest. They stay there, to be gone on with, until
+ * `ref` with the reference, the digest and the size. They stay there, to be gone on with, until
  * all of an image has come; then they are moved into place together. Those that a
  * running pull has verified can be read by their digest like those in place.
  */
@@ -25,5 +25,12 @@ bool downloads_find(const struct image_service *image, const char *digest,
 int downloads_take(struct image_service *image, const char *digest, struct why *why);
 /* Is that name in content/ingest one of these? */
 bool downloads_is_name(const char *name);
+/*
+ * Ingests like those of clients, but of no namespace: the directory's name is the ref. Those that are there, in
+ * order; one of them (-ENOENT: there is none); removing one at once, unless a pull is at it.
+ */
+int downloads_names(struct image_service *image, struct schema_strs *ret_names);
+int downloads_look(struct image_service *image, const char *ref, struct content_ingest *ret_ingest);
+int downloads_abort(struct image_service *image, const char *ref, struct why *why);
 /* Outside of a transaction: removes what nobody has gone on with for a day. */
 void downloads_clean(struct image_service *image);

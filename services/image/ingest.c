@@ -406,6 +406,31 @@ int content_write(struct image_service *image, const struct content_write_reques
 
 /* ---- the other methods ---- */
 
+/* No client's ingest has that name, as @why says. */
+static int abort_download(struct image_service *image, const char *ref, struct why *why)
+{
+	struct why own = {};
+	int r = downloads_abort(image, ref, &own);
+
+	if (r == -ENOENT)
+		return refused(BUS_NOT_FOUND);
+	*why = own;
+	return r;
+}
+
+static int look_up(struct image_service *image, const char *namespace, const char *ref,
+		   struct content_ingest *ret_ingest, struct why *why)
+{
+	int r, found;
+
+	r = ingest_get(image, namespace, ref, ret_ingest, why);
+	if (r == refused(BUS_NOT_FOUND)) {
+		found = downloads_look(image, ref, ret_ingest);
+		return found == -ENOENT ? r : error_trace(found);
+	}
+	return r ? r : error_trace(ingest_look(image, ret_ingest));
+}
+
 int content_abort(struct image_service *image, const struct content_ref_request *request,
 		  struct empty *reply, struct call *call)
 {
@@ -418,6 +443,9 @@ int content_abort(struct image_service *image, const struct content_ref_request 
 	if (!namespace)
 		return 0;
 	r = ingest_get(image, namespace, request->ref, &ingest, &why);
+	if (r == refused(BUS_NOT_FOUND))
+		return image_answer(call, abort_download(image, request->ref, &why), &why,
+				    "the ingest");
 	if (!r)
 		r = check_commit(image, namespace, request->ref, &why);
 	if (!r)
@@ -439,9 +467,7 @@ int content_status(struct image_service *image, const struct content_ref_request
 	reply->ingest = calloc(1, sizeof(*reply->ingest));
 	if (!reply->ingest)
 		return error_origin(-ENOMEM);
-	r = ingest_get(image, namespace, request->ref, reply->ingest, &why);
-	if (!r)
-		r = ingest_look(image, reply->ingest);
+	r = look_up(image, namespace, request->ref, reply->ingest, &why);
 	hide_own(reply->ingest);
 	return image_answer(call, r, &why, "the ingest");
 }
@@ -451,19 +477,16 @@ struct listing {
 	struct image_service *image;
 	struct content_ingests_reply *reply;
 	struct filter *filter;
+	struct schema_strs downloads; /* in order */
+	size_t next;                  /* of them */
 };
 
-static int list_one(void *userdata, const struct store_key *key, void *data)
+static int list_item(struct listing *listing, const struct content_ingest *ingest)
 {
-	struct listing *listing = userdata;
-	struct content_ingest *ingest = data, *item;
+	struct content_ingest *item;
 
-	(void)key;
-	if (list_is_before(&listing->list, ingest->ref) ||
-	    !filter_match_message(listing->filter, schema_content_ingest(), ingest) ||
-	    ingest_look(listing->image, ingest))
+	if (!filter_match_message(listing->filter, schema_content_ingest(), ingest))
 		return 0;
-	hide_own(ingest);
 	if (!list_has_room(&listing->list, schema_content_ingest(), ingest))
 		return list_stop(&listing->list, &listing->reply->after);
 	item = schema_list_add(&listing->reply->ingests);
@@ -471,6 +494,51 @@ static int list_one(void *userdata, const struct store_key *key, void *data)
 		return error_origin(-ENOMEM);
 	return error_trace(
 		list_added(&listing->list, ingest->ref, content_ingest_copy(ingest, item)));
+}
+
+static int list_download(struct listing *listing, const char *name)
+{
+	_cleanup_(content_ingest_clear) struct content_ingest ingest = {};
+	int r;
+
+	if (list_is_before(&listing->list, name))
+		return 0;
+	r = downloads_look(listing->image, name, &ingest);
+	if (r)
+		return r == -ENOENT ? 0 : error_trace(r);
+	return list_item(listing, &ingest);
+}
+
+/* Those that come before @ref; NULL: all. A client's ingest of the same name hides one. */
+static int list_downloads(struct listing *listing, const char *ref)
+{
+	int r = 0;
+
+	while (!r && listing->next < listing->downloads.count) {
+		const char *name = listing->downloads.items[listing->next];
+		int order = ref ? strcmp(name, ref) : -1;
+
+		if (order > 0)
+			break;
+		if (order < 0)
+			r = list_download(listing, name);
+		listing->next++;
+	}
+	return r;
+}
+
+static int list_one(void *userdata, const struct store_key *key, void *data)
+{
+	struct listing *listing = userdata;
+	struct content_ingest *ingest = data;
+	int r;
+
+	(void)key;
+	r = list_downloads(listing, ingest->ref);
+	if (r || list_is_before(&listing->list, ingest->ref) || ingest_look(listing->image, ingest))
+		return r;
+	hide_own(ingest);
+	return list_item(listing, ingest);
 }
 
 int content_ingests(struct image_service *image, const struct list_request *request,
@@ -486,10 +554,15 @@ int content_ingests(struct image_service *image, const struct list_request *requ
 		return 0;
 	r = list_start(&listing.list, request, &listing.filter, &why);
 	if (!r)
+		r = downloads_names(image, &listing.downloads);
+	if (!r)
 		r = store_key(&prefix, namespace, "", NULL);
 	if (!r)
 		r = store_walk(image->store, TABLE_INGESTS, &prefix, NULL, schema_content_ingest(),
 			       list_one, &listing);
+	if (!r)
+		r = list_downloads(&listing, NULL);
+	schema_strs_clear(&listing.downloads);
 	filter_free(listing.filter);
 	list_clear(&listing.list);
 	return image_answer(call, r == LIST_FULL ? 0 : r, &why, "ingests");

@@ -522,13 +522,60 @@ def test_an_interrupted_pull_is_cancelled_and_the_next_goes_on_where_it_was():
         assert not blobs(d) and d.call("image.list") == {} and partials(d)
         for name in partials(d):
             with open(os.path.join(d.root, "image/content/ingest", name, "ref")) as f:
-                assert f.read() == "%s/slow:1\nsha256:%s\n" % (r.host, name[len("download-"):])
+                host, digest_, size = f.read().splitlines()
+                assert (host, digest_) == (r.host + "/slow:1", "sha256:" + name[len("download-"):])
+                assert int(size) == len(image.documents[digest_][1])
         assert not [s for s in d.json("snapshots", "ls")], "layers are left"
         slow.release()
         d.check("images", "pull", r.host + "/slow:1")
         assert slow.ranges[0] is None and int(slow.ranges[-1].split("=")[1].rstrip("-")) >= 390000, slow.ranges
         assert set(blobs(d)) == set(image.documents) and not partials(d)
         assert not d.json("leases", "ls"), d.json("leases", "ls")
+
+
+def test_what_a_pull_has_loaded_is_listed_as_ingests_and_dropped_unless_it_goes_on():
+    image = small_image(("plain",), size=500000)
+    with FakeRegistry() as r, Davit() as d:
+        digest, slow = slow_registry(r, image, 1, 400000)
+        ref, size = "download-" + digest[7:], len(image.documents[digest][1])
+        pull = d.start("images", "pull", r.host + "/slow:1")
+        wait_for(lambda: partial_size(d, digest) >= 390000, "a part has come")
+        # In all namespaces, among those of clients, in order, page by page.
+        for name in ("aaa", "zzz"):
+            d.call("content.write", "ref=" + name, "writer=w")
+        names = [i["ref"] for i in d.json("content", "active")]
+        assert names == ["aaa"] + sorted(partials(d)) + ["zzz"] and ref in names, names
+        assert sorted(i["ref"] for i in d.json("-n", "other", "content", "active")) == sorted(partials(d))
+        paged, after = [], ""
+        while True:
+            page = d.call("content.ingests", "limit=1", "after=" + after)
+            paged += [i["ref"] for i in page.get("ingests", [])]
+            after = page.get("after", "")
+            if not after:
+                break
+        assert paged == names, (paged, names)
+        status = d.call("content.status", "ref=" + ref)["ingest"]
+        assert status["expected"] == digest and status["total"] == size and 390000 <= status["offset"] < size, status
+        assert [i["ref"] for i in d.json("content", "active", "^" + ref)] == [ref]
+        for name in partials(d):
+            refused = d("bus", "call", "content.abort", "ref=" + name)
+            assert refused.returncode == 1 and b"is being loaded by a pull" in refused.stderr, refused
+        pull.send_signal(signal.SIGINT)
+        assert pull.wait(30) == 130, pull.communicate()
+        pull.communicate()
+        wait_for(lambda: not d.call("image.operations").get("operations"), "the operation has ended")
+        left = partials(d)
+        d.call("content.abort", "ref=" + ref)
+        there = partials(d)
+        assert sorted(there) == sorted(set(left) - {ref}), (ref, left, there)
+        for method in ("content.abort", "content.status"):
+            gone = d("bus", "call", method, "ref=" + ref)
+            assert gone.returncode == 1 and b"no ingest" in gone.stderr, gone
+        # It is loaded from its first byte again.
+        slow.release()
+        d.check("images", "pull", r.host + "/slow:1")
+        assert set(slow.ranges) == {None} and set(blobs(d)) == set(image.documents), slow.ranges
+        assert [i["ref"] for i in d.json("content", "active")] == ["aaa", "zzz"]
 
 
 def test_a_server_without_ranges_is_gone_on_with_all_the_same():

@@ -44,9 +44,11 @@ void download_path(const char *digest, char ret_path[DOWNLOAD_PATH_SIZE])
 
 /* ---- the place ---- */
 
-static int write_reference(int dir, const struct registry *registry, const char *digest)
+static int write_reference(int dir, const struct registry *registry, const char *digest,
+			   uint64_t size)
 {
-	_cleanup_(cleanup_free) char *text = text_format("%s\n%s\n", registry->remote.name, digest);
+	_cleanup_(cleanup_free) char *text = text_format("%s\n%s\n%llu\n", registry->remote.name,
+							 digest, (unsigned long long)size);
 	_cleanup_(cleanup_fd) int fd = -1;
 
 	if (!text)
@@ -57,8 +59,8 @@ static int write_reference(int dir, const struct registry *registry, const char 
 	return error_trace(file_write_all(fd, text, strlen(text)));
 }
 
-static int open_place(const struct registry *registry, int ingest, const char *digest, int *ret_fd,
-		      struct why *why)
+static int open_place(const struct registry *registry, int ingest, const char *digest,
+		      uint64_t size, int *ret_fd, struct why *why)
 {
 	_cleanup_(cleanup_fd) int dir = -1, fd = -1;
 	char name[DOWNLOAD_NAME_SIZE];
@@ -74,7 +76,7 @@ static int open_place(const struct registry *registry, int ingest, const char *d
 		return POOL_AGAIN;
 	if (fd < 0)
 		return why_errno(why, error_origin(-errno), "cannot open the ingest of %s", digest);
-	r = write_reference(dir, registry, digest);
+	r = write_reference(dir, registry, digest, size);
 	if (r)
 		return why_errno(why, r, "cannot write into the ingest of %s", digest);
 	*ret_fd = TAKE_FD(fd);
@@ -343,7 +345,8 @@ int download_blob(struct registry *registry, int ingest, struct http *http, stru
 			       job->blob.digest, (unsigned long long)job->blob.size, BLOB_SIZE_MAX);
 	r = hash_new(&download.hash);
 	if (!r)
-		r = open_place(registry, ingest, job->blob.digest, &download.fd, why);
+		r = open_place(registry, ingest, job->blob.digest, job->blob.size, &download.fd,
+			       why);
 	if (!r)
 		r = lock_place(ingest, job->blob.digest, download.fd);
 	if (r)
@@ -371,7 +374,7 @@ int download_keep(struct registry *registry, int ingest, const char *digest, con
 	/* Somebody else may take it away in between: then it is in the content store, or made again. */
 	do {
 		fd = close_fd(fd);
-		r = open_place(registry, ingest, digest, &fd, why);
+		r = open_place(registry, ingest, digest, size, &fd, why);
 		if (!r)
 			r = lock_place(ingest, digest, fd);
 	} while (r == POOL_AGAIN);

@@ -1,7 +1,7 @@
 #pragma once
 /*
  * One blob into the ingest directory: <ingest>/download-<hex>/data, beside it `ref`,
- * which says whose it is. What an earlier try left there is gone on with; what is
+ * which says whose it is: reference, digest and size, a line each. What an earlier try left there is gone on with; what is
  * complete has been verified. Who loads a blob holds a lock on its data.
  */
 
