@@ -249,7 +249,7 @@ static int compare(int fd, const struct content_write_request *request, size_t s
 	if (n < 0)
 		return why_errno(why, error_origin(-errno), "cannot read ingest '%s'",
 				 request->ref);
-	return (size_t)n == size && !memcmp(there, request->data.data, size)
+	return (size_t)n == size && (!size || !memcmp(there, request->data.data, size))
 		       ? 0
 		       : differs(request, why);
 }
