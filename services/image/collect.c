@@ -1,5 +1,6 @@
 /* When the collection runs, and who waits for it: see collect.h. */
 
+#include <malloc.h>
 #include <string.h>
 
 #include "broker/lib/calls.h"
@@ -82,6 +83,8 @@ static void end(struct collector *collector, int r)
 	}
 	collect_run_clear(run);
 	free(run);
+	/* What it took goes back to the host: a run is followed by a pause. */
+	malloc_trim(0);
 	if (collector->waiters)
 		start(collector);
 }
