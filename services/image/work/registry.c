@@ -50,22 +50,28 @@ void registry_deinit(struct registry *registry)
 
 /* ---- what errors say ---- */
 
+/* NULL where @key is missing, no string or empty. */
+static const char *get_text(const json_t *json, const char *key)
+{
+	const char *text = json_string_value(json_object_get(json, key));
+
+	return text && *text ? text : NULL;
+}
+
 void registry_error_text(const char *body, size_t size, char *text, size_t text_size)
 {
 	_cleanup_(cleanup_json) json_t *json = NULL;
-	const char *message, *code;
+	const char *found;
 	json_t *first;
 
 	text[0] = '\0';
 	json = size ? json_parse(body, size, HTTP_BODY_MAX, NULL) : NULL;
 	first = json_array_get(json_object_get(json, "errors"), 0);
-	message = json_string_value(json_object_get(first, "message"));
-	code = json_string_value(json_object_get(first, "code"));
-	if (!message && !code)
-		message = json_string_value(json_object_get(json, "details"))
-				  ?: json_string_value(json_object_get(json, "error"));
-	if (message || code)
-		snprintf(text, text_size, ": %s", work_show(message && *message ? message : code));
+	found = get_text(first, "message") ?: get_text(first, "code");
+	if (!found)
+		found = get_text(json, "details") ?: get_text(json, "error");
+	if (found)
+		snprintf(text, text_size, ": %s", work_show(found));
 }
 
 static const char *status_text(long status)
