@@ -82,7 +82,7 @@ const struct option_spec create_options[] = { CREATE_OPTIONS, {} };
 const struct option_spec run_options[] = {
 	O(rm, FLAG, "rm", 0, NULL, "remove the container when it has ended; done by the service, so it holds if this command dies"),
 	IO_OPTIONS(struct container_options, io),
-	O(checkpoint, TEXT, "checkpoint", 0, "DIR", "restore it from criu's image files, as `davit tasks checkpoint` made them"),
+	O(checkpoint, TEXT, "checkpoint", 0, "REF|DIR", "restore its processes from a checkpoint image, or from a directory of `davit tasks checkpoint`"),
 	CREATE_OPTIONS,
 	{}
 };

@@ -1,56 +1,38 @@
 /*
- * davit containers checkpoint and restore: a container's record and its writable
- * layer as an image. The image is an ordinary one, which runs by itself; what the
- * record adds stands in annotations of its manifest.
+ * davit containers checkpoint: a container's record, its writable layer and its
+ * memory as an image (checkpoint_image.h).
  */
 
 #include <string.h>
-#include <time.h>
 
-#include "broker/lib/loop.h"
+#include "tools/checkpoint_image.h"
 #include "tools/lists.h"
 
-#define LEASE_S            3600 /* an end of its own, should this command die */
-#define CHUNK              262144
-#define MANIFEST_MAX       (4u << 20)
-#define TYPE_MANIFEST      "application/vnd.oci.image.manifest.v1+json"
-#define TYPE_CONFIG        "application/vnd.oci.image.config.v1+json"
-#define ANNOTATION_SPEC    "io.davit.checkpoint.spec"
-#define ANNOTATION_IMAGE   "io.davit.checkpoint.image"
-#define ANNOTATION_RUNTIME "io.davit.checkpoint.runtime"
-#define ANNOTATION_ID      "io.davit.checkpoint.container"
+#define CHUNK         262144
+#define TYPE_MANIFEST "application/vnd.oci.image.manifest.v1+json"
+#define TYPE_CONFIG   "application/vnd.oci.image.config.v1+json"
+#define OPTIONS_VALUE "\x28\x01" /* file_locks = true */
+#define TYPE_TAR      "application/vnd.oci.image.layer.v1.tar"
 
 struct checkpoint_options {
-	bool rw, image;
+	bool rw, image, task;
 };
 
 struct checkpoint {
 	struct context *context;
+	const struct checkpoint_options *options;
 	struct container_record *container; /* borrowed */
-	struct lease_reply lease;
+	struct checkpoint_files files;      /* its lease holds all blobs */
 	struct image_inspect_reply image;
-	struct snapshot_diff_reply diff;
-	bool has_diff;
+	struct snapshot_diff_reply diff, criu;
+	bool has_diff, has_criu;
+	unsigned int n_blobs;
+	json_t *parts; /* of the index */
 };
 
 /* ---- blobs --------------------------------------------------------------- */
 
-static int hold(struct checkpoint *checkpoint)
-{
-	struct lease_create_request request = {};
-	time_t end = (time_t)(time_real_ns() / 1000000000) + LEASE_S;
-	char text[32];
-	struct tm tm;
-	int r;
-
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &tm));
-	r = schema_map_set(&request.labels, "containerd.io/gc.expire", text)
-		    ?: lease_create_ask(&checkpoint->context->ask, &request, &checkpoint->lease);
-	schema_map_clear(&request.labels);
-	return r ? fail_ask(checkpoint->context, r) : 0;
-}
-
-static int write_parts(struct checkpoint *checkpoint, const char *ref, const char *text,
+static int write_parts(struct checkpoint *checkpoint, const char *ref, const void *data,
 		       size_t size)
 {
 	int r = 0;
@@ -58,11 +40,11 @@ static int write_parts(struct checkpoint *checkpoint, const char *ref, const cha
 	for (size_t done = 0; !r && done < size; done += CHUNK) {
 		struct content_write_request part = {
 			.ref = (char *)ref,
-			.writer = (char *)ref,
+			.writer = checkpoint->files.lease,
 			.offset = done,
 			.total = size,
-			.lease = checkpoint->lease.lease->id,
-			.data = {(uint8_t *)text + done,
+			.lease = checkpoint->files.lease,
+			.data = {(uint8_t *)data + done,
 				 size - done < CHUNK ? size - done : CHUNK}};
 
 		r = content_write_ask(&checkpoint->context->ask, &part, NULL);
@@ -70,32 +52,99 @@ static int write_parts(struct checkpoint *checkpoint, const char *ref, const cha
 	return r;
 }
 
-/* @json becomes a blob of @type; @ret_descriptor is its descriptor as JSON. */
-static int write_json(struct checkpoint *checkpoint, const json_t *json, const char *type,
-		      json_t **ret_descriptor)
+static json_t *descriptor_json(const char *type, const char *digest, uint64_t size)
+{
+	return json_pack("{s:s, s:s, s:I}", "mediaType", type, "digest", digest, "size",
+			 (json_int_t)size);
+}
+
+/* @data becomes a blob of @type; @ret_descriptor is its descriptor as JSON. */
+static int write_blob(struct checkpoint *checkpoint, const char *type, const void *data,
+		      size_t size, json_t **ret_descriptor)
 {
 	_cleanup_(content_commit_reply_clear) struct content_commit_reply reply = {};
-	_cleanup_(cleanup_free) char *text = json_dumps(json, JSON_COMPACT);
 	struct content_commit_request commit = {.media_type = (char *)type,
-						.lease = checkpoint->lease.lease->id};
-	char ref[300];
+						.writer = checkpoint->files.lease,
+						.lease = checkpoint->files.lease};
+	char ref[240];
 	int r;
 
-	if (!text)
-		return fail(checkpoint->context, "out of memory");
-	snprintf(ref, sizeof(ref), "checkpoint-%.200s-%s", checkpoint->lease.lease->id,
-		 strcmp(type, TYPE_CONFIG) ? "manifest" : "config");
-	commit.ref = commit.writer = ref;
-	r = write_parts(checkpoint, ref, text, strlen(text))
+	snprintf(ref, sizeof(ref), "%.200s-%u", checkpoint->files.key, checkpoint->n_blobs++);
+	commit.ref = ref;
+	r = write_parts(checkpoint, ref, data, size)
 		    ?: content_commit_ask(&checkpoint->context->ask, &commit, &reply);
 	if (r)
 		return fail_ask(checkpoint->context, r);
-	*ret_descriptor = json_pack("{s:s, s:s, s:I}", "mediaType", type, "digest",
-				    reply.content->digest, "size", (json_int_t)reply.content->size);
+	*ret_descriptor = descriptor_json(type, reply.content->digest, reply.content->size);
 	return *ret_descriptor ? 0 : fail(checkpoint->context, "out of memory");
 }
 
-/* ---- checkpoint ---------------------------------------------------------- */
+static int write_json(struct checkpoint *checkpoint, const json_t *json, const char *type,
+		      json_t **ret_descriptor)
+{
+	_cleanup_(cleanup_free) char *text = json_dumps(json, JSON_COMPACT);
+
+	return text ? write_blob(checkpoint, type, text, strlen(text), ret_descriptor)
+		    : fail(checkpoint->context, "out of memory");
+}
+
+/* ---- the parts of the index ---------------------------------------------- */
+
+/* Steals @descriptor. Of what is for one platform only, containerd says which. */
+static int add_part(struct checkpoint *checkpoint, json_t *descriptor)
+{
+	json_t *config = json_loads(checkpoint->image.config ?: "{}", 0, NULL);
+
+	json_object_set_new(
+		descriptor, "platform",
+		json_pack("{s:s, s:s}", "os",
+			  json_string_value(json_object_get(config, "os")) ?: "linux",
+			  "architecture",
+			  json_string_value(json_object_get(config, "architecture")) ?: "unknown"));
+	json_decref(config);
+	return json_array_append_new(checkpoint->parts, descriptor)
+		       ? fail(checkpoint->context, "out of memory")
+		       : 0;
+}
+
+static int add_any(struct checkpoint *checkpoint, const char *type, const char *url,
+		   const void *value, size_t size)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer any = {};
+	json_t *descriptor = NULL;
+	int code = any_pack(url, value, size, &any)
+			   ? fail(checkpoint->context, "out of memory")
+			   : write_blob(checkpoint, type, any.data, any.size, &descriptor);
+
+	return code ?: add_part(checkpoint, descriptor);
+}
+
+static int add_layer(struct checkpoint *checkpoint, const char *type, const struct descriptor *blob)
+{
+	json_t *descriptor = descriptor_json(type, blob->digest, blob->size);
+
+	return descriptor ? add_part(checkpoint, descriptor)
+			  : fail(checkpoint->context, "out of memory");
+}
+
+static int add_parts(struct checkpoint *checkpoint)
+{
+	const char *spec = checkpoint->container->spec ?: "{}";
+	int code = 0;
+
+	if (checkpoint->has_diff)
+		code = add_layer(checkpoint, checkpoint->diff.diff->media_type,
+				 checkpoint->diff.diff);
+	if (!code && checkpoint->has_criu)
+		code = add_layer(checkpoint, CHECKPOINT_TYPE_CRIU, checkpoint->criu.diff)
+			       ?: add_any(checkpoint, CHECKPOINT_TYPE_OPTIONS,
+					  CHECKPOINT_OPTIONS_URL, OPTIONS_VALUE, 2);
+	return code
+		       ?: add_any(checkpoint, CHECKPOINT_TYPE_SPEC, CHECKPOINT_SPEC_URL, spec,
+				  strlen(spec));
+}
+
+/* ---- memory and writable layer ------------------------------------------- */
 
 static int inspect_image(struct context *context, const char *name,
 			 struct image_inspect_reply *ret_reply)
@@ -106,30 +155,55 @@ static int inspect_image(struct context *context, const char *name,
 	return r ? fail_ask(context, r) : 0;
 }
 
-/* Frozen meanwhile, if it runs: the layer is of one moment. */
+static int make_memory(struct checkpoint *checkpoint)
+{
+	struct task_checkpoint_request dump = {.container_id = checkpoint->container->id,
+					       .image_path = checkpoint->files.path,
+					       .file_locks = true};
+	struct snapshot_diff_request pack = {.key = checkpoint->files.key,
+					     .snapshotter = checkpoint->files.snapshotter,
+					     .media_type = (char *)TYPE_TAR,
+					     .lease = checkpoint->files.lease};
+	struct ask *ask = &checkpoint->context->ask;
+	int r = task_checkpoint_ask(ask, &dump, NULL)
+			?: snapshot_diff_ask(ask, &pack, &checkpoint->criu);
+
+	checkpoint->has_criu = !r;
+	return r ? fail_ask(checkpoint->context, r) : 0;
+}
+
 static int make_layer(struct checkpoint *checkpoint)
 {
-	struct container_record *container = checkpoint->container;
-	struct task_container_request task = {.container_id = container->id};
-	struct snapshot_diff_request request = {.key = container->snapshot_key,
-						.snapshotter = container->snapshotter,
-						.lease = checkpoint->lease.lease->id};
-	struct ask *ask = &checkpoint->context->ask;
-	bool is_paused = !task_pause_ask(ask, &task, NULL);
-	int r = snapshot_diff_ask(ask, &request, &checkpoint->diff);
-	int code = r ? fail_ask(checkpoint->context, r) : 0;
+	struct snapshot_diff_request request = {.key = checkpoint->container->snapshot_key,
+						.snapshotter = checkpoint->container->snapshotter,
+						.lease = checkpoint->files.lease};
+	int r = snapshot_diff_ask(&checkpoint->context->ask, &request, &checkpoint->diff);
 
+	checkpoint->has_diff = !r;
+	return r ? fail_ask(checkpoint->context, r) : 0;
+}
+
+/* Frozen meanwhile, if it runs: all is of one moment. */
+static int make_state(struct checkpoint *checkpoint)
+{
+	struct task_container_request task = {.container_id = checkpoint->container->id};
+	struct ask *ask = &checkpoint->context->ask;
+	bool is_paused;
+	int code = 0;
+
+	if (!checkpoint->options->task && !checkpoint->options->rw)
+		return 0;
+	is_paused = !task_pause_ask(ask, &task, NULL);
+	if (checkpoint->options->task)
+		code = make_memory(checkpoint);
+	if (!code && checkpoint->options->rw)
+		code = make_layer(checkpoint);
 	if (is_paused && task_resume_ask(ask, &task, NULL))
 		code = fail_ask(checkpoint->context, 1);
-	checkpoint->has_diff = !code;
 	return code;
 }
 
-static json_t *layer_json(const struct descriptor *blob)
-{
-	return json_pack("{s:s, s:s, s:I}", "mediaType", blob->media_type ?: "", "digest",
-			 blob->digest, "size", (json_int_t)blob->size);
-}
+/* ---- the image that runs by itself --------------------------------------- */
 
 /* The image's own config, and the new layer's diff id. */
 static int write_config(struct checkpoint *checkpoint, json_t **ret_descriptor)
@@ -158,24 +232,51 @@ static int write_config(struct checkpoint *checkpoint, json_t **ret_descriptor)
 /* Steals @config. */
 static json_t *manifest_json(const struct checkpoint *checkpoint, json_t *config)
 {
-	const struct container_record *container = checkpoint->container;
 	json_t *layers = json_array();
 
-	for (size_t i = 0; i < checkpoint->image.layers.count; i++)
-		json_array_append_new(layers, layer_json(checkpoint->image.layers.items[i].blob));
+	for (size_t i = 0; i < checkpoint->image.layers.count; i++) {
+		const struct descriptor *blob = checkpoint->image.layers.items[i].blob;
+
+		json_array_append_new(
+			layers, descriptor_json(blob->media_type ?: "", blob->digest, blob->size));
+	}
 	if (checkpoint->has_diff)
-		json_array_append_new(layers, layer_json(checkpoint->diff.diff));
-	return json_pack("{s:i, s:s, s:o, s:o, s:{s:s, s:s, s:s, s:s}}", "schemaVersion", 2,
-			 "mediaType", TYPE_MANIFEST, "config", config, "layers", layers,
-			 "annotations", ANNOTATION_ID, container->id, ANNOTATION_IMAGE,
-			 container->image, ANNOTATION_RUNTIME, container->runtime ?: "",
-			 ANNOTATION_SPEC, container->spec ?: "");
+		json_array_append_new(layers, descriptor_json(checkpoint->diff.diff->media_type,
+							      checkpoint->diff.diff->digest,
+							      checkpoint->diff.diff->size));
+	return json_pack("{s:i, s:s, s:o, s:o}", "schemaVersion", 2, "mediaType", TYPE_MANIFEST,
+			 "config", config, "layers", layers);
+}
+
+static int add_image(struct checkpoint *checkpoint)
+{
+	json_t *config = NULL, *manifest = NULL, *target = NULL;
+	int code = write_config(checkpoint, &config);
+
+	if (code)
+		return code;
+	manifest = manifest_json(checkpoint, config);
+	code = manifest ? write_json(checkpoint, manifest, TYPE_MANIFEST, &target)
+			: fail(checkpoint->context, "out of memory");
+	json_decref(manifest);
+	return code ?: add_part(checkpoint, target);
+}
+
+static json_t *index_json(const struct checkpoint *checkpoint)
+{
+	const struct container_record *container = checkpoint->container;
+
+	return json_pack("{s:i, s:s, s:O, s:{s:s, s:s, s:s, s:s}}", "schemaVersion", 2, "mediaType",
+			 CHECKPOINT_TYPE_INDEX, "manifests", checkpoint->parts, "annotations",
+			 CHECKPOINT_NOTE_ID, container->id, CHECKPOINT_NOTE_IMAGE, container->image,
+			 CHECKPOINT_NOTE_RUNTIME, container->runtime ?: "",
+			 CHECKPOINT_NOTE_SNAPSHOTTER, container->snapshotter ?: "");
 }
 
 static int name_image(struct checkpoint *checkpoint, const char *name, const json_t *target)
 {
 	struct descriptor descriptor = {
-		.media_type = (char *)TYPE_MANIFEST,
+		.media_type = (char *)CHECKPOINT_TYPE_INDEX,
 		.digest = (char *)json_string_value(json_object_get(target, "digest")),
 		.size = (uint64_t)json_integer_value(json_object_get(target, "size"))};
 	struct image_record image = {.name = (char *)name, .target = &descriptor};
@@ -187,171 +288,76 @@ static int name_image(struct checkpoint *checkpoint, const char *name, const jso
 
 static int make_image(struct checkpoint *checkpoint, const char *name)
 {
-	json_t *config = NULL, *manifest = NULL, *target = NULL;
-	int code = write_config(checkpoint, &config);
+	json_t *index = NULL, *target = NULL;
+	int code;
 
+	checkpoint->parts = json_array();
+	code = add_image(checkpoint) ?: add_parts(checkpoint);
 	if (!code) {
-		manifest = manifest_json(checkpoint, config);
-		code = manifest ? write_json(checkpoint, manifest, TYPE_MANIFEST, &target)
-				: fail(checkpoint->context, "out of memory");
+		index = index_json(checkpoint);
+		code = index ? write_json(checkpoint, index, CHECKPOINT_TYPE_INDEX, &target)
+			     : fail(checkpoint->context, "out of memory");
 	}
 	code = code ?: name_image(checkpoint, name, target);
-	json_decref(manifest);
+	json_decref(index);
 	json_decref(target);
 	return code;
 }
 
+/* ---- the command --------------------------------------------------------- */
+
 static void release(struct checkpoint *checkpoint)
 {
-	struct lease_delete_request request = {};
-
-	if (checkpoint->lease.lease) {
-		request.id = checkpoint->lease.lease->id;
-		(void)lease_delete_ask(&checkpoint->context->ask, &request, NULL);
-	}
-	lease_reply_clear(&checkpoint->lease);
+	checkpoint_files_clear(&checkpoint->files);
 	image_inspect_reply_clear(&checkpoint->image);
 	snapshot_diff_reply_clear(&checkpoint->diff);
+	snapshot_diff_reply_clear(&checkpoint->criu);
+	json_decref(checkpoint->parts);
 }
 
 static int checkpoint_container(struct context *context, void *data, char **args, int n_args)
 {
-	const struct checkpoint_options *options = data;
 	_cleanup_(container_reply_clear) struct container_reply reply = {};
 	struct container_get_request get = {.id = args[0]};
-	struct checkpoint checkpoint = {.context = context};
-	int r = container_get_ask(&context->ask, &get, &reply), code;
+	struct checkpoint checkpoint = {.context = context, .options = data};
+	int r, code;
 
 	(void)n_args;
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = container_get_ask(&context->ask, &get, &reply);
 	if (r)
 		return fail_ask(context, r);
 	checkpoint.container = reply.container;
 	if (!reply.container->image || !reply.container->snapshot_key)
 		return fail(context, "container '%s' was made from no image", args[0]);
-	code = hold(&checkpoint)
-		       ?: inspect_image(context, reply.container->image, &checkpoint.image);
-	if (!code && options->rw)
-		code = make_layer(&checkpoint);
-	code = code ?: make_image(&checkpoint, args[1]);
+	code = checkpoint_files_make(context, &checkpoint.files)
+		       ?: inspect_image(context, reply.container->image, &checkpoint.image)
+		       ?: make_state(&checkpoint)
+		       ?: make_image(&checkpoint, args[1]);
 	release(&checkpoint);
 	return code;
 }
-
-/* ---- restore ------------------------------------------------------------- */
-
-static int read_manifest(struct context *context, const char *digest, json_t **ret_manifest)
-{
-	_cleanup_(schema_buffer_clear) struct schema_buffer all = {};
-	uint64_t size = 1;
-
-	while (all.size < size) {
-		_cleanup_(content_read_reply_clear) struct content_read_reply reply = {};
-		struct content_read_request request = {.digest = (char *)digest,
-						       .offset = all.size};
-		int r = content_read_ask(&context->ask, &request, &reply);
-
-		if (r)
-			return fail_ask(context, r);
-		size = reply.size;
-		if (!reply.data.size || size > MANIFEST_MAX)
-			return fail(context, "%s is cut short, or too large for a manifest",
-				    digest);
-		if (schema_buffer_add(&all, reply.data.data, reply.data.size))
-			return fail(context, "out of memory");
-	}
-	*ret_manifest = json_parse((const char *)all.data, all.size, MANIFEST_MAX, NULL);
-	return *ret_manifest ? 0 : fail(context, "%s is not JSON", digest);
-}
-
-static const char *annotation(const json_t *manifest, const char *key)
-{
-	return json_string_value(json_object_get(json_object_get(manifest, "annotations"), key));
-}
-
-/* What names the old container in its spec names the new one. */
-static void rename_in_spec(json_t *spec, const char *old, const char *new)
-{
-	json_t *linux_ = json_object_get(spec, "linux");
-	const char *path = json_string_value(json_object_get(linux_, "cgroupsPath"));
-	const char *name = path ? strrchr(path, '/') : NULL;
-	const char *hostname = json_string_value(json_object_get(spec, "hostname"));
-
-	if (name && !strcmp(name + 1, old))
-		json_object_set_new(linux_, "cgroupsPath",
-				    json_sprintf("%.*s/%s", (int)(name - path), path, new));
-	if (hostname && !strcmp(hostname, old))
-		json_object_set_new(spec, "hostname", json_string(new));
-}
-
-static int send_restore(struct context *context, const struct checkpoint_options *options,
-			const json_t *manifest, char **args)
-{
-	const char *text = annotation(manifest, ANNOTATION_SPEC);
-	json_t *spec = text ? json_parse(text, strlen(text), 1 << 20, NULL) : NULL;
-	_cleanup_(cleanup_free) char *changed = NULL;
-	struct container_run_request request = {
-		.id = args[0],
-		.create_only = true,
-		.image = options->rw ? args[1] : (char *)annotation(manifest, ANNOTATION_IMAGE),
-		.runtime = (char *)annotation(manifest, ANNOTATION_RUNTIME)};
-	int r;
-
-	if (!spec)
-		return fail(context, "image '%s' is no checkpoint of a container", args[1]);
-	rename_in_spec(spec, annotation(manifest, ANNOTATION_ID) ?: "", args[0]);
-	request.spec = changed = json_dumps(spec, JSON_COMPACT);
-	json_decref(spec);
-	if (!changed)
-		return fail(context, "out of memory");
-	r = container_run_ask(&context->ask, &request, NULL);
-	return r ? fail_ask(context, r) : EXIT_OK;
-}
-
-static int restore_container(struct context *context, void *data, char **args, int n_args)
-{
-	_cleanup_(image_inspect_reply_clear) struct image_inspect_reply image = {};
-	json_t *manifest = NULL;
-	int code = inspect_image(context, args[1], &image)
-			   ?: read_manifest(context, image.manifest, &manifest);
-
-	(void)n_args;
-	code = code ?: send_restore(context, data, manifest, args);
-	json_decref(manifest);
-	return code;
-}
-
-/* ---- the tables ---------------------------------------------------------- */
 
 static const struct option_spec checkpoint_options[] = {
 	OPTION(struct checkpoint_options, rw, FLAG, "rw", 0, NULL,
 	       "include the writable layer; a container that runs is frozen meanwhile"),
 	OPTION(struct checkpoint_options, image, FLAG, "image", 0, NULL,
 	       "include the image: it always is, for its layers are shared"),
-	{}};
-static const struct option_spec restore_options[] = {
-	OPTION(struct checkpoint_options, rw, FLAG, "rw", 0, NULL,
-	       "with the writable layer of the checkpoint; otherwise from the image that it was made from"),
+	OPTION(struct checkpoint_options, task, FLAG, "task", 0, NULL,
+	       "include the memory of its processes, dumped with criu"),
 	{}};
 
 const struct command containers_checkpoint_command = {
 	.name = "checkpoint",
-	.arguments = "CONTAINER IMAGE",
-	.summary = "make an image of a container",
+	.arguments = "CONTAINER REF",
+	.summary = "make a checkpoint image of a container",
 	.details =
-		"   The image can be run, pushed and exported as any other. Memory is not in it: see `davit tasks checkpoint`.",
+		"   The image can be run, pushed and exported as any other; `davit containers restore` makes the container again.\n"
+		"   Where criu is missing or cannot dump it the container runs on.",
 	.options = checkpoint_options,
 	.options_size = sizeof(struct checkpoint_options),
 	.min_args = 2,
 	.max_args = 2,
 	.run = checkpoint_container,
-};
-const struct command containers_restore_command = {
-	.name = "restore",
-	.arguments = "CONTAINER IMAGE",
-	.summary = "create a container as one was when its image was made",
-	.options = restore_options,
-	.options_size = sizeof(struct checkpoint_options),
-	.min_args = 2,
-	.max_args = 2,
-	.run = restore_container,
 };

@@ -8,10 +8,12 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
 #include "tools/checkpoint.h"
+#include "tools/checkpoint_image.h"
 #include "tools/container_options.h"
 #include "tools/foreground.h"
 
@@ -47,8 +49,19 @@ static int fail_run(struct context *context, int r)
 	return container_run_exit_code(context->ask.text);
 }
 
+/* criu's files are needed until it runs, or does not. */
+static int ask_run(struct context *context, struct container_run_request *request,
+		   struct checkpoint_files *files, struct container_run_reply *ret_reply)
+{
+	int r = container_run_ask(&context->ask, request, ret_reply),
+	    code = r ? fail_run(context, r) : 0;
+
+	checkpoint_files_clear(files);
+	return code;
+}
+
 static int run_detached(struct context *context, const struct container_options *options,
-			struct container_run_request *request)
+			struct container_run_request *request, struct checkpoint_files *files)
 {
 	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
 	int r;
@@ -57,29 +70,27 @@ static int run_detached(struct context *context, const struct container_options 
 				true, &request->io);
 	if (r)
 		return r;
-	r = container_run_ask(&context->ask, request, &reply);
+	r = ask_run(context, request, files, &reply);
 	io_options_release(&options->io, request->io);
 	if (r)
-		return fail_run(context, r);
+		return r;
 	return options->pid_file ? write_pid_file(context, options->pid_file, reply.pid) : EXIT_OK;
 }
 
 static int run_foreground(struct context *context, const struct container_options *options,
-			  struct container_run_request *request)
+			  struct container_run_request *request, struct checkpoint_files *files)
 {
 	const struct foreground_options process = {
 		.id = request->id, .io = &options->io, .terminal = has_terminal(options, request)};
 	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
 	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
-	int code, r;
+	int code;
 
 	code = foreground_new(context, &process, &foreground)
-		       ?: foreground_io(foreground, &request->io);
+		       ?: foreground_io(foreground, &request->io)
+		       ?: ask_run(context, request, files, &reply);
 	if (code)
 		return code;
-	r = container_run_ask(&context->ask, request, &reply);
-	if (r)
-		return fail_run(context, r);
 	if (options->pid_file) {
 		code = write_pid_file(context, options->pid_file, reply.pid);
 		if (code)
@@ -88,19 +99,39 @@ static int run_foreground(struct context *context, const struct container_option
 	return foreground_run(foreground, reply.uid, reply.task_id, options->rm);
 }
 
+/* A directory of criu's files, or a checkpoint image. */
+static int take_checkpoint(struct context *context, const char *checkpoint,
+			   struct checkpoint_files *files, char **ret_path)
+{
+	struct stat status;
+	int code;
+
+	if (!checkpoint)
+		return 0;
+	if (*checkpoint == '/' || *checkpoint == '.' ||
+	    (!stat(checkpoint, &status) && S_ISDIR(status.st_mode)))
+		return checkpoint_path(context, checkpoint, ret_path);
+	code = checkpoint_files_load(context, checkpoint, files);
+	if (code)
+		return code;
+	return schema_set(ret_path, files->path) ? fail(context, "out of memory") : 0;
+}
+
 static int run(struct context *context, void *data, char **args, int n_args)
 {
+	_cleanup_(checkpoint_files_clear) struct checkpoint_files files = {};
 	_cleanup_(container_run_request_clear) struct container_run_request request = {};
 	const struct container_options *options = data;
 	int code;
 
 	code = container_options_request(context, options, args, n_args, &request)
-		       ?: checkpoint_path(context, options->checkpoint, &request.checkpoint)
-		       ?: check_options(context, options, &request);
+		       ?: check_options(context, options, &request)
+		       ?: take_checkpoint(context, options->checkpoint, &files,
+					  &request.checkpoint);
 	if (code)
 		return code;
-	return options->io.detach ? run_detached(context, options, &request)
-				  : run_foreground(context, options, &request);
+	return options->io.detach ? run_detached(context, options, &request, &files)
+				  : run_foreground(context, options, &request, &files);
 }
 
 const struct command run_command = {

@@ -214,6 +214,15 @@ bool document_is_manifest(const char *media_type)
 			      !strcmp(media_type, MEDIA_DOCKER_MANIFEST));
 }
 
+bool document_is_part(const char *media_type)
+{
+	static const char prefix[] = "application/vnd.containerd.container.";
+	enum compression compression;
+
+	return media_type && (document_layer_compression(media_type, &compression) ||
+			      !strncmp(media_type, prefix, sizeof(prefix) - 1));
+}
+
 static int add_entry(struct document_index *index, const json_t *object, struct why *why)
 {
 	const json_t *platform = json_object_get(object, "platform");

@@ -76,6 +76,8 @@ enum compression { COMPRESSION_NONE, COMPRESSION_GZIP, COMPRESSION_ZSTD };
 bool document_layer_compression(const char *media_type, enum compression *ret_compression);
 bool document_is_index(const char *media_type);
 bool document_is_manifest(const char *media_type);
+/* A blob that an index names beside images, as checkpoints do: a layer, or containerd's of a container. */
+bool document_is_part(const char *media_type);
 
 /* @media_type: what the descriptor that led here says, or NULL; the document's own must be the same. */
 int document_parse_index(const char *text, size_t size, const char *media_type,

@@ -177,10 +177,13 @@ static int add_index(struct exporting *exporting, const char *digest, const char
 			       platform);
 	}
 	for (size_t i = 0; i < index->count && !r; i++) {
-		if ((int)i != chosen && !exporting->request->all_platforms)
-			continue;
-		r = add_target(exporting, &index->items[i].descriptor, name,
-			       is_saved && (int)i == chosen, depth + 1, why);
+		const struct descriptor *entry = &index->items[i].descriptor;
+
+		if (document_is_part(entry->media_type))
+			r = add_blob(exporting, entry, "part of a checkpoint", why);
+		else if ((int)i == chosen || exporting->request->all_platforms)
+			r = add_target(exporting, entry, name, is_saved && (int)i == chosen,
+				       depth + 1, why);
 	}
 	return r;
 }

@@ -338,6 +338,7 @@ static const struct operation_type *const operations[] = {
 	&snapshot_view_operation,
 	&snapshot_commit_operation,
 	&snapshot_diff_operation,
+	&snapshot_apply_operation,
 	&snapshot_repair_operation,
 	NULL,
 };

@@ -268,6 +268,7 @@ extern const struct operation_type snapshot_prepare_operation;
 extern const struct operation_type snapshot_view_operation;
 extern const struct operation_type snapshot_commit_operation;
 extern const struct operation_type snapshot_diff_operation;
+extern const struct operation_type snapshot_apply_operation;
 extern const struct operation_type unpack_operation;
 extern const struct operation_type convert_operation;
 extern const struct operation_type snapshot_repair_operation;

@@ -186,6 +186,8 @@ int platform_choose(const struct document_index *index, const struct platform *w
 		const struct platform *have = &index->items[i].platform;
 		int match;
 
+		if (document_is_part(index->items[i].descriptor.media_type))
+			continue;
 		if (!have->os && !have->architecture) {
 			unnamed = unnamed < 0 ? (int)i : unnamed;
 			continue;

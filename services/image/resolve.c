@@ -186,7 +186,8 @@ static int read_platforms(struct resolved *resolved, const struct document_index
 		const struct platform *platform = &index->items[i].platform;
 		int r;
 
-		if (!platform->os || !strcmp(platform->os, "unknown"))
+		if (!platform->os || !strcmp(platform->os, "unknown") ||
+		    document_is_part(index->items[i].descriptor.media_type))
 			continue;
 		text = platform_text(platform);
 		r = text ? schema_strs_add(&resolved->platforms, text) : error_origin(-ENOMEM);

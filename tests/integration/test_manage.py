@@ -232,7 +232,6 @@ def test_a_container_becomes_an_image_and_a_container_again():
         assert (result.stdout, result.returncode) == (b"made\n", 1), result
         # … and comes back as it was, under another name, with and without what it had written.
         d.check("containers", "restore", "--rw", "again", "example.org/saved:1")
-        d.check("start", "-d", "again")
         wait_for(lambda: d("logs", "again").stdout == b"kept\n", "it has written")
         spec = json.loads(d.check("containers", "info", "--spec", "again"))
         assert spec["linux"]["cgroupsPath"].endswith("/again") and spec["hostname"] == "again", spec

@@ -264,6 +264,17 @@ def test_a_diff_applied_on_the_parent_is_the_same_tree():
             assert "unchanged" not in names and ".wh.gone" in names and "opaque/.wh..wh..opq" in names, names
             found = layers.differences(applied(d, snapshotter, [layers.tar(BASE), plain]), changed)
             assert not found, "%s:\n  %s" % (snapshotter, "\n  ".join(found[:20]))
+            call("prepare", "key=b", "parent=" + chain)
+            call("apply", "key=b", "digest=" + layers.digest(zstd))
+            with mounted(call("mounts", "key=b")["mounts"], d.work) as root:
+                found = layers.differences(without_sockets(layers.tree(root)), changed)
+            assert not found, "%s, applied to a snapshot:\n  %s" % (snapshotter, "\n  ".join(found[:20]))
+            result = d("bus", "call", "snapshot.apply", "key=" + chain, "snapshotter=" + snapshotter,
+                       "digest=" + layers.digest(zstd))
+            assert result.returncode == 1 and b"only an active one can be changed" in result.stderr, result
+            result = d("bus", "call", "snapshot.apply", "key=b", "snapshotter=" + snapshotter, "digest=sha256:" + "0" * 64)
+            assert result.returncode == 1 and b"0000" in result.stderr, result
+            d.check("snapshots", "--snapshotter", snapshotter, "rm", "b")
             call("commit", "name=c", "key=a")
             assert diff_of(d, snapshotter, "--media-type", media, "c") == plain
             assert diff_of(d, snapshotter, "--media-type", media, chain, "c") == plain

@@ -26,8 +26,8 @@ _davit_step() {
 	'davit containers info') words=" --spec --help"; path='davit containers info' ;;
 	'davit containers delete' | 'davit containers del' | 'davit containers remove' | 'davit containers rm') words=" --keep-snapshot --force --help"; path='davit containers delete' ;;
 	'davit containers label') words=" --help"; path='davit containers label' ;;
-	'davit containers checkpoint') words=" --rw --image --help"; path='davit containers checkpoint' ;;
-	'davit containers restore') words=" --rw --help"; path='davit containers restore' ;;
+	'davit containers checkpoint') words=" --rw --image --task --help"; path='davit containers checkpoint' ;;
+	'davit containers restore') words=" --rw --live --help"; path='davit containers restore' ;;
 	'davit tasks' | 'davit t' | 'davit task') words=" list start exec attach checkpoint kill pause resume ps metrics wait delete --help"; path='davit tasks' ;;
 	'davit tasks list' | 'davit tasks ls') words=" --quiet --format --all --all-namespaces --help"; path='davit tasks list' ;;
 	'davit tasks start') words=" --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit tasks start' ;;

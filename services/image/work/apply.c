@@ -570,8 +570,8 @@ static int apply_all(struct apply *apply, const struct work_apply_request *reque
 	r = start_tree(apply, request, below);
 	if (r || request->copy)
 		return error_trace(r);
-	r = tree_new(apply->upper, request->native ? -1 : below, request->native && below >= 0,
-		     &apply->tree);
+	r = tree_new(apply->upper, request->native ? -1 : below,
+		     request->native && (below >= 0 || request->filled), &apply->tree);
 	if (!r)
 		r = stream_new(blob, true, &apply->limits, &apply->stream, apply->why);
 	if (!r)

@@ -298,19 +298,21 @@ static int convert_manifest(struct convert *convert, const struct descriptor *de
 static int convert_target(struct convert *convert, const struct descriptor *descriptor,
 			  unsigned depth, struct outcome *outcome);
 
-/* The entries that are wanted, each converted; the others are left out. */
+/* The entries that are wanted, each converted, and parts that are no images; the others are left out. */
 static int convert_entries(struct convert *convert, const struct document_index *index,
 			   unsigned depth, json_t *entries, json_t *kept)
 {
 	int chosen = platform_choose(index, convert->request->platform), r;
 
 	for (size_t i = 0; i < index->count; i++) {
+		const struct descriptor *entry = &index->items[i].descriptor;
+		bool is_part = document_is_part(entry->media_type);
 		struct outcome outcome;
 
-		if (!convert->request->all_platforms && (int)i != chosen)
+		if (!is_part && !convert->request->all_platforms && (int)i != chosen)
 			continue;
-		r = convert_target(convert, &index->items[i].descriptor, depth + 1, &outcome);
-		if (!r)
+		r = is_part ? 0 : convert_target(convert, entry, depth + 1, &outcome);
+		if (!r && !is_part)
 			r = set_descriptor(json_array_get(entries, i), &outcome);
 		if (!r && json_array_append(kept, json_array_get(entries, i)))
 			r = error_origin(-ENOMEM);

@@ -381,10 +381,12 @@ static int visit_index(struct fetch *fetch, const struct descriptor *descriptor,
 		return nothing_for(fetch, descriptor, &index);
 	for (size_t i = 0; i < index.count && !r; i++) {
 		bool is_wanted = is_chosen[i] || request->all_platforms;
+		const struct descriptor *entry = &index.items[i].descriptor;
 
-		if (is_wanted || request->all_metadata)
-			r = visit(fetch, &index.items[i].descriptor, depth + 1,
-				  with_layers && is_wanted);
+		if (document_is_part(entry->media_type))
+			r = with_layers ? add_blob(fetch, entry) : 0;
+		else if (is_wanted || request->all_metadata)
+			r = visit(fetch, entry, depth + 1, with_layers && is_wanted);
 	}
 	return r;
 }

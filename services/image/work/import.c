@@ -154,16 +154,17 @@ static int keep_manifest(struct import *import, const struct descriptor *descrip
 static int keep_entries(struct import *import, const struct document_index *index, unsigned depth)
 {
 	int chosen = platform_choose(index, import->request->platform);
-	int r;
+	int r = 0;
 
-	for (size_t i = 0; i < index->count; i++) {
-		if ((int)i != chosen && !import->request->all_platforms)
-			continue;
-		r = keep_target(import, &index->items[i].descriptor, depth + 1);
-		if (r)
-			return error_trace(r);
+	for (size_t i = 0; i < index->count && !r; i++) {
+		const struct descriptor *entry = &index->items[i].descriptor;
+
+		if (document_is_part(entry->media_type))
+			r = keep_blob(import, entry);
+		else if ((int)i == chosen || import->request->all_platforms)
+			r = keep_target(import, entry, depth + 1);
 	}
-	return 0;
+	return error_trace(r);
 }
 
 static int keep_index(struct import *import, const struct descriptor *descriptor, const char *text,

@@ -138,8 +138,12 @@ static int visit_index(struct push *push, const struct descriptor *descriptor, c
 	if (r)
 		return r > 0 ? why_prefix(push->why, WORK_E_INVALID, "index %s", descriptor->digest)
 			     : error_trace(r);
-	for (size_t i = 0; i < index.count && !r; i++)
-		r = visit(push, &index.items[i].descriptor, depth + 1);
+	for (size_t i = 0; i < index.count && !r; i++) {
+		const struct descriptor *entry = &index.items[i].descriptor;
+
+		r = document_is_part(entry->media_type) ? add_blob(push, entry)
+							: visit(push, entry, depth + 1);
+	}
 	return r;
 }
 

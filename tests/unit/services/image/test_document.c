@@ -46,6 +46,28 @@ static void test_an_index_gives_its_entries_with_platforms(void **state)
 	document_index_clear(&index);
 }
 
+static void test_a_checkpoints_parts_are_no_images(void **state)
+{
+	static const char part[] = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
+	struct platform host = {.os = (char *)"linux", .architecture = (char *)"amd64"};
+	struct document_entry entries[] = {
+		{.descriptor.media_type = (char *)part, .platform = host},
+		{.descriptor.media_type = (char *)MEDIA_OCI_LAYER_GZIP, .platform = host},
+		{.descriptor.media_type = (char *)MEDIA_OCI_MANIFEST, .platform = host},
+	};
+	struct document_index index = {.items = entries, .count = 3};
+
+	(void)state;
+	assert_true(document_is_part(part));
+	assert_true(document_is_part(MEDIA_OCI_LAYER_GZIP));
+	assert_false(document_is_part(MEDIA_OCI_MANIFEST));
+	assert_false(document_is_part(MEDIA_OCI_INDEX));
+	assert_false(document_is_part(NULL));
+	assert_int_equal(platform_choose(&index, &host), 2);
+	index.count = 2;
+	assert_int_equal(platform_choose(&index, &host), -1);
+}
+
 static void test_hostile_indexes_are_refused(void **state)
 {
 	static const char *const texts[] = {
@@ -237,6 +259,7 @@ static void test_only_layouts_of_version_1_are_read(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(test_an_index_gives_its_entries_with_platforms),
+	  cmocka_unit_test(test_a_checkpoints_parts_are_no_images),
 	  cmocka_unit_test(test_hostile_indexes_are_refused),
 	  cmocka_unit_test(test_an_index_with_too_many_entries_is_refused),
 	  cmocka_unit_test(test_a_manifest_gives_config_and_layers),
