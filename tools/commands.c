@@ -36,6 +36,7 @@ const struct command *const commands[] = {
 	&up_command,
 	&down_command,
 	&doctor_command,
+	&fsck_command,
 	&about_command,
 	&oci_command,
 	&version_command,

@@ -80,6 +80,8 @@ typedef void (*store_put_fn)(void *userdata, const char *table, const struct sto
 void store_on_put(struct store *store, store_put_fn fn, void *userdata);
 /* Are there records of @table that were found damaged, and lie in quarantine? */
 bool store_is_damaged(struct store *store, const char *table);
+/* Tells @fn of each record in quarantine while it returns 0: part 0 of the key is the table, the rest the key there. */
+int store_quarantined(struct store *store, int (*fn)(void *userdata, const struct store_key *key), void *userdata);
 
 /* ---- maintenance ---- */
 void store_check_readers(struct store *store);

@@ -60,6 +60,13 @@ static bool is_busy(const char *bundle)
 	return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
 }
 
+bool bundle_is_busy(const char *state, const char *task_id)
+{
+	_cleanup_(cleanup_free) char *path = bundle_path(state, task_id);
+
+	return !path || is_busy(path);
+}
+
 static int write_config(const char *bundle, const json_t *spec, struct why *why)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/config.json", bundle);

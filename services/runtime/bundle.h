@@ -21,6 +21,8 @@ char *bundle_path(const char *state, const char *task_id);
  * through it, as the root of a user namespace must. */
 int bundle_make(const char *state, const char *task_id, const json_t *spec, bool is_open,
 		struct why *why);
+/* A shim lives in it. */
+bool bundle_is_busy(const char *state, const char *task_id);
 /* One that is gone already is fine. */
 int bundle_remove(const char *state, const char *task_id, struct why *why);
 /* At start: makes the directory, takes away what a crash left half-made. */

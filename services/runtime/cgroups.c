@@ -74,6 +74,21 @@ static bool is_in_use(const struct cgroups *cgroups, const char *path)
 	return false;
 }
 
+bool cgroups_is_owned(const struct cgroups *cgroups, const char *path)
+{
+	return is_in_use(cgroups, path);
+}
+
+int cgroups_each(const struct cgroups *cgroups,
+		 int (*fn)(void *userdata, const char *task_id, const char *path), void *userdata)
+{
+	int r = 0;
+
+	for (const struct entry *entry = cgroups->live; !r && entry; entry = entry->next)
+		r = fn(userdata, entry->task_id, entry->path);
+	return r;
+}
+
 /* ---- what is left of a container ---- */
 
 static void on_timer(struct loop_timer *timer);

@@ -10,6 +10,7 @@
 #include "services/lib/work.h"
 #include "services/runtime/bundle.h"
 #include "services/runtime/cgroups.h"
+#include "services/runtime/fsck.h"
 #include "services/runtime/host.h"
 #include "services/runtime/process.h"
 #include "services/runtime/runtime.h"
@@ -463,6 +464,19 @@ static int runtime_release(struct runtime_service *service,
 }
 
 /* ---- what every service answers ---- */
+
+static int runtime_fsck(struct runtime_service *service, const struct fsck_request *request,
+			struct fsck_reply *reply, struct call *call)
+{
+	(void)call;
+	return check_page(service->service, service->cgroups, request, reply);
+}
+
+static int runtime_mend(struct runtime_service *service, const struct fsck_mend_request *request,
+			struct fsck_mend_reply *reply, struct call *call)
+{
+	return check_mend(service->service, service->cgroups, request, reply, call);
+}
 
 static int runtime_operations(struct runtime_service *service, const struct empty *request,
 			      struct operation_list_reply *reply, struct call *call)

@@ -287,23 +287,31 @@ static int is_owner(void *userdata, const struct store_key *key, void *data)
 	return owner->is_found;
 }
 
-struct orphans {
+int task_log_has_owner(struct task_service *service, const char *task_id, bool *ret_has)
+{
+	struct owner owner = {.task_id = task_id};
+	int r;
+
+	r = store_walk(service->store, TASK_TABLE, NULL, NULL, schema_task_record(), is_owner,
+		       &owner);
+	if (!r)
+		r = store_walk(service->store, ENDED_TABLE, NULL, NULL, schema_task_record(),
+			       is_owner, &owner);
+	*ret_has = owner.is_found;
+	return r < 0 ? r : 0;
+}
+
+struct orphan {
 	struct task_service *service;
-	struct owner owner;
+	const char *task_id;
+	bool has_owner;
 };
 
 static int find_owner(void *userdata)
 {
-	struct orphans *orphans = userdata;
-	struct store *store = orphans->service->store;
-	int r;
+	struct orphan *orphan = userdata;
 
-	r = store_walk(store, TASK_TABLE, NULL, NULL, schema_task_record(), is_owner,
-		       &orphans->owner);
-	if (!r)
-		r = store_walk(store, ENDED_TABLE, NULL, NULL, schema_task_record(), is_owner,
-			       &orphans->owner);
-	return r < 0 ? r : 0;
+	return task_log_has_owner(orphan->service, orphan->task_id, &orphan->has_owner);
 }
 
 void ended_remove_orphans(struct task_service *service)
@@ -313,12 +321,11 @@ void ended_remove_orphans(struct task_service *service)
 	struct dirent *entry;
 
 	while (dir && (entry = readdir(dir))) {
-		struct orphans orphans = {.service = service, .owner.task_id = entry->d_name};
+		struct orphan orphan = {.service = service, .task_id = entry->d_name};
 		uint8_t id[ID_SIZE];
 
 		if (!id_parse(entry->d_name, id) &&
-		    !service_transact(service->service, find_owner, &orphans) &&
-		    !orphans.owner.is_found)
+		    !service_transact(service->service, find_owner, &orphan) && !orphan.has_owner)
 			remove_log_now(service, entry->d_name);
 	}
 }

@@ -11,8 +11,7 @@
 #include "broker/lib/log.h"
 #include "services/task/task.h"
 
-#define LIVE_TABLE "live"
-#define COMMIT_MS  1000
+#define COMMIT_MS 1000
 
 struct change {
 	struct change *next;
@@ -60,6 +59,11 @@ int live_open(struct task_service *service, struct live **ret_live, struct why *
 	}
 	*ret_live = live;
 	return 0;
+}
+
+struct store *live_store(struct live *live)
+{
+	return live->store;
 }
 
 static int apply(struct live *live, const struct change *change)
@@ -161,6 +165,14 @@ static bool is_queued(const struct live *live, const char *task_id)
 		if (!change->is_removal && !strcmp(change->row.task_id, task_id))
 			return true;
 	}
+	return false;
+}
+
+bool live_is_changing(const struct live *live, const char *task_id)
+{
+	for (const struct change *change = live->first; change; change = change->next)
+		if (!strcmp(change->row.task_id, task_id))
+			return true;
 	return false;
 }
 

@@ -25,6 +25,7 @@
 #define SHIM_TABLE  "shims"
 #define ENDED_TABLE "ended"
 #define PROCESS_TABLE "processes"
+#define LIVE_TABLE "live" /* of the store under the root */
 
 #define SHIM_PROTOCOL    1
 #define SHIM_DEADLINE_MS 60000 /* of a call that nobody gave a deadline */
@@ -147,6 +148,8 @@ int task_any_row(struct task_service *service, const char *namespace, const char
 bool task_io_has_log(const struct task_io *io);
 /* After the commit; a record without a log is fine. */
 int task_log_drop(struct task_service *service, const struct task_record *record);
+/* A task that is kept has that log. In a transaction. */
+int task_log_has_owner(struct task_service *service, const char *task_id, bool *ret_has);
 /* malloc'd */
 char *task_log_directory(const struct task_service *service, const char *task_id);
 
@@ -269,5 +272,9 @@ void live_add(struct live *live, const struct task_record *record);
 /* At start: rows of this boot are made to agree with the live tasks; a death may have lost the last changes. */
 int live_reconcile(struct live *live);
 void live_remove(struct live *live, const char *task_id);
+/* Its row is about to be written or removed. */
+bool live_is_changing(const struct live *live, const char *task_id);
+/* For looking into it; what is begun there is to be aborted. */
+struct store *live_store(struct live *live);
 /* At the first start of a boot: tasks of earlier boots become exits with source unknown, cause reboot. */
 int live_reap_earlier_boots(struct live *live);

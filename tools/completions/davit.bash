@@ -106,6 +106,7 @@ _davit_step() {
 	'davit up') words=" --detach --log --ready-fd --help"; path='davit up' ;;
 	'davit down') words=" --containers --help"; path='davit down' ;;
 	'davit doctor') words=" --help"; path='davit doctor' ;;
+	'davit fsck') words=" --repair --quiet --format --help"; path='davit fsck' ;;
 	'davit info') words=" --quiet --format --help"; path='davit info' ;;
 	'davit oci') words=" spec --help"; path='davit oci' ;;
 	'davit oci spec') words=" --help"; path='davit oci spec' ;;
@@ -114,7 +115,7 @@ _davit_step() {
 }
 _davit() {
 	local path=davit words i
-	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations bus up down doctor info oci version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations bus up down doctor fsck info oci version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;
