@@ -13,10 +13,11 @@ static void fail_memory(struct caller *caller)
 		      "the broker is out of memory; try again in 1 s", NULL, 0);
 }
 
-void about_echo(struct caller *caller)
+static void echo(struct broker *broker, struct caller *caller)
 {
 	_cleanup_(bus_echo_request_clear) struct bus_echo_request request = {};
 
+	(void)broker;
 	if (!caller_unpack(caller, schema_bus_echo_request(), &request))
 		return;
 	caller_answer_message(caller, schema_bus_echo_reply(),
@@ -94,8 +95,7 @@ static void stats(struct broker *broker, struct caller *caller)
 		.requests = callers.n_requests,
 		.replies = callers.n_replies,
 		.refused = callers.n_refused,
-		.contexts = callers.n_contexts,
-		.contexts_free = callers.n_free,
+		.under_way = quota_used(broker->quota).requests,
 		.connections = callers.n_connections,
 		.waiting_reads = eventread_n_waiting(broker->eventread),
 		.events = log.n_events,
@@ -108,12 +108,10 @@ static void stats(struct broker *broker, struct caller *caller)
 		.cursors = eventread_n_cursors(broker->eventread),
 	};
 
-	broker_lock(broker);
 	reply.expired = broker->router.n_expired;
 	reply.redelivered = broker->router.n_redelivered;
 	reply.held = broker->router.n_held;
 	reply.held_bytes = quota_used(broker->quota).bytes;
-	pthread_mutex_unlock(&broker->lock);
 	caller_answer_message(caller, schema_bus_stats_reply(), &reply);
 }
 
@@ -149,8 +147,8 @@ void about_handle(struct broker *broker, struct caller *caller)
 		const char *method;
 		void (*fn)(struct broker *broker, struct caller *caller);
 	} methods[] = {
-		{"bus.ping", ping},   {"bus.list", list},     {"bus.describe", describe},
-		{"bus.stats", stats}, {"bus.forget", forget},
+		{"bus.ping", ping},         {"bus.echo", echo},   {"bus.list", list},
+		{"bus.describe", describe}, {"bus.stats", stats}, {"bus.forget", forget},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(methods); i++)

@@ -20,11 +20,9 @@
 #include "broker/pool.h"
 #include "broker/services.h"
 
-#define ORPHANS_STEP 256 /* callers of held requests that are looked at in one go */
-
 /*
  * What may be under way at a time. Callers and services together stay below
- * CALLERS_MAX, so that contexts are left for what is answered at once.
+ * CALLERS_MAX, so that connections are left for what is answered at once.
  */
 static const struct quota_limits quota_limits = {
 	.caller = {.requests = 512, .bytes = 16 << 20},
@@ -33,12 +31,7 @@ static const struct quota_limits quota_limits = {
 	.all = {.requests = 4096, .bytes = 128 << 20},
 };
 
-/* ---- the lock and what follows it ---- */
-
-void broker_lock(struct broker *broker)
-{
-	pthread_mutex_lock(&broker->lock);
-}
+/* ---- carrying out decisions ---- */
 
 static void do_chores(struct errand *errand)
 {
@@ -47,16 +40,13 @@ static void do_chores(struct errand *errand)
 	struct deadline *first;
 	uint64_t at = UINT64_MAX;
 
-	broker_lock(broker);
 	broker->is_chores_posted = false;
 	route_expire(&broker->router, time_boot_ms(), &actions);
 	first = deadlines_first(&broker->router.deadlines);
 	if (first)
 		at = first->at_ms;
 	broker->router.armed_ms = at;
-	broker_unlock(broker, &actions);
 	broker_perform(broker, &actions);
-	callers_grow(broker->callers);
 	services_grow(broker->services);
 	if (at == UINT64_MAX)
 		loop_timer_cancel(&broker->deadline_timer);
@@ -72,24 +62,15 @@ static void on_deadline(struct loop_timer *timer)
 	do_chores(&broker->chores);
 }
 
-void broker_unlock(struct broker *broker, struct route_actions *actions)
+void broker_perform(struct broker *broker, struct route_actions *actions)
 {
-	for (struct route_connection *at = actions->sends; at; at = at->next_send)
-		pool_prepare(at);
 	if ((actions->needs_connections || actions->needs_timer) && !broker->is_chores_posted) {
 		broker->is_chores_posted = true;
 		broker_post(broker, &broker->chores, do_chores);
 	}
-	pthread_mutex_unlock(&broker->lock);
-}
-
-void broker_perform(struct broker *broker, struct route_actions *actions)
-{
-	(void)broker;
 	while (actions->sends) {
 		struct route_connection *connection = actions->sends;
 
-		/* Once it is sent, another thread may be giving it its next request. */
 		actions->sends = connection->next_send;
 		pool_send(connection);
 	}
@@ -114,43 +95,6 @@ static void on_mail(struct loop_mail *mail, struct loop_mail_item *item)
 
 	(void)mail;
 	errand->fn(errand);
-}
-
-/* The connections of callers whose requests are held, some of them. */
-static size_t collect_pipes(struct broker *broker, uint32_t pipes[ORPHANS_STEP])
-{
-	const struct deadlines *deadlines = &broker->router.deadlines;
-	size_t n = 0;
-
-	broker_lock(broker);
-	for (size_t i = 0; broker->router.n_held > 0 && i < deadlines->count && n < ORPHANS_STEP;
-	     i++) {
-		struct exchange *exchange = container_of(deadlines->entries[i], struct exchange,
-							 deadline);
-
-		if (exchange->state == EXCHANGE_HELD)
-			pipes[n++] = exchange->pipe;
-	}
-	pthread_mutex_unlock(&broker->lock);
-	return n;
-}
-
-void broker_drop_orphans(struct broker *broker)
-{
-	uint32_t pipes[ORPHANS_STEP];
-	size_t n = collect_pipes(broker, pipes);
-
-	for (size_t i = 0; i < n; i++) {
-		struct route_actions actions = {};
-		struct nng_compat_peer peer;
-
-		if (nng_compat_pipe_peer((nng_pipe){.id = pipes[i]}, &peer) == 0)
-			continue;
-		broker_lock(broker);
-		route_caller_gone(&broker->router, pipes[i], &actions);
-		broker_unlock(broker, &actions);
-		broker_perform(broker, &actions);
-	}
 }
 
 /* ---- directories and sockets ---- */
@@ -355,21 +299,18 @@ static void report_ready(const struct broker *broker)
 
 static int set_up(struct broker *broker, struct why *why)
 {
-	const char *bus = broker->options->paths.bus;
+	/* Of the sockets that nng listens on, the one without callers. */
 	struct bus_watchdog_options watchdog = {
-		.path = bus,
+		.path = broker->options->paths.registry,
 		.as = SP_REQ,
+		.n_plain = &broker->n_plain_sockets,
 		.interval_ms = broker->options->watchdog_ms,
 		.failed = bus_watchdog_exit,
 	};
-	pthread_mutexattr_t attributes; /* it is held for microseconds: spinning beats sleeping */
 	int r;
 
 	umask(077);
 	raise_limits();
-	pthread_mutexattr_init(&attributes);
-	pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
-	pthread_mutex_init(&broker->lock, &attributes);
 	r = open_loop(broker);
 	if (!r)
 		r = quota_new(&quota_limits, &broker->quota);
@@ -379,10 +320,8 @@ static int set_up(struct broker *broker, struct why *why)
 		r = open_log(broker, why);
 	if (!r)
 		r = open_sockets(broker, why);
-	if (!r) {
-		watchdog.n_plain = pool_n_sockets(broker->pool);
+	if (!r)
 		r = bus_watchdog_new(broker->loop, &watchdog, &broker->watchdog);
-	}
 	return error_trace(r);
 }
 

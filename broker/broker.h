@@ -1,15 +1,11 @@
 #pragma once
 /*
- * The broker process: what its parts share, and its life. The way of a request
- * (callers.c, route.c, pool.c) runs on nng's threads, which take the lock for a
- * few microseconds and never block; everything else runs on the loop's thread,
- * the log on a thread of its own (logthread.c).
- *
- * Under the lock: the router with all that hangs on it, and the quota. What was
- * decided is carried out after the lock is given back, by whoever held it.
+ * The broker process: what its parts share, and its life. Everything runs on the
+ * loop's thread, but for the log, which has a thread of its own (logthread.c), and
+ * nng's threads, which carry registry.sock and PUB. So the router needs no lock;
+ * what it decided is carried out when it is left.
  */
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -41,13 +37,12 @@ struct broker {
 	struct loop_signals signals;
 	uint64_t started_at_ns;
 
-	pthread_mutex_t lock;
 	struct router router;
 	struct quota *quota;
 
 	struct loop_mail mail; /* errands, each at most once at a time */
 	struct errand chores;
-	bool is_chores_posted; /* under the lock */
+	bool is_chores_posted;
 	struct loop_timer deadline_timer;
 
 	struct logthread *logthread;
@@ -59,18 +54,13 @@ struct broker {
 	int state_lock, root_lock; /* fds, held for life */
 	nng_socket events_socket;
 	atomic_uint n_subscribers;
+	atomic_size_t n_plain_sockets; /* connections that are not nng's, for the watchdog */
 };
 
 /* Sets up and serves until SIGTERM; the exit code. The caller leaves with _exit(): nng is not closed. */
 int broker_run(const struct options *options);
 
-/* The lock, with decisions to carry out after it. */
-void broker_lock(struct broker *broker);
-/* Builds what is to be sent, gives the lock back. @actions must be handed to broker_perform() next. */
-void broker_unlock(struct broker *broker, struct route_actions *actions);
-/* Sends and answers. Not under the lock. */
+/* Sends and answers what the router decided; what hangs on @actions may be gone afterwards. */
 void broker_perform(struct broker *broker, struct route_actions *actions);
 /* From any thread: @fn will be called on the loop's thread. */
 void broker_post(struct broker *broker, struct errand *errand, void (*fn)(struct errand *errand));
-/* On the loop's thread: ends what is held for callers that went away. */
-void broker_drop_orphans(struct broker *broker);

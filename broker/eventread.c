@@ -297,7 +297,9 @@ void eventread_handle(struct eventread *eventread, struct caller *caller)
 {
 	const char *method = caller->envelope.method;
 
-	if (strcmp(method, "event.read") == 0)
+	if (strcmp(method, "event.publish") == 0)
+		eventread_publish(eventread->broker, caller);
+	else if (strcmp(method, "event.read") == 0)
 		handle_read(eventread, caller);
 	else if (strcmp(method, "event.cursors") == 0)
 		handle_cursors(eventread, caller);

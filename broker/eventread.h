@@ -9,9 +9,9 @@
 
 int eventread_new(struct broker *broker, struct eventread **ret_eventread);
 
-/* From any thread: answers when the batch is on disk. */
+/* event.publish: answers when the batch is on disk. */
 void eventread_publish(struct broker *broker, struct caller *caller);
-/* On the loop's thread: the other methods of event. */
+/* On the loop's thread: the methods of event. */
 void eventread_handle(struct eventread *eventread, struct caller *caller);
 /* From the log's thread: there are new events. */
 void eventread_advanced(struct eventread *eventread);

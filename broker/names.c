@@ -151,7 +151,6 @@ int names_load(struct broker *broker)
 	r = log_begin(logthread_db(broker->logthread), false, &txn);
 	if (r)
 		return error_trace(r);
-	broker_lock(broker);
 	while (!(r = log_next_key(txn, LOG_NAMES, &key))) {
 		char name[LOG_KEY_MAX + 1] = {};
 
@@ -159,6 +158,5 @@ int names_load(struct broker *broker)
 		if (!route_add_service(&broker->router, name))
 			log_warning("service '%s' of the store is left out: too many", name);
 	}
-	pthread_mutex_unlock(&broker->lock);
 	return r == LOG_E_NOT_FOUND ? 0 : error_trace(r);
 }

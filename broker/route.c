@@ -433,19 +433,13 @@ void route_expire(struct router *router, uint64_t now_ms, struct route_actions *
 		expire(router, container_of(first, struct exchange, deadline), actions);
 }
 
-void route_caller_gone(struct router *router, uint32_t pipe, struct route_actions *actions)
+void route_caller_gone(struct router *router, struct exchange *exchange,
+		       struct route_actions *actions)
 {
-	/* Backwards: what takes the place of a removed one was looked at before, or comes again. */
-	for (size_t i = router->deadlines.count; i-- > 0;) {
-		struct exchange *exchange = container_of(router->deadlines.entries[i],
-							 struct exchange, deadline);
-
-		if (exchange->pipe != pipe || exchange->state != EXCHANGE_HELD)
-			continue;
-		release_held(router, exchange);
-		answer(exchange, BUS_CANCELED, actions, "the caller went away");
-		i = router->deadlines.count;
-	}
+	if (exchange->state != EXCHANGE_HELD)
+		return;
+	release_held(router, exchange);
+	answer(exchange, BUS_CANCELED, actions, "the caller went away");
 }
 
 /* ---- instances ---- */

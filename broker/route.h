@@ -40,7 +40,6 @@ struct exchange {
 	/* Given by the owner before route_take(). */
 	struct schema_buffer request; /* the envelope as it is delivered */
 	uint64_t deadline_ms;
-	uint32_t pipe; /* the caller's connection */
 	bool is_service;
 
 	/* The router's. */
@@ -155,5 +154,6 @@ void route_take(struct router *router, struct exchange *exchange, const char *se
 		uint64_t now_ms, struct route_actions *actions);
 /* Ends what is due. */
 void route_expire(struct router *router, uint64_t now_ms, struct route_actions *actions);
-/* Ends what is held for callers that went away, so that it is never delivered. */
-void route_caller_gone(struct router *router, uint32_t pipe, struct route_actions *actions);
+/* The caller went away: what is held for it is ended, so that it is never delivered. */
+void route_caller_gone(struct router *router, struct exchange *exchange,
+		       struct route_actions *actions);

@@ -31,7 +31,7 @@ struct services {
 	struct broker *broker;
 	struct bus_server *server;
 	struct loop_timer timer;
-	struct instance *instances[INSTANCES_MAX]; /* changed under the lock */
+	struct instance *instances[INSTANCES_MAX];
 	size_t n_instances;
 };
 
@@ -74,14 +74,12 @@ static void end_instance(struct instance *instance)
 	struct route_connection *connections;
 	struct route_actions actions = {};
 
-	broker_lock(broker);
 	for (size_t i = 0; i < services->n_instances; i++)
 		if (services->instances[i] == instance) {
 			services->instances[i] = services->instances[--services->n_instances];
 			break;
 		}
 	connections = route_instance_gone(&broker->router, &instance->route, &actions);
-	broker_unlock(broker, &actions);
 	broker_perform(broker, &actions);
 	pool_retire(broker->pool, connections);
 	log_info("instance pid=%d of %s is gone", instance->pid,
@@ -138,9 +136,7 @@ static void grow_instance(struct instance *instance)
 	size_t wanted;
 	int r;
 
-	broker_lock(broker);
 	wanted = route_wanted_connections(&instance->route);
-	pthread_mutex_unlock(&broker->lock);
 	r = wanted > 0 ? pool_add(broker->pool, &instance->route, instance->address, wanted) : 0;
 	if (r)
 		log_warning("pid=%d: no more connections to %s: %s", instance->pid,
@@ -195,7 +191,6 @@ static enum bus_status take_names(struct services *services, struct instance *in
 	struct route_actions actions = {};
 	enum bus_status status = BUS_OK;
 
-	broker_lock(broker);
 	if (services->n_instances == INSTANCES_MAX)
 		status = BUS_RESOURCE_EXHAUSTED;
 	for (size_t i = 0; i < names->count && status == BUS_OK; i++) {
@@ -207,7 +202,6 @@ static enum bus_status take_names(struct services *services, struct instance *in
 		route_set_instance(&broker->router, found[i], &instance->route, &actions);
 	if (status == BUS_OK)
 		services->instances[services->n_instances++] = instance;
-	broker_unlock(broker, &actions);
 	broker_perform(broker, &actions);
 	return status;
 }
@@ -219,9 +213,7 @@ static void set_condition(struct instance *instance, bool is_draining, bool is_s
 
 	if (instance->route.is_draining == is_draining && instance->route.is_silent == is_silent)
 		return;
-	broker_lock(broker);
 	route_set_condition(&broker->router, &instance->route, is_draining, is_silent, &actions);
-	broker_unlock(broker, &actions);
 	broker_perform(broker, &actions);
 }
 
@@ -443,13 +435,11 @@ int services_list(struct services *services, struct bus_list_reply *list)
 	struct broker *broker = services->broker;
 	int r = 0;
 
-	broker_lock(broker);
 	for (size_t i = 0; i < broker->router.n_services && !r; i++) {
 		struct bus_service *item = schema_list_add(&list->services);
 
 		r = item ? describe(broker->router.services[i], item) : -ENOMEM;
 	}
-	pthread_mutex_unlock(&broker->lock);
 	return error_trace(r);
 }
 
@@ -461,12 +451,10 @@ enum bus_status services_forget(struct services *services, const char *name, str
 	struct route_service *service;
 	bool is_busy = false;
 
-	broker_lock(broker);
 	service = route_find_service(&broker->router, name);
 	is_busy = service && (service->instance || service->n_in_flight > 0);
 	if (service && !is_busy)
 		route_forget_service(&broker->router, service, &actions);
-	broker_unlock(broker, &actions);
 	broker_perform(broker, &actions);
 	if (!service) {
 		why_set(why, 0, "no service '%s' is known", name);
@@ -497,7 +485,6 @@ static void on_timer(struct loop_timer *timer)
 			      now > instance->heard_ms + SERVICES_SILENT_MS);
 		pool_trim(services->broker->pool, &instance->route);
 	}
-	broker_drop_orphans(services->broker);
 	loop_timer_set(services->broker->loop, timer, now + CHORES_MS, on_timer);
 }
 

@@ -140,7 +140,7 @@ int sp_request(struct sp *sp, const void *data, size_t size, uint64_t deadline_m
 		r = repeat(sp, sp_wire_receive, POLLIN, deadline_ms, true);
 		if (r)
 			return error_trace(r);
-		if (sp_wire_id(wire) == sp->id)
+		if (sp_wire_id(wire->body, wire->size) == sp->id)
 			break;
 		/* The late answer to another; a peer that sends nothing else must not keep us. */
 		sp_wire_drop(wire);

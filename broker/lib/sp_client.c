@@ -161,7 +161,7 @@ static int receive(struct sp_client *client, bool *ret_is_answer)
 	*ret_is_answer = false;
 	if (r)
 		return r == SP_WIRE_E_WAIT ? 0 : r;
-	if (client->fn && sp_wire_id(&client->wire) == client->id)
+	if (client->fn && sp_wire_id(client->wire.body, client->wire.size) == client->id)
 		*ret_is_answer = true;
 	else
 		sp_wire_drop(&client->wire);

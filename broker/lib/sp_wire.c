@@ -106,6 +106,14 @@ int sp_wire_open(struct sp_wire *wire, const char *path, enum sp_protocol protoc
 	return r;
 }
 
+int sp_wire_adopt(struct sp_wire *wire, int fd, enum sp_protocol protocol)
+{
+	*wire = SP_WIRE_EMPTY;
+	wire->protocol = protocol;
+	wire->fd = fd;
+	return put_greeting(wire);
+}
+
 void sp_wire_close(struct sp_wire *wire)
 {
 	close_fd(wire->fd);
@@ -116,32 +124,42 @@ void sp_wire_close(struct sp_wire *wire)
 
 /* ---- sending ---- */
 
-int sp_wire_put(struct sp_wire *wire, uint32_t id, const void *data, size_t size)
+int sp_wire_put_after(struct sp_wire *wire, const uint8_t *before, size_t n_before,
+		      const void *data, size_t size)
 {
-	size_t n_before = wire->out_size - wire->n_out, n_id = id ? SP_ID_SIZE : 0;
+	size_t n_left = wire->out_size - wire->n_out;
 	uint8_t *out, *at;
 
-	if (size > SP_MESSAGE_MAX - n_id)
+	if (size > SP_MESSAGE_MAX - n_before)
 		return SP_E_LIMIT;
-	out = malloc(n_before + SP_HEAD_SIZE + n_id + size);
+	out = malloc(n_left + SP_HEAD_SIZE + n_before + size);
 	if (!out)
 		return error_origin(-ENOMEM);
 	at = out;
-	if (n_before)
-		memcpy(at, wire->out + wire->n_out, n_before);
-	at += n_before;
+	if (n_left)
+		memcpy(at, wire->out + wire->n_out, n_left);
+	at += n_left;
 	*at++ = 1;
-	write_be(at, n_id + size, 8);
+	write_be(at, n_before + size, 8);
 	at += 8;
-	write_be(at, id, n_id);
-	at += n_id;
+	if (n_before)
+		memcpy(at, before, n_before);
+	at += n_before;
 	if (size)
 		memcpy(at, data, size);
 	free(wire->out);
 	wire->out = out;
-	wire->out_size = n_before + SP_HEAD_SIZE + n_id + size;
+	wire->out_size = n_left + SP_HEAD_SIZE + n_before + size;
 	wire->n_out = 0;
 	return 0;
+}
+
+int sp_wire_put(struct sp_wire *wire, uint32_t id, const void *data, size_t size)
+{
+	uint8_t before[SP_ID_SIZE];
+
+	write_be(before, id, sizeof(before));
+	return sp_wire_put_after(wire, before, id ? sizeof(before) : 0, data, size);
 }
 
 int sp_wire_send(struct sp_wire *wire)
@@ -259,7 +277,7 @@ uint32_t sp_wire_next_id(uint32_t *last)
 	return *last;
 }
 
-uint32_t sp_wire_id(const struct sp_wire *wire)
+uint32_t sp_wire_id(const uint8_t *body, size_t size)
 {
-	return wire->size < SP_ID_SIZE ? 0 : (uint32_t)read_be(wire->body, SP_ID_SIZE);
+	return size < SP_ID_SIZE ? 0 : (uint32_t)read_be(body, SP_ID_SIZE);
 }

@@ -38,11 +38,16 @@ struct sp_wire {
  * With @patience_ms the kernel waits that long for a place instead. */
 int sp_wire_open(struct sp_wire *wire, const char *path, enum sp_protocol protocol,
 		 uint64_t patience_ms);
+/* Takes @fd, accepted by a listener, and puts the greeting in line; on an error too. */
+int sp_wire_adopt(struct sp_wire *wire, int fd, enum sp_protocol protocol);
 /* Closes the socket and frees all; it is empty afterwards. */
 void sp_wire_close(struct sp_wire *wire);
 
 /* Puts a frame in line: @id (0: none), then @data. There must be nothing else than a greeting. */
 int sp_wire_put(struct sp_wire *wire, uint32_t id, const void *data, size_t size);
+/* The same with any @before instead of an id. */
+int sp_wire_put_after(struct sp_wire *wire, const uint8_t *before, size_t n_before,
+		      const void *data, size_t size);
 /* Sends what is in line. 0: all is out; SP_WIRE_E_WAIT, SP_E_CLOSED. */
 int sp_wire_send(struct sp_wire *wire);
 
@@ -54,5 +59,5 @@ void sp_wire_drop(struct sp_wire *wire);
 
 /* A request id: the top bit is set, the first is random. */
 uint32_t sp_wire_next_id(uint32_t *last);
-/* The id at the start of a frame; 0 if it is too short for one. */
-uint32_t sp_wire_id(const struct sp_wire *wire);
+/* The id at the start of a frame's @body; 0 if it is too short for one. */
+uint32_t sp_wire_id(const uint8_t *body, size_t size);

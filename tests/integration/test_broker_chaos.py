@@ -28,7 +28,45 @@ def fork_callers(path, name):
     return pid
 
 
+def fork_pipeliner(path, name):
+    """A process that keeps several requests on one connection, and never reads an answer in time."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Caller(path) as caller:
+                while True:
+                    for _ in range(4):
+                        caller.start(name + ".slow", {"ms": 1})
+                    for _ in range(3):
+                        caller.receive()
+        finally:
+            os._exit(0)
+    return pid
+
+
 class Chaos(BrokerCase):
+    def test_500_deaths_of_callers_that_pipeline_cost_nothing(self):
+        self.start_service("alpha", "--redeliver")
+        with self.broker.caller() as caller:
+            self.assertEqual(caller.call("alpha.echo", {"n": 0})[0], "OK")
+            fds = n_fds(self.broker.pid)
+            n_requests = self.broker.stats()["requests"]
+            for n in range(500):
+                pid = fork_pipeliner(self.broker.bus, "alpha")
+                floor = n_requests + n % 7 * 3
+                until(lambda: self.broker.stats()["requests"] >= floor, 5)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                n_requests = self.broker.stats()["requests"]
+            status, _, body = caller.call("alpha.echo", {"n": 1})
+            self.assertEqual((status, body["body"]), ("OK", {"n": 1}))
+            until(lambda: self.broker.stats()["connections"] == 2)
+            self.assertTrue(until(lambda: n_fds(self.broker.pid) <=
+                                  fds + self.broker.service("alpha")["connections"] + 4),
+                            n_fds(self.broker.pid))
+            self.assertTrue(until(lambda: not self.broker.stats().get("held")))
+            self.assertTrue(until(lambda: self.broker.stats()["under_way"] == 1))
+
     def test_random_deaths_of_callers_and_services_lose_no_answer(self):
         randomness = random.Random(os.environ.get("CHAOS_SEED", "7"))
         end = time.monotonic() + float(os.environ.get("CHAOS_S", "4"))

@@ -212,6 +212,44 @@ class Hostile(BrokerCase):
         deaf.close()
         self.assert_serves()
 
+    def test_a_caller_that_pipelines_gets_its_answers_in_order(self):
+        self.start_service("alpha")
+        with self.broker.caller() as caller:
+            for number in range(1, 21):
+                payload = msgpack.packb([1, b"%016d" % number, 0, "default", "alpha.echo",
+                                         {"n": number}, {}])
+                caller.send(struct.pack(">I", 0x80000000 | number) + payload)
+            for number in range(1, 21):
+                reply = caller.receive()
+                self.assertEqual(struct.unpack(">I", reply[:4])[0], 0x80000000 | number)
+                self.assertEqual(msgpack.unpackb(reply[4:])[4]["body"], {"n": number})
+
+    def test_more_connections_than_there_is_room_for_lock_nobody_out(self):
+        peers = []
+        for _ in range(4700):
+            peers.append(connect(self.broker.bus))
+        self.assert_serves()
+        self.assertLessEqual(self.broker.stats()["connections"], 4608)
+        for peer in peers:
+            peer.close()
+        self.assertTrue(until(lambda: self.broker.stats()["connections"] == 1))
+
+    def test_peers_that_stop_in_the_middle_of_a_message_cost_bounded_memory(self):
+        peers = []
+        part = b"x" * ((1 << 20) - 1)
+        for _ in range(150):
+            peer = connect(self.broker.bus)
+            peer.sendall(b"\0SP\0" + struct.pack(">HH", 0x30, 0))
+            peer.sendall(b"\1" + struct.pack(">Q", 1 << 20))
+            peer.sendall(part)
+            peers.append(peer)
+        self.assert_serves()
+        self.assertLess(status_kb(self.broker.pid, "VmRSS"), 120000)
+        self.assertLessEqual(self.broker.stats()["connections"], 65)
+        for peer in peers:
+            peer.close()
+        self.assert_serves()
+
 
 def fork_caller(path, i):
     """A process with a request in flight, which has been sent when this returns."""
