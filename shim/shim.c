@@ -52,11 +52,25 @@ static void on_linger(struct loop_timer *timer)
 	loop_stop(shim->loop, 0);
 }
 
+/*
+ * The configuration goes while the lock's file is still there: who finds the lock
+ * free, because its file was removed before the rest, finds nothing that a shim
+ * could be started from.
+ */
+static void remove_config(const struct shim *shim)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/shim.msgpack", shim->config.bundle);
+
+	if (path)
+		(void)unlink(path);
+}
+
 static void end(struct shim *shim)
 {
 	struct why why = {};
 
 	(void)unlink(shim->config.socket);
+	remove_config(shim);
 	if (file_remove_tree(AT_FDCWD, shim->config.bundle, &why))
 		log_error("task=%s: %s", shim->config.task_id, why.text);
 	loop_stop(shim->loop, 0);

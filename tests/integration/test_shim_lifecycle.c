@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -398,6 +399,56 @@ static void failed_delete_can_be_asked_again(void **state)
 	assert_gone();
 }
 
+/* The order in which the names went, from the first IN_DELETE on. */
+static size_t when_deleted(int fd, const char *name)
+{
+	char buffer[8192] __attribute__((aligned(__alignof__(struct inotify_event))));
+	ssize_t size = read(fd, buffer, sizeof(buffer));
+	size_t n = 0;
+
+	assert_true(size > 0);
+	for (ssize_t at = 0; at < size;) {
+		const struct inotify_event *event = (const void *)(buffer + at);
+
+		n++;
+		if (event->len && !strcmp(event->name, name))
+			return n;
+		at += (ssize_t)sizeof(*event) + event->len;
+	}
+	fail_msg("%s was not deleted", name);
+	return 0;
+}
+
+/* In what is left of a bundle somebody may find the lock free: no shim must be started there. */
+static void configuration_goes_before_the_lock(void **state)
+{
+	static const char *const names[] = {"shim.msgpack", "lock"};
+	size_t when[2];
+
+	(void)state;
+	shim_case_init(&test, "exit 0\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
+	shim_case_wait_event(&test, "/tasks/exit");
+	for (size_t i = 0; i < 2; i++) {
+		int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+
+		assert_true(fd >= 0);
+		assert_true(inotify_add_watch(fd, test.bundle, IN_DELETE) >= 0);
+		when[i] = (size_t)fd;
+	}
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+	for (size_t i = 0; i < 2; i++) {
+		int fd = (int)when[i];
+
+		when[i] = when_deleted(fd, names[i]);
+		close(fd);
+	}
+	assert_true(when[0] < when[1]);
+}
+
 static void exit_while_the_broker_is_down_is_published_when_it_is_back(void **state)
 {
 	struct shim_state_reply reply = {};
@@ -756,6 +807,7 @@ int main(int argc, char **argv)
 		SHIM_TEST(one_kill_request_is_one_signal),
 		SHIM_TEST(death_by_a_signal_is_told_as_such),
 		SHIM_TEST(failed_delete_can_be_asked_again),
+		SHIM_TEST(configuration_goes_before_the_lock),
 		SHIM_TEST(exit_while_the_broker_is_down_is_published_when_it_is_back),
 		SHIM_TEST(broker_that_lost_its_log_gets_every_event_again),
 		SHIM_TEST(output_goes_to_a_file_that_is_appended_to),
