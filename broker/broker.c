@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,9 @@
 #include "broker/lib/nng_compat.h"
 #include "broker/pool.h"
 #include "broker/services.h"
+
+#define LOCK_WAIT_MS 30000
+#define LOCK_POLL_MS 2
 
 /*
  * What may be under way at a time. Callers and services together stay below
@@ -122,6 +126,33 @@ static int lock_in(const char *directory, const char *name, int *ret_fd, struct 
 	return r ? why_errno(why, r, "cannot lock %s", path) : 0;
 }
 
+static void tell_supervisor(const struct broker *broker, const char *text)
+{
+	if (broker->options->ready_fd >= 0 &&
+	    write(broker->options->ready_fd, text, strlen(text)) < 0)
+		log_debug("ready-fd %d cannot be written: %m", broker->options->ready_fd);
+}
+
+/* With --take-over: the broker before still serves, and is asked to end when we say that we wait. */
+static int take_lock(const struct broker *broker, const char *directory, const char *name,
+		     int *ret_fd, struct why *why)
+{
+	uint64_t until = time_boot_ms() + LOCK_WAIT_MS;
+	bool is_told = false;
+
+	for (;;) {
+		int r = lock_in(directory, name, ret_fd, why);
+
+		if (r != -EWOULDBLOCK || !broker->options->takes_over || time_boot_ms() >= until)
+			return error_trace(r);
+		if (!is_told)
+			tell_supervisor(broker, "WAITING=1\n");
+		is_told = true;
+		*why = (struct why){};
+		poll(NULL, 0, LOCK_POLL_MS);
+	}
+}
+
 static int prepare_state(struct broker *broker, struct why *why)
 {
 	const char *state = broker->options->paths.state;
@@ -140,7 +171,7 @@ static int prepare_state(struct broker *broker, struct why *why)
 		return why_errno(why, error_origin(-errno), "cannot open %s to group davit", state);
 	r = file_make_dir(services, 0700, why);
 	if (!r)
-		r = lock_in(state, "broker.lock", &broker->state_lock, why);
+		r = take_lock(broker, state, "broker.lock", &broker->state_lock, why);
 	return error_trace(r);
 }
 
@@ -197,7 +228,7 @@ static int open_log(struct broker *broker, struct why *why)
 		return error_origin(-ENOMEM);
 	r = file_make_dir(directory, 0700, why);
 	if (!r)
-		r = lock_in(directory, "lock", &broker->root_lock, why);
+		r = take_lock(broker, directory, "lock", &broker->root_lock, why);
 	if (!r)
 		r = eventread_new(broker, &broker->eventread);
 	if (!r)
@@ -285,13 +316,8 @@ static void notify_supervisor(void)
 
 static void report_ready(const struct broker *broker)
 {
-	int fd = broker->options->ready_fd;
-
-	if (fd >= 0) {
-		if (write(fd, "READY=1\n", 8) < 0)
-			log_debug("ready-fd %d cannot be written: %m", fd);
-		close(fd);
-	}
+	tell_supervisor(broker, "READY=1\n");
+	close_fd(broker->options->ready_fd);
 	notify_supervisor();
 }
 

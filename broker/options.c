@@ -14,13 +14,25 @@ static const char help[] =
 	"  --state DIR           sockets of this boot (default " PATHS_DEFAULT_STATE
 	", or DAVIT_STATE)\n"
 	"  --ready-fd N          write READY=1 to this file descriptor when all sockets listen\n"
+	"  --take-over           wait for the broker before, which ends: WAITING=1 to ready-fd meanwhile\n"
 	"  --log-max-bytes SIZE  keep at most so much of the event log (default 256M)\n"
 	"  --log-max-age TIME    and no event longer than this (default 30d; units s m h d)\n"
 	"  --watchdog-ms MS      how often the broker tries its own socket (default 2000)\n"
 	"  --debug               log more\n"
 	"  --help, --version\n";
 
-enum { ROOT = 256, STATE, READY_FD, LOG_MAX_BYTES, LOG_MAX_AGE, WATCHDOG, DEBUG, HELP, VERSION };
+enum {
+	ROOT = 256,
+	STATE,
+	READY_FD,
+	LOG_MAX_BYTES,
+	LOG_MAX_AGE,
+	WATCHDOG,
+	TAKE_OVER,
+	DEBUG,
+	HELP,
+	VERSION
+};
 
 static const struct option long_options[] = {
 	{"root", required_argument, NULL, ROOT},
@@ -29,6 +41,7 @@ static const struct option long_options[] = {
 	{"log-max-bytes", required_argument, NULL, LOG_MAX_BYTES},
 	{"log-max-age", required_argument, NULL, LOG_MAX_AGE},
 	{"watchdog-ms", required_argument, NULL, WATCHDOG},
+	{"take-over", no_argument, NULL, TAKE_OVER},
 	{"debug", no_argument, NULL, DEBUG},
 	{"help", no_argument, NULL, HELP},
 	{"version", no_argument, NULL, VERSION},
@@ -100,6 +113,9 @@ static int parse_one(struct options *options, int option, const char *argument, 
 		r = parse_plain("watchdog-ms", argument, 3600000, &number, why);
 		options->watchdog_ms = (unsigned)number;
 		return r;
+	case TAKE_OVER:
+		options->takes_over = true;
+		return 0;
 	case DEBUG:
 		options->is_debug = true;
 		return 0;

@@ -13,6 +13,7 @@ struct options {
 	uint64_t log_max_age_ns;
 	unsigned watchdog_ms;
 	bool is_debug;
+	bool takes_over;
 	bool has_printed; /* --help or --version: nothing else is to be done */
 };
 

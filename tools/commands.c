@@ -35,6 +35,7 @@ const struct command *const commands[] = {
 	&bus_command,
 	&up_command,
 	&down_command,
+	&upgrade_command,
 	&doctor_command,
 	&fsck_command,
 	&about_command,

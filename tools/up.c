@@ -1,8 +1,9 @@
 /*
  * davit up: starts the broker, then the services, each ready before the next
- * depends on it; starts again what dies, with back-off; stops all in order.
- * It is a subreaper: shims whose task service died come here and are reaped.
- * davit down: ends it. Containers go on unless they are asked to end too.
+ * depends on it; starts again what dies, with back-off; stops all in order; replaces
+ * what `davit upgrade` names. It is a subreaper: shims whose task service died come
+ * here and are reaped. davit down: ends it. Containers go on unless they are asked
+ * to end too.
  */
 
 #include <fcntl.h>
@@ -19,27 +20,11 @@
 #include "broker/lib/loop.h"
 #include "broker/lib/spawn.h"
 #include "tools/command.h"
-
-#define READY_MS       20000 /* until a process must be ready */
-#define STOP_MS        10000 /* until a process that was asked to stop is killed */
-#define BACKOFF_MIN_MS 20
-#define BACKOFF_MAX_MS 10000
-#define STEADY_MS      2000 /* running so long resets the back-off */
+#include "tools/member.h"
+#include "tools/upgrade.h"
 
 static const char *const programs[] = {"davit-broker", "davit-runtime", "davit-image", "davit-task",
 				       "davit-container"};
-
-struct member {
-	struct supervisor *supervisor;
-	const char *program;
-	char *path;
-	struct loop_child child;
-	struct loop_file ready_file;
-	struct loop_timer timer; /* restart, or the kill of one that does not stop */
-	int ready_fd;
-	uint64_t started_ms, backoff_ms;
-	bool is_ready;
-};
 
 struct supervisor {
 	struct context *context;
@@ -47,60 +32,29 @@ struct supervisor {
 	struct loop_signals signals;
 	struct loop_timer ready_limit;
 	struct member members[ARRAY_SIZE(programs)];
+	struct upgrade_server *upgrades;
 	int tell_fd; /* --ready-fd */
 	bool is_stopping, was_ready;
 	int result;
 };
 
-/* ---- one process --------------------------------------------------------- */
-
-static void member_start(struct member *member);
 static void stop_next(struct supervisor *supervisor);
 
-static void on_restart(struct loop_timer *timer)
+/* ---- its members --------------------------------------------------------- */
+
+static struct supervisor *supervisor_of(struct member *member)
 {
-	member_start(container_of(timer, struct member, timer));
-}
+	size_t i = 0;
 
-static void member_later(struct member *member)
-{
-	uint64_t now = time_boot_ms(), wait_ms = member->backoff_ms;
-
-	if (now - member->started_ms > STEADY_MS)
-		wait_ms = 0; /* the first death in a while: at once */
-	member->backoff_ms = wait_ms ? wait_ms * 2 : BACKOFF_MIN_MS;
-	if (member->backoff_ms > BACKOFF_MAX_MS)
-		member->backoff_ms = BACKOFF_MAX_MS;
-	(void)loop_timer_set(member->supervisor->loop, &member->timer, now + wait_ms, on_restart);
-}
-
-static void forget_ready(struct member *member)
-{
-	loop_file_remove(&member->ready_file);
-	member->ready_fd = close_fd(member->ready_fd);
-}
-
-static void on_member_end(struct loop_child *child, const siginfo_t *info)
-{
-	struct member *member = container_of(child, struct member, child);
-
-	forget_ready(member);
-	loop_timer_cancel(&member->timer);
-	if (member->supervisor->is_stopping) {
-		stop_next(member->supervisor);
-		return;
-	}
-	log_warning("%s %s %d; it is started again", member->program,
-		    info->si_code == CLD_EXITED ? "ended with code" : "was killed by signal",
-		    info->si_status);
-	member->is_ready = false;
-	member_later(member);
+	while (strcmp(programs[i], member->program))
+		i++;
+	return container_of(member - i, struct supervisor, members[0]);
 }
 
 static void check_all_ready(struct supervisor *supervisor)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
-		if (!supervisor->members[i].is_ready)
+		if (!member_is_ready(&supervisor->members[i]))
 			return;
 	}
 	if (supervisor->was_ready)
@@ -113,106 +67,41 @@ static void check_all_ready(struct supervisor *supervisor)
 	supervisor->tell_fd = close_fd(supervisor->tell_fd);
 }
 
-static void start_rest(struct supervisor *supervisor)
+static void on_member_ready(struct member *member)
 {
-	for (size_t i = 1; i < ARRAY_SIZE(programs); i++) {
-		struct member *member = &supervisor->members[i];
+	struct supervisor *supervisor = supervisor_of(member);
 
-		if (!member->started_ms)
-			member_start(member);
+	/* The first time the broker is there, the rest may begin. */
+	for (size_t i = 1; member == &supervisor->members[0] && i < ARRAY_SIZE(programs); i++) {
+		if (!supervisor->members[i].started_ms && !supervisor->is_stopping)
+			member_start(&supervisor->members[i]);
 	}
+	check_all_ready(supervisor);
 }
 
-static void on_member_ready(struct loop_file *file, uint32_t events)
+static void on_member_stopped(struct member *member)
 {
-	struct member *member = container_of(file, struct member, ready_file);
-	char text[64];
-	ssize_t n = read(member->ready_fd, text, sizeof(text));
-
-	(void)events;
-	if (n < 0 && errno == EAGAIN)
-		return;
-	forget_ready(member);
-	if (n <= 0)
-		return; /* it ended: that is told by its pidfd */
-	member->is_ready = true;
-	if (member == &member->supervisor->members[0])
-		start_rest(member->supervisor);
-	check_all_ready(member->supervisor);
+	stop_next(supervisor_of(member));
 }
 
-static int member_spawn(struct member *member, int ready_fd, pid_t *ret_pid, struct why *why)
+static void on_member_replaced(struct member *member, uint64_t pause_ms, const char *why)
 {
-	const struct paths *paths = &member->supervisor->context->paths;
-	const char *argv[10] = {member->path, "--root",     paths->root, "--state",
-				paths->state, "--ready-fd", "3"};
-	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			      log_is_on(LOG_DEBUG) ? "DAVIT_DEBUG=1" : NULL, NULL};
-	struct spawn_fd fds[] = {{STDERR_FILENO, 2}, {ready_fd, 3}};
-
-	return spawn(&(struct spawn){.path = member->path,
-				     .argv = argv,
-				     .envp = envp,
-				     .cwd = "/",
-				     .fds = fds,
-				     .n_fds = ARRAY_SIZE(fds),
-				     .new_session = true},
-		     ret_pid, why);
-}
-
-static void member_start(struct member *member)
-{
-	_cleanup_(cleanup_fd) int ours = -1, theirs = -1;
-	struct why why = {};
-	int pipe_fds[2];
-	pid_t pid = 0;
-
-	member->started_ms = time_boot_ms();
-	if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK)) {
-		log_error("%s: %s", member->program, strerror(errno));
-		member_later(member);
-		return;
-	}
-	ours = pipe_fds[0];
-	theirs = pipe_fds[1];
-	if (member_spawn(member, theirs, &pid, &why)) {
-		log_error("%s: %s", member->program, why.text);
-		member_later(member);
-		return;
-	}
-	member->ready_fd = TAKE_FD(ours);
-	if (loop_child_add(member->supervisor->loop, &member->child, pid, on_member_end) ||
-	    loop_file_add(member->supervisor->loop, &member->ready_file, member->ready_fd, EPOLLIN,
-			  on_member_ready))
-		log_error("%s: cannot be watched", member->program);
+	upgrade_server_replaced(supervisor_of(member)->upgrades, member, pause_ms, why);
 }
 
 /* ---- stopping ------------------------------------------------------------ */
 
-static void on_stop_limit(struct loop_timer *timer)
-{
-	struct member *member = container_of(timer, struct member, timer);
-
-	log_warning("%s does not stop: killed", member->program);
-	(void)pidfd_send_signal(member->child.pidfd, SIGKILL, NULL, 0);
-}
-
 /* Services all at once, the broker when they are gone. */
 static void stop_next(struct supervisor *supervisor)
 {
-	bool is_running = false;
-
-	for (size_t i = 1; i < ARRAY_SIZE(programs); i++)
-		is_running = is_running || supervisor->members[i].child.pidfd >= 0;
-	if (is_running)
-		return;
-	if (supervisor->members[0].child.pidfd < 0) {
-		loop_stop(supervisor->loop, 0);
-		return;
+	for (size_t i = 1; i < ARRAY_SIZE(programs); i++) {
+		if (member_is_running(&supervisor->members[i]))
+			return;
 	}
-	(void)pidfd_send_signal(supervisor->members[0].child.pidfd, SIGTERM, NULL, 0);
-	(void)loop_timer_set(supervisor->loop, &supervisor->members[0].timer,
-			     time_boot_ms() + STOP_MS, on_stop_limit);
+	if (!member_is_running(&supervisor->members[0]))
+		loop_stop(supervisor->loop, 0);
+	else
+		member_stop(&supervisor->members[0]);
 }
 
 static void stop(struct supervisor *supervisor)
@@ -220,16 +109,8 @@ static void stop(struct supervisor *supervisor)
 	if (supervisor->is_stopping)
 		return;
 	supervisor->is_stopping = true;
-	for (size_t i = 1; i < ARRAY_SIZE(programs); i++) {
-		struct member *member = &supervisor->members[i];
-
-		loop_timer_cancel(&member->timer);
-		if (member->child.pidfd < 0)
-			continue;
-		(void)pidfd_send_signal(member->child.pidfd, SIGTERM, NULL, 0);
-		(void)loop_timer_set(supervisor->loop, &member->timer, time_boot_ms() + STOP_MS,
-				     on_stop_limit);
-	}
+	for (size_t i = 1; i < ARRAY_SIZE(programs); i++)
+		member_stop(&supervisor->members[i]);
 	loop_timer_cancel(&supervisor->members[0].timer);
 	stop_next(supervisor);
 }
@@ -239,8 +120,9 @@ static void on_ready_limit(struct loop_timer *timer)
 	struct supervisor *supervisor = container_of(timer, struct supervisor, ready_limit);
 
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
-		if (!supervisor->members[i].is_ready)
-			log_error("%s is not ready after %d s", programs[i], READY_MS / 1000);
+		if (!member_is_ready(&supervisor->members[i]))
+			log_error("%s is not ready after %d s", programs[i],
+				  MEMBER_READY_MS / 1000);
 	}
 	supervisor->result = EXIT_ERROR;
 	stop(supervisor);
@@ -249,8 +131,7 @@ static void on_ready_limit(struct loop_timer *timer)
 static bool is_member(const struct supervisor *supervisor, pid_t pid)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
-		if (supervisor->members[i].child.pidfd >= 0 &&
-		    supervisor->members[i].child.pid == pid)
+		if (member_has_pid(&supervisor->members[i], pid))
 			return true;
 	}
 	return false;
@@ -292,10 +173,13 @@ static int find_programs(struct context *context, struct supervisor *supervisor)
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
 		struct member *member = &supervisor->members[i];
 
-		*member = (struct member){.supervisor = supervisor,
+		*member = (struct member){.loop = supervisor->loop,
+					  .paths = &context->paths,
 					  .program = programs[i],
-					  .ready_fd = -1,
-					  .child = {.pidfd = -1}};
+					  .ready = on_member_ready,
+					  .stopped = on_member_stopped,
+					  .replaced = on_member_replaced};
+		member_init(member);
 		if (spawn_find_program(programs[i], &member->path))
 			return fail(context, "%s is not beside this program", programs[i]);
 	}
@@ -322,15 +206,10 @@ static int take_lock(struct context *context, int *ret_fd)
 	return 0;
 }
 
-static int supervise(struct supervisor *supervisor)
+static int open_loop(struct supervisor *supervisor)
 {
-	struct context *context = supervisor->context;
 	sigset_t mask;
-	int code, r;
 
-	code = find_programs(context, supervisor);
-	if (code)
-		return code;
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGTERM);
 	sigaddset(&mask, SIGINT);
@@ -338,12 +217,29 @@ static int supervise(struct supervisor *supervisor)
 	sigaddset(&mask, SIGCHLD);
 	signal(SIGPIPE, SIG_IGN);
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 1);
-	r = loop_new(&supervisor->loop)
-		    ?: loop_signals_add(supervisor->loop, &supervisor->signals, &mask, on_signal);
+	return loop_new(&supervisor->loop)
+		       ?: loop_signals_add(supervisor->loop, &supervisor->signals, &mask,
+					   on_signal);
+}
+
+static int supervise(struct supervisor *supervisor)
+{
+	struct context *context = supervisor->context;
+	struct why why = {};
+	int code, r;
+
+	r = open_loop(supervisor);
 	if (r)
 		return fail(context, "%s", strerror(-r));
-	(void)loop_timer_set(supervisor->loop, &supervisor->ready_limit, time_boot_ms() + READY_MS,
-			     on_ready_limit);
+	code = find_programs(context, supervisor);
+	if (code)
+		return code;
+	r = upgrade_server_new(supervisor->loop, context->paths.state, supervisor->members,
+			       ARRAY_SIZE(programs), &supervisor->upgrades, &why);
+	if (r)
+		return fail(context, "%s", why.text);
+	(void)loop_timer_set(supervisor->loop, &supervisor->ready_limit,
+			     time_boot_ms() + MEMBER_READY_MS, on_ready_limit);
 	member_start(&supervisor->members[0]);
 	r = loop_run(supervisor->loop);
 	return r ? fail(context, "%s", strerror(-r)) : supervisor->result;
@@ -362,6 +258,7 @@ static int up_here(struct context *context, const struct up_options *options)
 	if (!context->debug)
 		log_init("davit-up", LOG_INFO);
 	code = supervise(&supervisor);
+	supervisor.upgrades = upgrade_server_free(supervisor.upgrades);
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++)
 		free(supervisor.members[i].path);
 	loop_signals_remove(&supervisor.signals);
@@ -379,7 +276,7 @@ static int wait_ready(int fd)
 	int r;
 
 	do
-		r = poll(&poll_fd, 1, READY_MS + STOP_MS);
+		r = poll(&poll_fd, 1, MEMBER_READY_MS + MEMBER_STOP_MS);
 	while (r < 0 && errno == EINTR);
 	return r > 0 && read(fd, text, sizeof(text)) > 0;
 }
@@ -523,7 +420,7 @@ static int down(struct context *context, void *data, char **args, int n_args)
 	if (pidfd < 0 || pidfd_send_signal(pidfd, SIGTERM, NULL, 0))
 		return fail(context, "cannot stop process %d: %s", (int)pid, strerror(errno));
 	poll_fd = (struct pollfd){.fd = pidfd, .events = POLLIN};
-	if (poll(&poll_fd, 1, 2 * STOP_MS + 5000) != 1)
+	if (poll(&poll_fd, 1, 2 * MEMBER_STOP_MS + 5000) != 1)
 		return fail(context, "process %d does not end", (int)pid);
 	return EXIT_OK;
 }

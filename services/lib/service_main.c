@@ -20,15 +20,16 @@
 
 #define EXIT_DAMAGED 74
 #define EXIT_USAGE   2
-#define LOCK_WAIT_MS 5000 /* for the instance before, which drains */
-#define LOCK_POLL_MS 10
+#define LOCK_WAIT_MS 5000  /* for the instance before, which drains */
+#define TAKE_OVER_MS 30000 /* the same with --take-over: it is asked to drain when we wait */
+#define LOCK_POLL_MS 2
 #define DRAIN_MAX_MS 5000 /* for definition->drain() */
 #define QUIET_MAX_MS 100  /* for answers that come late; the next instance gets the others again */
 
 struct process {
 	const struct service_definition *definition;
 	char *root, *state;
-	bool is_debug, is_done;
+	bool is_debug, is_done, takes_over;
 	int ready_fd;
 	struct loop *loop;
 	struct loop_signals signals;
@@ -48,11 +49,12 @@ static struct process *the_process;
 
 static void print_help(const char *program)
 {
-	printf("Usage: %s [--root DIRECTORY] [--state DIRECTORY] [--ready-fd FD] [--debug]\n\n"
+	printf("Usage: %s [--root DIRECTORY] [--state DIRECTORY] [--ready-fd FD] [--take-over] [--debug]\n\n"
 	       "A service of davit; started by `davit up` or systemd.\n\n"
 	       "  --root DIRECTORY   what outlives the host's boot (%s)\n"
 	       "  --state DIRECTORY  sockets and what belongs to this boot (%s)\n"
 	       "  --ready-fd FD      gets \"READY=1\" when requests are taken\n"
+	       "  --take-over        the instance before still serves: say \"WAITING=1\" on FD, and wait\n"
 	       "  --debug            log more\n"
 	       "  --version\n",
 	       program, PATHS_DEFAULT_ROOT, PATHS_DEFAULT_STATE);
@@ -69,6 +71,9 @@ static int set_option(struct process *process, int option)
 		return 0;
 	case 's':
 		process->state = optarg;
+		return 0;
+	case 't':
+		process->takes_over = true;
 		return 0;
 	case 'd':
 		process->is_debug = true;
@@ -97,13 +102,10 @@ static int set_option(struct process *process, int option)
 static int parse(struct process *process, int argc, char *argv[])
 {
 	static const struct option options[] = {
-		{"root", required_argument, NULL, 'r'},
-		{"state", required_argument, NULL, 's'},
-		{"ready-fd", required_argument, NULL, 'f'},
-		{"debug", no_argument, NULL, 'd'},
-		{"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},
-		{},
+		{"root", required_argument, NULL, 'r'},     {"state", required_argument, NULL, 's'},
+		{"ready-fd", required_argument, NULL, 'f'}, {"take-over", no_argument, NULL, 't'},
+		{"debug", no_argument, NULL, 'd'},          {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},        {},
 	};
 	int option;
 
@@ -225,14 +227,19 @@ static void notify_supervisor(void)
 		log_warning("NOTIFY_SOCKET '%s' cannot be told: %s", path, strerror(errno));
 }
 
+static void tell_ready_fd(const struct process *process, const char *text)
+{
+	if (process->ready_fd >= 0 && file_write_all(process->ready_fd, text, strlen(text)))
+		log_warning("--ready-fd cannot be written");
+}
+
 static void on_registered(struct service *service)
 {
 	struct process *process = the_process;
 
 	log_info("ready");
 	service_start(service);
-	if (process->ready_fd >= 0 && file_write_all(process->ready_fd, "READY=1\n", 8))
-		log_warning("--ready-fd cannot be written");
+	tell_ready_fd(process, "READY=1\n");
 	process->ready_fd = close_fd(process->ready_fd);
 	notify_supervisor();
 	/* What starting took and does not need any more. */
@@ -267,7 +274,8 @@ static int block_signals(struct process *process)
 /* The instance before may be on its way out. */
 static int open_service(struct process *process, struct paths *paths, struct why *why)
 {
-	uint64_t until = time_boot_ms() + LOCK_WAIT_MS;
+	uint64_t until = time_boot_ms() + (process->takes_over ? TAKE_OVER_MS : LOCK_WAIT_MS);
+	bool is_told = !process->takes_over;
 	int r;
 
 	for (;;) {
@@ -281,6 +289,9 @@ static int open_service(struct process *process, struct paths *paths, struct why
 		paths_deinit(&own);
 		if (r != STORE_E_LOCKED || time_boot_ms() >= until)
 			return error_trace(r);
+		if (!is_told)
+			tell_ready_fd(process, "WAITING=1\n");
+		is_told = true;
 		poll(NULL, 0, LOCK_POLL_MS);
 	}
 }

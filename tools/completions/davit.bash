@@ -105,6 +105,7 @@ _davit_step() {
 	'davit bus bench') words=" --callers --requests --method --events --batch --format --help"; path='davit bus bench' ;;
 	'davit up') words=" --detach --log --ready-fd --help"; path='davit up' ;;
 	'davit down') words=" --containers --help"; path='davit down' ;;
+	'davit upgrade') words=" --help"; path='davit upgrade' ;;
 	'davit doctor') words=" --help"; path='davit doctor' ;;
 	'davit fsck') words=" --repair --quiet --format --help"; path='davit fsck' ;;
 	'davit info') words=" --quiet --format --help"; path='davit info' ;;

@@ -40,6 +40,22 @@ static void test_without_flags_the_defaults_hold(void **state)
 	options_deinit(&options);
 }
 
+static void test_only_one_that_takes_over_waits_for_the_broker_before(void **state)
+{
+	struct options options;
+	struct why why = {};
+	char *argv[] = {(char *)"davit-broker", (char *)"--state", (char *)"/tmp/x",
+			(char *)"--take-over", NULL};
+
+	(void)state;
+	assert_int_equal(parse(&options, &why, NULL, NULL), 0);
+	assert_false(options.takes_over);
+	options_deinit(&options);
+	assert_int_equal(options_parse(&options, 4, argv, &why), 0);
+	assert_true(options.takes_over);
+	options_deinit(&options);
+}
+
 static void test_what_makes_no_sense_is_refused_with_its_name(void **state)
 {
 	static const char *const bad[] = {"0", "-1", "x", "", "5MM", "99999999999999999999", "1e3"};
@@ -57,4 +73,5 @@ static void test_what_makes_no_sense_is_refused_with_its_name(void **state)
 
 TEST_MAIN(cmocka_unit_test(test_sizes_and_ages_have_units),
 	  cmocka_unit_test(test_without_flags_the_defaults_hold),
+	  cmocka_unit_test(test_only_one_that_takes_over_waits_for_the_broker_before),
 	  cmocka_unit_test(test_what_makes_no_sense_is_refused_with_its_name))
