@@ -232,6 +232,13 @@ bench: packages-bench
 	+$(MAKE) --no-print-directory all
 	tools/bench/bench.sh $(BUILD)
 
+SECONDS ?= 60
+SEED ?= $(shell date +%s)
+.PHONY: chaos
+chaos:
+	+$(MAKE) --no-print-directory all
+	BUILD=$(BUILD) /usr/bin/python3 tests/chaos/chaos.py --seconds $(SECONDS) --seed $(SEED)
+
 UNITS := $(wildcard tools/systemd/*.service)
 LIB_HEADERS := $(wildcard broker/lib/*.h) $(wildcard schemas/*.h) $(wildcard schemas/*.def)
 
@@ -264,6 +271,7 @@ help:
 	@echo 'make check-unit, check-integration    only these, without sanitizers'
 	@echo 'make lint        layering, headers alone, format, function size, cppcheck, SPEC.md'
 	@echo 'make fuzz        run the fuzz targets (FUZZ_RUNS each)'
+	@echo 'make chaos       random deaths of everything under load, for SECONDS, as SEED says; what is lost is printed'
 	@echo 'make bench       figures against bare crun and containerd, with the budgets beside them'
 	@echo 'make docs        write docs/protocol.md, the manual page and the completion from their tables'
 	@echo 'make install     DESTDIR= PREFIX=$(PREFIX)'
