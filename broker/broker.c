@@ -21,7 +21,7 @@
 #include "broker/pool.h"
 #include "broker/services.h"
 
-#define LOCK_WAIT_MS 30000
+#define LOCK_WAIT_MS 30000 /* with --take-over */
 #define LOCK_POLL_MS 2
 
 /*

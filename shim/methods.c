@@ -66,7 +66,9 @@ void shim_method_hello(struct shim *shim, const struct shim_hello_request *reque
 	struct connection *connection = control_connection(&shim->control, call);
 	static char program[] = "davit-shim " DAVIT_VERSION;
 	struct shim_hello_reply reply = {
-		.protocol = CONTROL_PROTOCOL,
+		/* The older of the two. */
+		.protocol = request->protocol < CONTROL_PROTOCOL ? request->protocol
+								 : CONTROL_PROTOCOL,
 		.pid = (uint64_t)getpid(),
 		.task_id = shim->config.task_id,
 		.program = program,

@@ -490,6 +490,10 @@ static void on_hello(void *userdata, enum bus_status status, const char *text, v
 			give_up_link(shim, "who it is", status ? text : "another task's");
 		return;
 	}
+	if (!hello->protocol || hello->protocol > SHIM_PROTOCOL) {
+		give_up_link(shim, "a protocol that is spoken here", hello->program ?: "");
+		return;
+	}
 	report.pid = hello->pid;
 	(void)process_start_time((pid_t)hello->pid, &report.start_time);
 	(void)service_transact(shim->service->service, note_shim, &report);

@@ -608,6 +608,25 @@ static void config_that_is_no_json_is_refused(void **state)
 	refuse_config("{\"root\":", NULL, "config.json");
 }
 
+static void the_older_of_two_protocols_is_spoken(void **state)
+{
+	struct shim_hello_reply reply = {};
+
+	(void)state;
+	shim_case_init(&test, "exit 0\n");
+	shim_case_start(&test);
+	assert_int_equal(shim_case_call(&test, "shim.hello", NULL, 0,
+					&(struct shim_hello_request){.protocol = 7}, &reply),
+			 BUS_OK);
+	assert_int_equal(reply.protocol, 1);
+	shim_hello_reply_clear(&reply);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.hello",
+		    (&(struct shim_hello_request){.protocol = 0}));
+	assert_text("protocol 0");
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
 static void hostile_packets_are_answered_and_harm_nothing(void **state)
 {
 	static uint8_t junk[100000];
@@ -816,6 +835,7 @@ int main(int argc, char **argv)
 		SHIM_TEST(root_whose_dev_is_a_link_is_refused),
 		SHIM_TEST(working_directory_in_proc_is_refused),
 		SHIM_TEST(config_that_is_no_json_is_refused),
+		SHIM_TEST(the_older_of_two_protocols_is_spoken),
 		SHIM_TEST(hostile_packets_are_answered_and_harm_nothing),
 		SHIM_TEST(descriptors_sent_along_are_not_taken),
 		SHIM_TEST(slow_connection_is_dropped_and_stalls_nobody),
