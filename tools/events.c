@@ -109,9 +109,12 @@ static int set_start(struct context *context, const struct events_options *optio
 	return r ? fail_ask(context, r) : 0;
 }
 
+/* 1: as many as were asked for are printed. *ret_next: the first number that was not looked at. */
 static int print_page(const struct events_options *options, const struct event_read_reply *reply,
-		      const struct filter *filter, uint64_t *printed)
+		      const struct filter *filter, uint64_t *printed, uint64_t *ret_next)
 {
+	*ret_next = reply->next;
+
 	if (reply->truncated)
 		fprintf(stderr, "davit: events before number %llu are no longer kept\n",
 			(unsigned long long)reply->first_seq);
@@ -120,8 +123,10 @@ static int print_page(const struct events_options *options, const struct event_r
 			continue;
 		print_event(&reply->events.items[i],
 			    options->format && !strcmp(options->format, "json"));
-		if (options->count && ++*printed == options->count)
+		if (options->count && ++*printed == options->count) {
+			*ret_next = reply->events.items[i].seq + 1;
 			return 1;
+		}
 	}
 	return fflush(stdout) ? -errno : 0;
 }
@@ -135,15 +140,16 @@ static int read_on(struct context *context, const struct events_options *options
 
 	for (;;) {
 		_cleanup_(event_read_reply_clear) struct event_read_reply reply = {};
+		uint64_t next;
 
 		r = event_read_ask(&context->ask, request, &reply);
 		if (r)
 			return fail_ask(context, r);
-		r = print_page(options, &reply, filter, &printed);
+		r = print_page(options, &reply, filter, &printed, &next);
 		if (r < 0)
 			return fail(context, "stdout: %s", strerror(-r));
-		request->from = reply.next;
-		request->ack = options->cursor && reply.next ? reply.next - 1 : 0;
+		request->from = next;
+		request->ack = options->cursor && next ? next - 1 : 0;
 		if (r || (options->no_follow && reply.next > reply.last_seq))
 			break;
 	}

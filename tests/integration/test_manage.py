@@ -25,6 +25,21 @@ class Gate:
 CLOSED = "until [ -e /gate/open ]"
 
 
+# ---- events ----
+
+def test_a_cursor_goes_on_after_the_last_event_that_was_printed():
+    with Davit() as d:
+        for n in range(5):
+            d.check("namespaces", "create", "ns%d" % n)
+        read = ["events", "--cursor", "mine", "--no-follow", "--topic", "/namespaces/create",
+                "--format", "json", "--count", "2"]
+        seen = []
+        for start in (["--from", "1"], [], [], []):
+            lines = d.check(*read, *start).stdout.splitlines()
+            seen += [json.loads(line)["object"] for line in lines]
+        assert seen == ["ns%d" % n for n in range(5)], seen
+
+
 # ---- logs ----
 
 def test_logs_give_what_was_written_while_it_runs_and_after():
