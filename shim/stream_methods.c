@@ -68,6 +68,7 @@ void shim_method_attach(struct shim *shim, const struct shim_attach_request *req
 			       process->id);
 		return;
 	}
+	reply.ended = streams_is_over(process->streams);
 	r = client_attach(process->streams, request, &position, &why);
 	reply.terminal = process->streams->is_terminal;
 	if (r)

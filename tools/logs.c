@@ -15,7 +15,7 @@
 #include "tools/streams.h"
 #include "tools/times.h"
 
-#define RETRY_NS 100000000 /* after a connection that gave nothing */
+#define RETRY_NS 100000000 /* after two connections that gave nothing */
 
 struct logs_options {
 	bool follow, timestamps;
@@ -143,16 +143,19 @@ static void on_until(struct loop_timer *timer)
 	loop_stop(logs->loop, 0);
 }
 
-static int attach(struct logs *logs, const struct task_io *io)
+static int attach(struct logs *logs, const struct task_io *io, bool *ret_ended)
 {
+	_cleanup_(task_attach_reply_clear) struct task_attach_reply reply = {};
 	struct task_attach_request request = {.container_id = (char *)logs->id,
 					      .exec_id = logs->options->exec_id,
 					      .stdout = io->stdout,
 					      .frames = true,
 					      .start = LOG_FROM_POSITION,
 					      .position = &logs->position};
+	int r = task_attach_ask(&logs->context->ask, &request, &reply);
 
-	return task_attach_ask(&logs->context->ask, &request, NULL);
+	*ret_ended = !r && reply.ended;
+	return r;
 }
 
 /* Until the process, its shim or the user ends it. */
@@ -169,13 +172,14 @@ static int follow_once(struct logs *logs)
 	_cleanup_(streams_freep) struct streams *streams = NULL;
 	_cleanup_(task_io_clear) struct task_io io = {};
 	struct why why = {};
+	bool has_ended;
 	int r;
 
 	if (!directory)
 		return fail(context, "out of memory");
 	if (streams_new(logs->loop, &options, &io, &streams, &why))
 		return fail(context, "%s", why.text);
-	r = attach(logs, &io);
+	r = attach(logs, &io, &has_ended);
 	if (r) {
 		/* It may have ended since the last page: then there is a last one. */
 		int code = print_pages(logs);
@@ -183,6 +187,11 @@ static int follow_once(struct logs *logs)
 		return code || logs->is_ended ? code : fail_ask(context, r);
 	}
 	streams_unlink(streams);
+	if (has_ended) {
+		r = print_pages(logs);
+		logs->is_ended = true;
+		return r;
+	}
 	r = streams_start(streams);
 	if (r)
 		return fail(context, "%s", strerror(-r));
@@ -194,15 +203,17 @@ static int follow_once(struct logs *logs)
 static int follow(struct logs *logs)
 {
 	const struct timespec retry = {.tv_nsec = RETRY_NS};
+	bool is_idle = false;
 	int code = 0;
 
 	while (!code && !logs->is_ended && !logs->signal && !logs->frames.is_past_until) {
 		logs->has_got = false;
 		code = follow_once(logs);
-		if (!code && !logs->signal && !logs->frames.is_past_until)
+		if (!code && !logs->is_ended && !logs->signal && !logs->frames.is_past_until)
 			code = print_pages(logs);
-		if (!code && !logs->has_got && !logs->is_ended && !logs->signal)
+		if (is_idle && !code && !logs->has_got && !logs->is_ended && !logs->signal)
 			(void)nanosleep(&retry, NULL);
+		is_idle = !logs->has_got;
 	}
 	return code;
 }

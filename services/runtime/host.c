@@ -125,6 +125,33 @@ static void read_v1_controllers(struct spec_host *host)
 	}
 }
 
+static bool has_file(int dirfd, const char *directory, const char *name)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%.400s/%s", directory, name);
+	return !faccessat(dirfd, path, F_OK, 0);
+}
+
+/* The root cgroup never has weights: any other one tells. */
+static void read_v1_weights(struct spec_host *host)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir(CGROUPS "/blkio");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		bool has_weights, has_bfq;
+
+		if (entry->d_name[0] == '.' || !has_file(dirfd(dir), entry->d_name, "cgroup.procs"))
+			continue;
+		has_weights = has_file(dirfd(dir), entry->d_name, "blkio.weight");
+		has_bfq = has_file(dirfd(dir), entry->d_name, "blkio.bfq.weight");
+		host->lacks_weights = !has_weights && !has_bfq;
+		host->has_bfq_weights_only = !has_weights && has_bfq;
+		return;
+	}
+}
+
 /* A line of a small file of the kernel's; empty if it is not there. */
 static void read_line(const char *path, char *line, size_t size)
 {
@@ -147,6 +174,8 @@ void host_read_features(struct spec_host *host)
 			  sizeof(host->controllers));
 	else
 		read_v1_controllers(host);
+	if (!host->is_cgroup_v2)
+		read_v1_weights(host);
 	read_line("/sys/devices/system/cpu/online", host->cpus, sizeof(host->cpus));
 	read_line("/sys/devices/system/node/online", host->memory_nodes,
 		  sizeof(host->memory_nodes));

@@ -220,6 +220,21 @@ static int check_runtime(const char *state, const struct runtime_record *runtime
 	return 0;
 }
 
+/* What runc alone can do. */
+static int check_weights(const struct spec_host *host, const struct runtime_record *runtime,
+			 const struct spec_options *options, struct why *why)
+{
+	const char *name = strrchr(runtime->path, '/') + 1,
+		   *asked = spec_blkio_weight_asked(options);
+
+	if (!asked || !host->has_bfq_weights_only || strncmp(name, "crun", 4) != 0)
+		return 0;
+	return why_set(why, SPEC_E_INVALID,
+		       "%s: this host has BFQ's weights only (blkio.bfq.weight), which %s does not "
+		       "set: use runc",
+		       asked, runtime->name);
+}
+
 static int runtime_spec(struct runtime_service *service, const struct runtime_spec_request *request,
 			struct runtime_spec_reply *reply, struct call *call)
 {
@@ -242,6 +257,7 @@ static int runtime_spec(struct runtime_service *service, const struct runtime_sp
 	r = check_runtime(service_paths(service->service)->state, &runtime, options, &why);
 	r = r ?: gather(service, request, options, &making, &why);
 	r = r ?: make_spec(&making, request, options, namespace, &reply->spec, &why);
+	r = r ?: check_weights(&making.host, &runtime, options, &why);
 	if (r)
 		return refuse(call, r, &why);
 	return schema_set(&reply->runtime, runtime.name)

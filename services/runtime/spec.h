@@ -63,6 +63,8 @@ struct spec_host {
 	bool has_hosts, has_resolv_conf;
 	bool has_systemd, has_apparmor, has_resctrl;
 	bool is_cgroup_v2;
+	/* cgroup v1, of block I/O: there are no weights; only BFQ's. Both false: there are, or it is not known. */
+	bool lacks_weights, has_bfq_weights_only;
 	char controllers[256];              /* of its cgroups, with spaces between them */
 	char cpus[256], memory_nodes[256];  /* those online, as in cpuset(7); empty: not known */
 };
@@ -174,6 +176,8 @@ int spec_add_linux(const struct spec_host *host, const struct spec_input *input,
 		   struct why *why);
 int spec_add_resources(const struct spec_host *host, const struct spec_input *input,
 		       json_t *resources, struct why *why);
+/* The option that asks for weights of block I/O; NULL: none does. */
+const char *spec_blkio_weight_asked(const struct spec_options *options);
 int spec_add_userns(const struct spec_input *input, json_t *spec, struct why *why);
 bool spec_has_all_devices(const struct spec_options *options);
 

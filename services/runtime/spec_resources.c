@@ -283,11 +283,19 @@ static int add_blkio_limit(const struct spec_blkio_limit *limit, json_t *blkio)
 	return r;
 }
 
+const char *spec_blkio_weight_asked(const struct spec_options *options)
+{
+	if (options->blkio_weight_device.count)
+		return "blkio-weight-device";
+	return options->blkio_weight ? "blkio-weight" : NULL;
+}
+
 static int add_blkio(const struct spec_host *host, const struct spec_input *input,
 		     json_t *resources, struct why *why)
 {
 	_cleanup_(json_cleanup) json_t *blkio = json_object();
 	const struct spec_blkio_limits *limits = input->blkio;
+	const char *asked = spec_blkio_weight_asked(input->options);
 	int r = blkio ? 0 : error_origin(-ENOMEM);
 
 	r = r
@@ -302,6 +310,11 @@ static int add_blkio(const struct spec_host *host, const struct spec_input *inpu
 					    ? spec_blkio_options[limits->items[0].kind].option
 					    : "blkio-weight",
 				    "blkio", why);
+	if (!r && host->lacks_weights && asked)
+		r = why_set(why, SPEC_E_INVALID,
+			    "%s: this host's controller 'blkio' has no weights: its kernel has "
+			    "neither blkio.weight nor blkio.bfq.weight",
+			    asked);
 	return r ?: put_object(resources, "blockIO", blkio);
 }
 

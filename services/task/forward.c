@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "broker/lib/log.h"
 #include "services/task/task.h"
 
 #define RETRY_MS 20
@@ -19,7 +20,7 @@ struct forward {
 	char method[ENVELOPE_METHOD_MAX + 1];
 	const struct schema_method *schema;
 	void *request;
-	task_forward_fn note;
+	struct task_forward_notes notes;
 	void *reply;
 	struct loop_timer timer;
 };
@@ -79,10 +80,32 @@ static bool again(struct forward *forward, enum bus_status status)
 	return true;
 }
 
+struct note {
+	struct forward *forward;
+	task_forward_fn fn;
+};
+
+static int take_note(void *userdata)
+{
+	const struct note *note = userdata;
+	struct forward *forward = note->forward;
+
+	return note->fn(forward->service, &forward->record, forward->exec_id, forward->reply);
+}
+
+static int note(struct forward *forward, task_forward_fn fn)
+{
+	struct note noted = {forward, fn};
+
+	return fn ? service_transact(forward->service->service, take_note, &noted) : 0;
+}
+
 static void fail(struct forward *forward, enum bus_status status, const char *text)
 {
 	const char *id = forward->record.container_id;
 
+	if (note(forward, forward->notes.failed))
+		log_error("container=%s: a failure cannot be recorded", id);
 	if (strstr(text, id))
 		call_finish_fail(forward->call, status, "%s", text);
 	else if (*forward->exec_id)
@@ -90,13 +113,6 @@ static void fail(struct forward *forward, enum bus_status status, const char *te
 				 forward->exec_id, id, text);
 	else
 		call_finish_fail(forward->call, status, "container '%s': %s", id, text);
-}
-
-static int take_note(void *userdata)
-{
-	struct forward *forward = userdata;
-
-	return forward->note(forward->service, &forward->record, forward->exec_id, forward->reply);
 }
 
 /* The same message on both sides, but for a start. */
@@ -115,7 +131,7 @@ static void answer(struct forward *forward)
 
 static void succeed(struct forward *forward)
 {
-	if (forward->note && service_transact(forward->service->service, take_note, forward))
+	if (note(forward, forward->notes.done))
 		call_finish_fail(forward->call, BUS_INTERNAL,
 				 "container '%s': it was done, but that could not be recorded",
 				 forward->record.container_id);
@@ -146,10 +162,12 @@ static void on_ready(void *userdata, struct task_shim *shim, enum bus_status sta
 
 	if (status != BUS_OK)
 		on_forwarded(forward, status, text, NULL);
-	else if (shim_link_call(shim->link, forward->method, call_id(forward->call),
+	else if (note(forward, forward->notes.asked) ||
+		 shim_link_call(shim->link, forward->method, call_id(forward->call),
 				call_deadline(forward->call), forward->request, on_forwarded,
 				forward))
-		on_forwarded(forward, BUS_INTERNAL, "out of memory", NULL);
+		on_forwarded(forward, BUS_INTERNAL,
+			     "out of memory, or its record cannot be written", NULL);
 }
 
 static void send_forward(void *userdata)
@@ -169,7 +187,7 @@ static void send_forward(void *userdata)
 
 int task_forward(struct task_service *service, struct call *call, const struct task_record *record,
 		 const char *exec_id, const struct schema_method *method, const void *request,
-		 task_forward_fn note)
+		 const struct task_forward_notes *notes)
 {
 	struct forward *forward = calloc(1, sizeof(*forward));
 	int r;
@@ -179,7 +197,7 @@ int task_forward(struct task_service *service, struct call *call, const struct t
 	forward->service = service;
 	forward->call = call;
 	forward->schema = method;
-	forward->note = note;
+	forward->notes = notes ? *notes : (struct task_forward_notes){};
 	snprintf(forward->method, sizeof(forward->method), "shim.%s", method->name);
 	snprintf(forward->exec_id, sizeof(forward->exec_id), "%s", exec_id);
 	forward->request = calloc(1, method->request()->size + 1);

@@ -428,7 +428,8 @@ static void take_state(struct task_shim *shim, const struct shim_state_reply *st
 	if (!is_news(state, &report))
 		return;
 	take_report(&report);
-	if (report.status != TASK_RUNNING && report.status != TASK_PAUSED)
+	if (report.status != TASK_RUNNING && report.status != TASK_PAUSED &&
+	    report.status != TASK_PAUSING)
 		return;
 	held_open(shim, "", report.pid, report.start_time);
 	if (report.has_terminal)

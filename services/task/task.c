@@ -119,10 +119,10 @@ static bool refuse_ended(struct call *call, const struct target *target)
 
 /* Asks the shim for what has no other argument than the process. */
 static int forward(struct task_service *service, struct call *call, const struct target *target,
-		   const char *method, const void *request, task_forward_fn note)
+		   const char *method, const void *request, const struct task_forward_notes *notes)
 {
 	return task_forward(service, call, &target->task, target_exec_id(target),
-			    schema_find_method("shim", method), request, note);
+			    schema_find_method("shim", method), request, notes);
 }
 
 /* ---- create, start ------------------------------------------------------- */
@@ -189,6 +189,8 @@ int task_start(struct task_service *service, const struct task_start_request *re
 {
 	struct shim_process_request process = {.exec_id = request->exec_id};
 	_cleanup_(target_clear) struct target target = {};
+	static const struct task_forward_notes notes = {.done = note_started},
+					       added_notes = {.done = note_added_started};
 	static const struct empty nothing;
 	bool found;
 	int r;
@@ -198,8 +200,8 @@ int task_start(struct task_service *service, const struct task_start_request *re
 	if (r || !found || refuse_ended(call, &target))
 		return r;
 	if (target.is_added)
-		return forward(service, call, &target, "exec_start", &process, note_added_started);
-	return forward(service, call, &target, "start", &nothing, note_started);
+		return forward(service, call, &target, "exec_start", &process, &added_notes);
+	return forward(service, call, &target, "start", &nothing, &notes);
 }
 
 /* ---- kill ---------------------------------------------------------------- */
@@ -301,6 +303,29 @@ static int note_paused(struct task_service *service, const struct task_record *r
 	return note_status(service, record, TASK_PAUSED);
 }
 
+static int note_pausing(struct task_service *service, const struct task_record *record,
+			const char *exec_id, void *reply)
+{
+	(void)exec_id;
+	(void)reply;
+	return note_status(service, record, TASK_PAUSING);
+}
+
+/* As far as is known: a shim that paused it all the same says so. */
+static int note_not_paused(struct task_service *service, const struct task_record *record,
+			   const char *exec_id, void *reply)
+{
+	_cleanup_(task_record_clear) struct task_record now = {};
+	int r;
+
+	(void)exec_id;
+	(void)reply;
+	r = task_shim_row(service, record->task_id, &now);
+	if (r || now.status != TASK_PAUSING)
+		return r == TASK_E_NOT_FOUND ? 0 : r;
+	return task_move(service, &now, TASK_RUNNING);
+}
+
 static int note_resumed(struct task_service *service, const struct task_record *record,
 			const char *exec_id, void *reply)
 {
@@ -316,15 +341,18 @@ static int refuse_status(struct call *call, const struct target *target, const c
 			 schema_enum_text(&schema_enum_task_status, target->task.status), what);
 }
 
-static bool runs(const struct target *target)
+/* One that is being paused may be asked for again by the same request, after this service's death. */
+static bool may_pause(const struct target *target)
 {
-	return target->task.status == TASK_RUNNING || target->task.status == TASK_UNKNOWN;
+	return target->task.status == TASK_RUNNING || target->task.status == TASK_PAUSING ||
+	       target->task.status == TASK_UNKNOWN;
 }
 
 int task_pause(struct task_service *service, const struct task_container_request *request,
 	       struct empty *reply, struct call *call)
 {
 	_cleanup_(target_clear) struct target target = {};
+	static const struct task_forward_notes notes = {note_pausing, note_paused, note_not_paused};
 	static const struct empty nothing;
 	bool found;
 	int r;
@@ -333,15 +361,16 @@ int task_pause(struct task_service *service, const struct task_container_request
 	r = find(service, call, request->container_id, NULL, &target, &found);
 	if (r || !found)
 		return r;
-	if (!runs(&target))
+	if (!may_pause(&target))
 		return refuse_status(call, &target, "only a running one can be paused");
-	return forward(service, call, &target, "pause", &nothing, note_paused);
+	return forward(service, call, &target, "pause", &nothing, &notes);
 }
 
 int task_resume(struct task_service *service, const struct task_container_request *request,
 		struct empty *reply, struct call *call)
 {
 	_cleanup_(target_clear) struct target target = {};
+	static const struct task_forward_notes notes = {.done = note_resumed};
 	static const struct empty nothing;
 	bool found;
 	int r;
@@ -352,7 +381,7 @@ int task_resume(struct task_service *service, const struct task_container_reques
 		return r;
 	if (target.task.status != TASK_PAUSED && target.task.status != TASK_UNKNOWN)
 		return refuse_status(call, &target, "only a paused one can be resumed");
-	return forward(service, call, &target, "resume", &nothing, note_resumed);
+	return forward(service, call, &target, "resume", &nothing, &notes);
 }
 
 /* Complete or absent, and the shim removes it: written before the commit it harms nobody. */

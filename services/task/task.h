@@ -207,13 +207,18 @@ void held_ask_terminal(struct task_shim *shim, const char *exec_id);
 void held_give(struct task_shim *shim, void (*fn)(struct task_shim *shim));
 
 /* ---- requests to shims ---- */
-/* forward.c: asks the shim after the commit, and answers the call. @note (may be NULL) runs in a transaction
- * before the answer. Returns CALL_LATER, or negative. @exec_id "": init. */
+/* forward.c: asks the shim after the commit, and answers the call. Returns CALL_LATER, or negative. @exec_id "": init. */
 typedef int (*task_forward_fn)(struct task_service *service, const struct task_record *record,
 			       const char *exec_id, void *reply);
+/* What is recorded of it, each in a transaction of its own; all may be NULL, and so may be the notes. */
+struct task_forward_notes {
+	task_forward_fn asked;  /* the shim is about to be; no @reply */
+	task_forward_fn done;   /* before the answer */
+	task_forward_fn failed; /* the same; no @reply */
+};
 int task_forward(struct task_service *service, struct call *call, const struct task_record *record,
 		 const char *exec_id, const struct schema_method *method, const void *request,
-		 task_forward_fn note);
+		 const struct task_forward_notes *notes);
 void task_forwards_free(struct task_service *service);
 
 /* steps.c: of a step, which returns what these return. One at a time. @fn ends the step. */

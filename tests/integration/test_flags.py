@@ -121,6 +121,30 @@ def block_device():
     return None
 
 
+def check_weights(d, device, key):
+    """They stand in one of two files, or are refused by name: BFQ's are nothing for crun."""
+    weight, by_device = ("--blkio-weight", "300"), ("--blkio-weight-device", device + ":500")
+    for runtime in RUNTIMES if not IS_V2 else ():
+        with Running(d, runtime) as held:
+            folder = CGROUPS + "/blkio" + held.cgroup_path("blkio")
+            files = [f for f in ("blkio.weight", "blkio.bfq.weight") if os.path.exists(os.path.join(folder, f))]
+        if not files or (runtime == "crun" and files == ["blkio.bfq.weight"]):
+            refused(d, "--runtime", runtime, *weight, part=["blkio-weight:", "blkio.bfq.weight"])
+            refused(d, "--runtime", runtime, *by_device, part=["blkio-weight-device:", "blkio.bfq.weight"])
+            continue
+        with Running(d, runtime, *weight) as held:
+            assert held.cgroup("blkio", files[0], "").splitlines()[0].split()[-1] == "300"
+        # A disk whose scheduler is another one has no weight of its own: the kernel says so.
+        result = d("run", "-d", "--runtime", runtime, *by_device, "busybox", "disk", "sleep", "1000")
+        if result.returncode:
+            assert files[0].encode() + b"_device" in result.stderr and b"not supported" in result.stderr, result
+            continue
+        path = os.path.join(folder.rsplit("/", 1)[0], "disk", files[0] + "_device")
+        with open(path) as f:
+            assert key + " 500" in f.read()
+        d.check("rm", "-f", "disk")
+
+
 def test_block_io_limits_stand_in_the_cgroups():
     device = block_device()
     if not device or not os.path.exists(CGROUPS + ("" if IS_V2 else "/blkio")):
@@ -139,6 +163,7 @@ def test_block_io_limits_stand_in_the_cgroups():
                     continue
                 for file, value in (("read_bps", 1 << 20), ("write_bps", 2 << 20), ("read_iops", 100), ("write_iops", 200)):
                     assert held.cgroup("blkio", "blkio.throttle.%s_device" % file, "") == "%s %d" % (key, value)
+        check_weights(d, device, key)
         refused(d, "--blkio-read-bps", "/dev/null:1M", part=["blkio-read-bps", "not a block device"])
         refused(d, "--device-read-bps", device, part=["blkio-read-bps", "NUMBER"])
         refused(d, "--blkio-write-iops", device + ":0", part=["blkio-write-iops", "1 to"])

@@ -383,6 +383,7 @@ static void clients_start_where_they_say(void **state)
 	assert_int_equal(shim_case_call(&test, "shim.attach", NULL, 0, &request, &reply), BUS_OK);
 	assert_int_equal(reply.position->file, 1);
 	assert_int_equal(reply.position->offset, 4 + LOG_FRAME_OVERHEAD);
+	assert_false(reply.ended);
 	release("a");
 	assert_fifo(now, "two\n");
 	request = attach_to("all");
@@ -405,6 +406,13 @@ static void clients_start_where_they_say(void **state)
 	close(rest);
 	task_attach_reply_clear(&reply);
 	shim_case_wait_event(&test, "/tasks/exit");
+	all = open_fifo("all", O_RDONLY);
+	request = attach_to("all");
+	assert_int_equal(shim_case_call(&test, "shim.attach", NULL, 0, &request, &reply), BUS_OK);
+	assert_true(reply.ended);
+	task_attach_reply_clear(&reply);
+	assert_fifo(all, "one\ntwo\nthree\n");
+	close(all);
 	delete_it();
 }
 

@@ -48,6 +48,32 @@ def test_one_that_does_not_is_killed_after_its_grace_period():
         d.check("rm", "web")
 
 
+def test_one_that_is_being_paused_is_seen_to_be():
+    with Davit() as d:
+        d.import_busybox()
+        # A runc whose pause takes until it may, and then does it or not.
+        runc, may, fails = (os.path.join(d.work, name) for name in ("slow-runc", "may", "fails"))
+        with open(runc, "w") as f:
+            f.write('#!/bin/sh\ncase " $* " in *" pause "*)\n\tread line <%s\n\ttest ! -e %s || exit 1\nesac\n'
+                    'exec runc "$@"\n' % (may, fails))
+        os.chmod(runc, 0o755)
+        os.mkfifo(may)
+        d.check("run", "-d", "--runc-binary", runc, "busybox", "web", "sleep", "1000")
+        for result, left in ((0, "PAUSED"), (1, "RUNNING")):
+            pause = d.start("pause", "web")
+            wait_for(lambda: d.json("tasks", "ls")[0]["status"] == "PAUSING", "it is being paused")
+            result_of_exec = d("exec", "web", "true")
+            assert result_of_exec.returncode == 125 and b"PAUSING" in result_of_exec.stderr, result_of_exec
+            with open(may, "w") as f:
+                f.write("go\n")
+            pause.communicate(timeout=60)
+            assert (pause.returncode, d.json("tasks", "ls")[0]["status"]) == (result, left)
+            open(fails, "w").close()
+            if not result:
+                d.check("resume", "web")
+        d.check("rm", "-f", "web")
+
+
 def test_a_paused_one_is_stopped_and_deleted():
     with Davit() as d:
         d.import_busybox()

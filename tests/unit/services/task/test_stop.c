@@ -367,7 +367,7 @@ static void test_a_pause_is_recorded_when_the_shim_has_done_it(void **state)
 			 BUS_FAILED_PRECONDITION);
 	answer = service_case_send(&shim.test, "task.pause", NULL, 0, &request);
 	shim_asked("pause", NULL);
-	assert_int_equal(status_now(), TASK_RUNNING);
+	assert_int_equal(status_now(), TASK_PAUSING);
 	shim_answer_empty();
 	assert_int_equal(answered(answer), BUS_OK);
 	assert_int_equal(status_now(), TASK_PAUSED);
@@ -376,6 +376,38 @@ static void test_a_pause_is_recorded_when_the_shim_has_done_it(void **state)
 	shim_answer_empty();
 	assert_int_equal(answered(answer), BUS_OK);
 	assert_int_equal(status_now(), TASK_RUNNING);
+}
+
+static void test_a_pause_that_fails_leaves_it_running(void **state)
+{
+	struct task_container_request request = {.container_id = (char *)"web"};
+	struct service_answer *answer;
+
+	(void)state;
+	answer = service_case_send(&shim.test, "task.pause", NULL, 0, &request);
+	shim_asked("pause", NULL);
+	assert_int_equal(status_now(), TASK_PAUSING);
+	shim_fail(BUS_FAILED_PRECONDITION, "no freezer here");
+	assert_int_equal(answered(answer), BUS_FAILED_PRECONDITION);
+	assert_int_equal(status_now(), TASK_RUNNING);
+}
+
+static void test_a_pause_that_outlives_the_service_is_asked_again(void **state)
+{
+	struct task_container_request request = {.container_id = (char *)"web"};
+	struct service_answer *answer;
+
+	(void)state;
+	(void)service_case_send(&shim.test, "task.pause", stop_id, 0, &request);
+	shim_asked("pause", NULL);
+	shim.state.status = TASK_PAUSING;
+	service_dies();
+	assert_int_equal(status_now(), TASK_PAUSING);
+	answer = service_case_send(&shim.test, "task.pause", stop_id, 0, &request);
+	shim_asked("pause", NULL);
+	shim_answer_empty();
+	assert_int_equal(answered(answer), BUS_OK);
+	assert_int_equal(status_now(), TASK_PAUSED);
 }
 
 static void test_resources_go_into_a_file_of_the_bundle(void **state)
@@ -476,6 +508,8 @@ TEST_MAIN(WITH_SHIM(test_one_that_heeds_its_stop_signal_is_not_killed),
 	  WITH_CREATED(test_one_that_was_not_started_is_deleted),
 	  WITH_SHIM(test_what_is_forgotten_is_not_listed_but_still_waited_for),
 	  WITH_SHIM(test_a_pause_is_recorded_when_the_shim_has_done_it),
+	  WITH_SHIM(test_a_pause_that_fails_leaves_it_running),
+	  WITH_SHIM(test_a_pause_that_outlives_the_service_is_asked_again),
 	  WITH_SHIM(test_resources_go_into_a_file_of_the_bundle),
 	  WITH_SHIM(test_fifos_of_attach_are_absolute),
 	  WITH_SHIM(test_a_checkpoint_that_fails_leaves_no_directory_of_ours),
