@@ -35,7 +35,7 @@ def test_a_cursor_goes_on_after_the_last_event_that_was_printed():
                 "--format", "json", "--count", "2"]
         seen = []
         for start in (["--from", "1"], [], [], []):
-            lines = d.check(*read, *start).stdout.splitlines()
+            lines = d.check(*read, *start).splitlines()
             seen += [json.loads(line)["object"] for line in lines]
         assert seen == ["ns%d" % n for n in range(5)], seen
 
