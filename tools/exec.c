@@ -111,16 +111,19 @@ static int find_process(struct context *context, const struct attach_options *op
 }
 
 static int send_attach(struct context *context, const struct attach_options *options,
-		       const char *id, const struct task_io *io)
+		       const char *id, const struct task_io *io, struct foreground *foreground)
 {
+	_cleanup_(task_attach_reply_clear) struct task_attach_reply reply = {};
 	struct task_attach_request request = {.container_id = (char *)id,
 					      .exec_id = options->exec_id,
 					      .stdin = io->stdin,
 					      .stdout = io->stdout,
 					      .stderr = io->stderr,
 					      .start = LOG_FROM_NOW};
-	int r = task_attach_ask(&context->ask, &request, NULL);
+	int r = task_attach_ask(&context->ask, &request, &reply);
 
+	if (!r && reply.position)
+		foreground_starts_at(foreground, reply.position);
 	return r ? fail_ask(context, r) : 0;
 }
 
@@ -138,7 +141,7 @@ static int attach(struct context *context, void *data, char **args, int n_args)
 	if (code)
 		return code;
 	code = foreground_new(context, &process, &foreground) ?: foreground_io(foreground, &io)
-		       ?: send_attach(context, options, args[0], io);
+		       ?: send_attach(context, options, args[0], io, foreground);
 	if (io)
 		task_io_clear(io);
 	free(io);

@@ -2,18 +2,23 @@
 
 #include "tools/foreground.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
+#include "tools/frames.h"
 #include "tools/streams.h"
 #include "tools/terminal.h"
 #include "tools/watch.h"
 
 /* After the exit, since the last output: what a background process holds open is left. */
 #define OUTPUT_LIMIT_MS 2000
+#define PF_EXITING      0x4   /* of the kernel's, in /proc/<pid>/stat */
 #define RESIZE_LIMIT_MS 2000  /* of a call: typing goes on while a service is away */
+#define ATTACH_LIMIT_MS 30000 /* of one: another shim has taken over by then */
 #define REMOVE_LIMIT_MS 60000 /* after the exit: how long --rm is waited for */
 
 struct foreground {
@@ -31,6 +36,13 @@ struct foreground {
 	uint64_t from;
 	int exit_code;
 	bool has_exited, is_output_done, is_removed, until_removed, is_detached;
+
+	/* Streams that go through a shim end with it, and are attached to the next one. */
+	int shim; /* pidfd; -1: they do not, or it is not known */
+	pid_t shim_pid;
+	struct log_position started; /* where in the log our output began */
+	struct frames frames;        /* since then */
+	bool has_frames, is_whole;
 };
 
 static const char *process_name(const struct foreground *foreground)
@@ -166,6 +178,134 @@ static void on_input_end(void *userdata)
 		log_debug("the input is not closed: %s", ask->text);
 }
 
+/* ---- another shim -------------------------------------------------------- */
+
+static bool uses_shim(const struct foreground *foreground)
+{
+	return foreground->streams &&
+	       (foreground->options->attach || foreground->io.log || foreground->io.terminal);
+}
+
+/* One that has ended with the process by now is not waited for. */
+static void note_shim(struct foreground *foreground)
+{
+	_cleanup_(task_process_reply_clear) struct task_process_reply reply = {};
+	struct task_name_request name = {.container_id = (char *)foreground->id};
+
+	foreground->shim = close_fd(foreground->shim);
+	if (uses_shim(foreground) && !task_get_ask(&foreground->context->ask, &name, &reply) &&
+	    reply.process->shim_pid) {
+		foreground->shim_pid = (pid_t)reply.process->shim_pid;
+		foreground->shim = pidfd_open(foreground->shim_pid, 0);
+	}
+}
+
+/* Between the end of its descriptors and that of its pidfd. */
+static bool is_exiting(pid_t pid)
+{
+	_cleanup_(cleanup_free) char *path = text_format("/proc/%d/stat", (int)pid), *text = NULL;
+	const char *fields;
+	unsigned long flags = 0;
+
+	if (!path || file_read_proc(path, 4096, &text, NULL))
+		return false;
+	fields = strrchr(text, ')');
+	return fields && sscanf(fields + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) == 1 &&
+	       flags & PF_EXITING;
+}
+
+static bool has_lost_shim(const struct foreground *foreground)
+{
+	struct pollfd poll_fd = {.fd = foreground->shim, .events = POLLIN};
+
+	return foreground->shim >= 0 &&
+	       (poll(&poll_fd, 1, 0) > 0 || is_exiting(foreground->shim_pid));
+}
+
+static void on_frames(void *userdata, const void *data, size_t size)
+{
+	struct foreground *foreground = userdata;
+
+	if (frames_print(&foreground->frames, data, size))
+		log_warning("output of '%s' is lost: it cannot be written, or is damaged",
+			    process_name(foreground));
+}
+
+/* In the order of the log, from where our output began: what was seen is left out. */
+static void begin_frames(struct foreground *foreground)
+{
+	struct frames *frames = &foreground->frames;
+
+	frames_break(frames);
+	if (foreground->has_frames)
+		return;
+	foreground->has_frames = true;
+	frames->out = stdout;
+	frames->err = stderr;
+	frames->skip_bytes[foreground->options->terminal ? LOG_TTY : LOG_STDOUT] =
+		streams_output_size(foreground->streams, 0);
+	frames->skip_bytes[LOG_STDERR] = streams_output_size(foreground->streams, 1);
+}
+
+static int ask_attach(struct foreground *foreground, const struct task_io *io)
+{
+	struct task_attach_request request = {.container_id = (char *)foreground->id,
+					      .exec_id = (char *)foreground->options->exec_id,
+					      .stdin = io->stdin,
+					      .stdout = io->stdout,
+					      .frames = true,
+					      .start = LOG_FROM_POSITION,
+					      .position = &foreground->started};
+	struct ask *ask = &foreground->context->ask;
+	uint64_t timeout_ms = ask->timeout_ms;
+	int r;
+
+	ask->timeout_ms = ATTACH_LIMIT_MS;
+	if (!foreground->started.file)
+		request.start = LOG_FROM_START;
+	r = task_attach_ask(ask, &request, NULL);
+	ask->timeout_ms = timeout_ms;
+	return r;
+}
+
+/* True: there is more to come, from the next shim. */
+static bool attach_again(struct foreground *foreground)
+{
+	_cleanup_(cleanup_free) char *directory = NULL;
+	_cleanup_(task_io_clear) struct task_io io = {};
+	struct ask *ask = &foreground->context->ask;
+	struct why why = {};
+
+	begin_frames(foreground);
+	if (io_options_directory(foreground->context, foreground->options->io->fifo_dir,
+				 &directory) ||
+	    streams_renew(foreground->streams, directory, on_frames, &io, &why)) {
+		log_warning("'%s' has lost its shim: its output is in `davit logs` (%s)",
+			    process_name(foreground), why.text);
+		return false;
+	}
+	if (ask_attach(foreground, &io)) {
+		if (ask->status != BUS_NOT_FOUND)
+			log_warning("'%s' has lost its shim: its output is in `davit logs` (%s)",
+				    process_name(foreground), ask->text);
+		return false;
+	}
+	note_shim(foreground);
+	return true;
+}
+
+static bool on_output_end(void *userdata)
+{
+	struct foreground *foreground = userdata;
+
+	if (foreground->is_whole || !has_lost_shim(foreground)) {
+		foreground->is_whole = true;
+		return false;
+	}
+	foreground->is_whole = !attach_again(foreground);
+	return !foreground->is_whole;
+}
+
 /* ---- signals ------------------------------------------------------------- */
 
 /* Every signal that can be passed on is; one for a process that has just ended is nobody's. */
@@ -263,6 +403,7 @@ static int make_streams(struct foreground *foreground)
 		.output_only = options->no_stdin,
 		.on_detach = on_detach,
 		.on_input_end = options->attach ? NULL : on_input_end,
+		.on_output_end = on_output_end,
 		.userdata = foreground,
 	};
 	struct why why = {};
@@ -304,7 +445,7 @@ int foreground_new(struct context *context, const struct foreground_options *opt
 	foreground->context = context;
 	foreground->options = options;
 	foreground->id = options->id;
-	foreground->signals.fd = -1;
+	foreground->signals.fd = foreground->shim = -1;
 	if (loop_new(&foreground->loop))
 		return fail(context, "out of memory");
 	code = note_log_end(foreground) ?: make_io(foreground);
@@ -323,6 +464,8 @@ struct foreground *foreground_free(struct foreground *foreground)
 	streams_free(foreground->streams);
 	loop_signals_remove(&foreground->signals);
 	loop_timer_cancel(&foreground->remove_limit);
+	close_fd(foreground->shim);
+	frames_deinit(&foreground->frames);
 	loop_free(foreground->loop);
 	task_io_clear(&foreground->io);
 	free(foreground);
@@ -374,12 +517,17 @@ static int copy_and_wait(struct foreground *foreground)
 		      foreground->from, on_event, foreground, &foreground->watch);
 	if (!r)
 		r = watch_signals(foreground);
-	/* Who started the process may open them again, when its shim is replaced. */
+	note_shim(foreground);
 	if (foreground->streams && foreground->options->attach)
 		streams_unlink(foreground->streams);
 	if (!r && foreground->streams)
 		r = streams_start(foreground->streams);
 	return r ?: loop_run(foreground->loop);
+}
+
+void foreground_starts_at(struct foreground *foreground, const struct log_position *position)
+{
+	foreground->started = *position;
 }
 
 int foreground_run(struct foreground *foreground, const char *uid, const char *task_id,

@@ -30,6 +30,8 @@ struct foreground *foreground_free(struct foreground *foreground);
 void foreground_freep(struct foreground **foreground);
 /* A copy of the streams' places for the request; @ret_io stays NULL with null I/O. */
 int foreground_io(struct foreground *foreground, struct task_io **ret_io);
+/* Its output begins there in the process' log; otherwise at the log's beginning. */
+void foreground_starts_at(struct foreground *foreground, const struct log_position *position);
 /*
  * The process runs, as part of task @task_id (NULL: not known): copies and waits. Returns its exit code, or 0 when the
  * detach keys were typed. Afterwards the task or the added process is deleted; with @until_removed it waits instead

@@ -37,7 +37,11 @@ static void print_piece(struct frames *frames, const struct log_frame *frame, co
 
 static void print_data(struct frames *frames, const struct log_frame *frame)
 {
-	const uint8_t *data = frame->data, *end = data + frame->size;
+	uint64_t *skip = &frames->skip_bytes[frame->stream];
+	uint32_t n_seen = *skip < frame->size ? (uint32_t)*skip : frame->size;
+	const uint8_t *data = frame->data + n_seen, *end = frame->data + frame->size;
+
+	*skip -= n_seen;
 
 	while (data < end) {
 		const uint8_t *newline = memchr(data, '\n', (size_t)(end - data));
@@ -60,8 +64,21 @@ static void print_lost(struct frames *frames, uint64_t lost, const char *why)
 		(unsigned long long)lost, why);
 }
 
+/* What is gone at the beginning was seen, as far as that reaches; of which stream it was is not known. */
+static uint64_t lose_seen(struct frames *frames, uint64_t lost)
+{
+	for (size_t i = 0; i < _LOG_STREAM_MAX; i++) {
+		uint64_t *skip = &frames->skip_bytes[i], n = *skip < lost ? *skip : lost;
+
+		*skip -= n;
+		lost -= n;
+	}
+	return lost;
+}
+
 static void print_frame(struct frames *frames, const struct log_frame *frame)
 {
+	uint64_t lost = frame->stream == LOG_DROPPED ? log_frame_output(frame) : 0;
 	uint64_t next = frame->start + log_frame_output(frame);
 	bool is_wanted = frame->time_ns >= frames->since_ns;
 
@@ -73,7 +90,8 @@ static void print_frame(struct frames *frames, const struct log_frame *frame)
 	if (is_wanted && frames->has_begun)
 		print_lost(frames, frame->start - frames->next_start, "the log was rotated");
 	if (is_wanted && frame->stream == LOG_DROPPED)
-		print_lost(frames, log_frame_output(frame), "the log could not take them");
+		print_lost(frames, frames->has_begun ? lost : lose_seen(frames, lost),
+			   "the log does not have them");
 	else if (is_wanted)
 		print_data(frames, frame);
 	frames->has_begun = true;

@@ -17,6 +17,7 @@ struct frames {
 	uint64_t since_ns;    /* nothing older; 0: all */
 	uint64_t until_ns;    /* nothing newer; 0: all */
 	uint64_t skip_lines;  /* so many line ends are left out first */
+	uint64_t skip_bytes[_LOG_STREAM_MAX]; /* of a stream so many bytes are left out first: they were seen */
 	/* of its own */
 	uint64_t next_start;  /* what is below has been seen */
 	bool has_begun, is_past_until;

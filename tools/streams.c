@@ -17,6 +17,7 @@ struct output {
 	struct streams *streams;
 	struct loop_file file;
 	int from, to;
+	uint64_t size; /* that has come */
 };
 
 struct input {
@@ -33,7 +34,7 @@ struct input {
 struct streams {
 	struct loop *loop;
 	struct streams_options options;
-	char *directory;
+	char *directory, *id;
 	struct input input;
 	struct output outputs[2];
 	struct loop_timer limit;
@@ -46,9 +47,14 @@ struct streams {
 
 static void check_done(struct streams *streams)
 {
+	const struct streams_options *options = &streams->options;
 	void (*done)(void *userdata) = streams->done;
 
-	if (!done || streams->outputs[0].from >= 0 || streams->outputs[1].from >= 0)
+	if (streams->outputs[0].from >= 0 || streams->outputs[1].from >= 0)
+		return;
+	if (options->on_output_end && options->on_output_end(options->userdata))
+		return;
+	if (!done)
 		return;
 	streams->done = NULL;
 	loop_timer_cancel(&streams->limit);
@@ -83,7 +89,7 @@ static int output_write(struct output *output, const void *data, size_t size)
 	return 0;
 }
 
-static void on_output(struct loop_file *file, uint32_t events)
+static void on_output_ready(struct loop_file *file, uint32_t events)
 {
 	struct output *output = container_of(file, struct output, file);
 	static char buffer[CHUNK];
@@ -93,6 +99,7 @@ static void on_output(struct loop_file *file, uint32_t events)
 	n = read(output->from, buffer, sizeof(buffer));
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
+	output->size += n > 0 ? (uint64_t)n : 0;
 	if (n <= 0 || output_write(output, buffer, (size_t)n))
 		output_close(output);
 	else
@@ -317,7 +324,10 @@ int streams_new(struct loop *loop, const struct streams_options *options, struct
 		streams->input.keys = *options->keys;
 	streams->outputs[0] = (struct output){.streams = streams, .from = -1, .to = STDOUT_FILENO};
 	streams->outputs[1] = (struct output){.streams = streams, .from = -1, .to = STDERR_FILENO};
-	r = make_fifos(options, io, &streams->directory, why) ?: open_fifos(streams, io, why);
+	streams->id = strdup(options->id);
+	r = streams->id ? make_fifos(options, io, &streams->directory, why)
+				  ?: open_fifos(streams, io, why)
+			: error_origin(-ENOMEM);
 	if (r)
 		return error_trace(r);
 	*ret_streams = TAKE(streams);
@@ -329,11 +339,13 @@ struct streams *streams_free(struct streams *streams)
 	if (!streams)
 		return NULL;
 	streams->done = NULL;
+	streams->options.on_output_end = NULL;
 	loop_timer_cancel(&streams->limit);
 	input_close(&streams->input);
 	output_close(&streams->outputs[0]);
 	output_close(&streams->outputs[1]);
 	streams_unlink(streams);
+	free(streams->id);
 	free(streams);
 	return NULL;
 }
@@ -358,9 +370,67 @@ int streams_start(struct streams *streams)
 	for (size_t i = 0; !r && i < ARRAY_SIZE(streams->outputs); i++) {
 		if (streams->outputs[i].from >= 0)
 			r = loop_file_add(streams->loop, &streams->outputs[i].file,
-					  streams->outputs[i].from, EPOLLIN, on_output);
+					  streams->outputs[i].from, EPOLLIN, on_output_ready);
 	}
 	return r ?: input_start(streams);
+}
+
+/* ---- anew ---------------------------------------------------------------- */
+
+uint64_t streams_output_size(const struct streams *streams, int output)
+{
+	return streams->outputs[output].size;
+}
+
+/* What nobody has read from @from; both wait for nothing. */
+static void move_typed(int from, int to)
+{
+	char buffer[4096];
+	ssize_t n;
+
+	while ((n = read(from, buffer, sizeof(buffer))) > 0)
+		if (write(to, buffer, (size_t)n) != n)
+			return;
+}
+
+static int renew_input(struct streams *streams, const char *path, struct why *why)
+{
+	struct input *input = &streams->input;
+	bool waits = input->fifo_file.loop;
+	void (*fn)(struct loop_file * file, uint32_t events) = input->fifo_file.fn;
+	int fd = -1, r;
+
+	if (input->fifo < 0)
+		return 0;
+	r = open_fifo(path, O_RDWR, &fd, why);
+	if (r)
+		return r;
+	loop_file_remove(&input->fifo_file);
+	move_typed(input->fifo, fd);
+	close_fd(input->fifo);
+	input->fifo = fd;
+	return waits ? loop_file_add(streams->loop, &input->fifo_file, fd, EPOLLOUT, fn) : 0;
+}
+
+int streams_renew(struct streams *streams, const char *directory,
+		  void (*on_output)(void *userdata, const void *data, size_t size),
+		  struct task_io *io, struct why *why)
+{
+	const struct streams_options options = {.directory = directory,
+						.id = streams->id,
+						.terminal = true,
+						.output_only = streams->input.fifo < 0};
+	struct output *output = &streams->outputs[0];
+	int r;
+
+	streams_unlink(streams);
+	r = make_fifos(&options, io, &streams->directory, why)
+		    ?: renew_input(streams, io->stdin, why)
+		    ?: open_fifo(io->stdout, O_RDONLY, &output->from, why);
+	if (r)
+		return error_trace(r);
+	streams->options.on_output = on_output;
+	return loop_file_add(streams->loop, &output->file, output->from, EPOLLIN, on_output_ready);
 }
 
 /* ---- the end ------------------------------------------------------------- */
@@ -369,13 +439,14 @@ int streams_start(struct streams *streams)
 static void look_once(struct output *output)
 {
 	if (output->from >= 0)
-		on_output(&output->file, 0);
+		on_output_ready(&output->file, 0);
 }
 
 static void on_limit(struct loop_timer *timer)
 {
 	struct streams *streams = container_of(timer, struct streams, limit);
 
+	streams->options.on_output_end = NULL;
 	output_close(&streams->outputs[0]);
 	output_close(&streams->outputs[1]);
 }

@@ -23,6 +23,8 @@ struct streams_options {
 	/* Optional. */
 	void (*on_detach)(void *userdata);    /* the keys were typed; nothing more is copied in */
 	void (*on_input_end)(void *userdata); /* once: all of our stdin is in the FIFO */
+	/* All output has come to its end. True: it goes on, streams_renew() was called. */
+	bool (*on_output_end)(void *userdata);
 	/* Instead of our stdout. */
 	void (*on_output)(void *userdata, const void *data, size_t size);
 	void *userdata;
@@ -39,6 +41,15 @@ int streams_make_fifos(const struct streams_options *options, struct task_io *io
 void streams_unlink(struct streams *streams);
 /* Starts copying: to be called when the process runs. */
 int streams_start(struct streams *streams);
+/* How much has come on stdout (0) or stderr (1). */
+uint64_t streams_output_size(const struct streams *streams, int output);
+/*
+ * Other FIFOs take the place of those whose other side is gone; @io is filled in as by streams_new(), without stderr.
+ * What was typed and not read goes along; output is given to @on_output from now on.
+ */
+int streams_renew(struct streams *streams, const char *directory,
+		  void (*on_output)(void *userdata, const void *data, size_t size),
+		  struct task_io *io, struct why *why);
 /* Calls @done when all output has come, at the latest when none has come for @limit_ms; UINT64_MAX: no limit. */
 void streams_finish(struct streams *streams, uint64_t limit_ms, void (*done)(void *userdata),
 		    void *userdata);

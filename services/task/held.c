@@ -3,9 +3,11 @@
  * dies: pidfds, through which the kernel tells the next shim how a process ended
  * even if somebody else has reaped it by then, and masters of terminals, whose
  * last descriptor must not close. Pidfds are opened here, by pid and start time;
- * terminals are asked for, once a process with one runs.
+ * terminals are asked for, once a process with one runs. And the writing end of a
+ * logged process' input, which is a FIFO: without it the process would read the end.
  */
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/pidfd.h>
 
@@ -15,7 +17,7 @@
 struct task_held {
 	struct task_held *next;
 	char exec_id[ENVELOPE_NAME_MAX + 1]; /* "": init */
-	int pidfd, terminal;
+	int pidfd, terminal, input;
 	bool is_given; /* to the shim that takes over now */
 };
 
@@ -28,22 +30,31 @@ static struct task_held *find(struct task_shim *shim, const char *exec_id)
 	return held;
 }
 
-/* Closes what it gets when memory is out. */
-void held_take(struct task_shim *shim, const char *exec_id, int pidfd, int terminal)
+static struct task_held *find_or_add(struct task_shim *shim, const char *exec_id)
 {
 	struct task_held *held = find(shim, exec_id);
 
+	if (held)
+		return held;
+	held = calloc(1, sizeof(*held));
+	if (!held)
+		return NULL;
+	snprintf(held->exec_id, sizeof(held->exec_id), "%s", exec_id);
+	held->pidfd = held->terminal = held->input = -1;
+	held->next = shim->held;
+	shim->held = held;
+	return held;
+}
+
+/* Closes what it gets when memory is out. */
+void held_take(struct task_shim *shim, const char *exec_id, int pidfd, int terminal)
+{
+	struct task_held *held = find_or_add(shim, exec_id);
+
 	if (!held) {
-		held = calloc(1, sizeof(*held));
-		if (!held) {
-			close_fd(pidfd);
-			close_fd(terminal);
-			return;
-		}
-		snprintf(held->exec_id, sizeof(held->exec_id), "%s", exec_id);
-		held->pidfd = held->terminal = -1;
-		held->next = shim->held;
-		shim->held = held;
+		close_fd(pidfd);
+		close_fd(terminal);
+		return;
 	}
 	if (pidfd >= 0) {
 		close_fd(held->pidfd);
@@ -88,6 +99,7 @@ void held_drop(struct task_shim *shim, const char *exec_id)
 	*at = held->next;
 	close_fd(held->pidfd);
 	close_fd(held->terminal);
+	close_fd(held->input);
 	free(held);
 }
 
@@ -95,6 +107,25 @@ void held_drop_all(struct task_shim *shim)
 {
 	while (shim->held)
 		held_drop(shim, shim->held->exec_id);
+}
+
+/* ---- inputs -------------------------------------------------------------- */
+
+/* The shim removes the FIFO when it closes the input, so one that is closed is never opened again. */
+void held_open_input(struct task_shim *shim, const char *exec_id, const char *path)
+{
+	struct task_held *held = find_or_add(shim, exec_id);
+
+	if (held && held->input < 0)
+		held->input = open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+}
+
+void held_close_input(struct task_shim *shim, const char *exec_id)
+{
+	struct task_held *held = find(shim, exec_id);
+
+	if (held)
+		held->input = close_fd(held->input);
 }
 
 /* ---- terminals ----------------------------------------------------------- */

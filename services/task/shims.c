@@ -146,7 +146,27 @@ struct report {
 	uint64_t pid, start_time, time_ns;
 	const struct exit_record *exit;
 	bool has_terminal; /* out: its record says so */
+	bool wants_input;
+	char *input; /* out: the FIFO that it reads, if the shim writes it; malloc'd */
 };
+
+static char *input_of(const struct task_record *task, const char *id, const struct task_io *io)
+{
+	if (!io || !io->log || io->terminal || !io->stdin || !*io->stdin)
+		return NULL;
+	return text_format("%s/in.%s", task->bundle, id);
+}
+
+static void hold_init(struct task_shim *shim, struct report *report)
+{
+	_cleanup_(cleanup_free) char *input = TAKE(report->input);
+
+	held_open(shim, "", report->pid, report->start_time);
+	if (input)
+		held_open_input(shim, "", input);
+	if (report->has_terminal)
+		held_ask_terminal(shim, "");
+}
 
 static void note_process(const struct report *report, struct task_record *record)
 {
@@ -172,6 +192,9 @@ static int note_report(void *userdata)
 	if (r || record.status == TASK_DELETED)
 		return r == TASK_E_NOT_FOUND ? 0 : r;
 	report->has_terminal = record.io && record.io->terminal;
+	free(TAKE(report->input));
+	if (report->wants_input)
+		report->input = input_of(&record, record.container_id, record.io);
 	note_process(report, &record);
 	r = task_set_exit(&record, report->exit);
 	if (r)
@@ -203,7 +226,19 @@ struct news {
 	const char *exec_id;
 	struct added_report report;
 	bool has_terminal;
+	char *input; /* out: as in struct report */
 };
+
+static int look_up_input(struct news *news, const struct task_exec_record *record)
+{
+	_cleanup_(task_record_clear) struct task_record task = {};
+	int r = task_shim_row(news->shim->service, news->shim->task_id, &task);
+
+	free(TAKE(news->input));
+	if (!r && news->report.status == TASK_RUNNING)
+		news->input = input_of(&task, news->exec_id, record->io);
+	return r;
+}
 
 static int note_added(void *userdata)
 {
@@ -218,6 +253,7 @@ static int note_added(void *userdata)
 	if (!r)
 		r = added_row(service, news->shim->task_id, news->exec_id, &record);
 	news->has_terminal = !r && record.io && record.io->terminal;
+	r = r ?: look_up_input(news, &record);
 	return r == TASK_E_NOT_FOUND ? 0 : r;
 }
 
@@ -225,6 +261,7 @@ static void take_news(struct news *news)
 {
 	struct task_shim *shim = news->shim;
 	int r = service_transact(shim->service->service, note_added, news);
+	_cleanup_(cleanup_free) char *input = TAKE(news->input);
 
 	if (r)
 		log_error("task=%s exec=%s: its state could not be recorded: %d", shim->task_id,
@@ -234,6 +271,8 @@ static void take_news(struct news *news)
 		return;
 	}
 	held_open(shim, news->exec_id, news->report.pid, news->report.start_time);
+	if (input)
+		held_open_input(shim, news->exec_id, input);
 	if (news->has_terminal)
 		held_ask_terminal(shim, news->exec_id);
 }
@@ -290,11 +329,10 @@ static void take_start(struct task_shim *shim, const struct envelope_event *enve
 				 .status = TASK_RUNNING,
 				 .pid = event.pid,
 				 .start_time = start_time_of(event.pid),
-				 .time_ns = envelope->time_ns};
+				 .time_ns = envelope->time_ns,
+				 .wants_input = true};
 	take_report(&report);
-	held_open(shim, "", report.pid, report.start_time);
-	if (report.has_terminal)
-		held_ask_terminal(shim, "");
+	hold_init(shim, &report);
 }
 
 static void take_exec_started(struct task_shim *shim, const struct envelope_event *envelope)
@@ -425,15 +463,13 @@ static void take_state(struct task_shim *shim, const struct shim_state_reply *st
 				.start_time = state->start_time,
 				.exit = state->exit};
 
+	report.wants_input = report.status == TASK_RUNNING || report.status == TASK_PAUSED ||
+			     report.status == TASK_PAUSING;
 	if (!is_news(state, &report))
 		return;
 	take_report(&report);
-	if (report.status != TASK_RUNNING && report.status != TASK_PAUSED &&
-	    report.status != TASK_PAUSING)
-		return;
-	held_open(shim, "", report.pid, report.start_time);
-	if (report.has_terminal)
-		held_ask_terminal(shim, "");
+	if (report.wants_input)
+		hold_init(shim, &report);
 }
 
 /* One that took over gets what is held for it, and says then what it makes of it. */

@@ -444,10 +444,22 @@ int task_resize(struct task_service *service, const struct task_resize_request *
 	return forward(service, call, &target, "resize", &resize, NULL);
 }
 
+static int note_closed(struct task_service *service, const struct task_record *record,
+		       const char *exec_id, void *reply)
+{
+	struct task_shim *shim = task_shim_find(service, record->task_id);
+
+	(void)reply;
+	if (shim)
+		held_close_input(shim, exec_id);
+	return 0;
+}
+
 int task_close_io(struct task_service *service, const struct task_close_io_request *request,
 		  struct empty *reply, struct call *call)
 {
 	_cleanup_(target_clear) struct target target = {};
+	static const struct task_forward_notes notes = {.done = note_closed};
 	struct shim_process_request process;
 	bool found;
 	int r;
@@ -457,7 +469,7 @@ int task_close_io(struct task_service *service, const struct task_close_io_reque
 	if (r || !found || refuse_ended(call, &target))
 		return r;
 	process.exec_id = (char *)target_exec_id(&target);
-	return forward(service, call, &target, "close_io", &process, NULL);
+	return forward(service, call, &target, "close_io", &process, &notes);
 }
 
 static const char *relative_fifo(const struct task_attach_request *request)

@@ -199,6 +199,9 @@ int task_recover(struct task_service *service);
 void held_open(struct task_shim *shim, const char *exec_id, uint64_t pid, uint64_t start_time);
 /* Takes @fds; -1: none. */
 void held_take(struct task_shim *shim, const char *exec_id, int pidfd, int terminal);
+/* The FIFO at @path, if it is there and somebody reads it. */
+void held_open_input(struct task_shim *shim, const char *exec_id, const char *path);
+void held_close_input(struct task_shim *shim, const char *exec_id);
 void held_drop(struct task_shim *shim, const char *exec_id);
 void held_drop_all(struct task_shim *shim);
 /* Asks for the terminal of a process that has one. */

@@ -4,6 +4,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -201,6 +202,45 @@ def test_a_terminal_outlives_its_shim():
 
 def is_unknown(exit):
     return (exit["source"], exit["exit_status"]) == ("unknown", 255)
+
+
+def test_who_is_attached_sees_all_whatever_shims_die():
+    with Davit() as d:
+        d.import_busybox()
+        line = "i=0; while test ! -e /end; do echo o$i; echo e$i >&2; i=$((i+1)); sleep 0.01; done; echo last; exit 5"
+        # Attached from the start, with its own input, and later without.
+        client = subprocess.Popen(d.base + ["run", "--log", "busybox", "web", "sh", "-c", line], env=d.env,
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+        first = [client.stdout.readline() for _ in range(3)]
+        other = d.start("attach", "--no-stdin", "web", bufsize=0)
+        seen = other.stdout.readline()
+        for _ in range(3):
+            kill_shim(d, "RUNNING")
+        d.check("exec", "web", "touch", "/end")
+        out, err = client.communicate(timeout=60)
+        out = (b"".join(first) + out).decode().split()
+        assert out == ["o%d" % i for i in range(len(out) - 1)] + ["last"], out[-20:]
+        assert err.decode().split() == ["e%d" % i for i in range(len(out) - 1)], err[-200:]
+        later, error = other.communicate(timeout=60)
+        later = (seen + later).decode().split()
+        assert later == out[-len(later):] and len(later) > 5, (later[:5], out[-20:], error)
+        assert (client.returncode, other.returncode) == (5, 5) and b"davit:" not in error, error[-300:]
+        d.check("rm", "-f", "web")
+
+
+def test_input_does_not_end_with_the_shim():
+    with Davit() as d:
+        d.import_busybox()
+        client = subprocess.Popen(d.base + ["run", "--rm", "--log", "busybox", "web", "sh", "-c", "cat; echo end"], env=d.env,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+        for word in (b"one\n", b"two\n", b"three\n"):
+            client.stdin.write(word)
+            client.stdin.flush()
+            assert client.stdout.readline() == word
+            kill_shim(d, "RUNNING")
+        client.stdin.write(b"four\n")
+        out, err = client.communicate(timeout=60)
+        assert (out, err, client.returncode) == (b"four\nend\n", b"", 0), (out, err, client.returncode)
 
 
 def test_shims_die_at_random_and_no_container_is_lost():

@@ -15,6 +15,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from output import bench_output  # noqa: E402
+
 BUILD = sys.argv[1]
 QUICK = len(sys.argv) > 2 and sys.argv[2] == "quick"
 BIN = os.path.join(BUILD, "bin")
@@ -393,6 +396,7 @@ def main():
         bench_run(davit, containerd, bundle)
         bench_exec(davit, containerd)
         bench_density(davit, containerd, bundle)
+        bench_output(davit, row, 100 if QUICK else 1024)
         bench_import(davit, containerd, work)
         over = [r[0].strip() for r in rows if r[3] == "OVER"]
         print("over budget: " + (", ".join(over) if over else "none"))

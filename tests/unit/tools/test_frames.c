@@ -157,6 +157,34 @@ static void test_lines_that_are_too_many_are_left_out(void **state)
 	assert_string_equal(try->out, "33\n4\n5");
 }
 
+static void test_what_was_seen_without_frames_is_left_out(void **state)
+{
+	struct try *try = *state;
+
+	try->frames.skip_bytes[LOG_STDOUT] = 5;
+	try->frames.skip_bytes[LOG_STDERR] = 1;
+	add(try, 1, LOG_STDOUT, "one\n");
+	add(try, 2, LOG_STDERR, "bad\n");
+	add(try, 3, LOG_STDOUT, "two\n");
+	add(try, 4, LOG_STDOUT, "three\n");
+	print_all(try, 9);
+	assert_string_equal(try->out, "wo\nthree\n");
+	assert_string_equal(try->err, "ad\n");
+}
+
+static void test_what_is_gone_and_was_seen_is_not_told(void **state)
+{
+	struct try *try = *state;
+	uint8_t data[8];
+
+	try->frames.skip_bytes[LOG_TTY] = 6;
+	add_frame(try, log_frame_dropped(1, 0, 4, data));
+	add(try, 2, LOG_TTY, "two\n");
+	print_all(try, 1000);
+	assert_string_equal(try->out, "o\n");
+	assert_string_equal(try->err, "");
+}
+
 static void test_bytes_that_are_no_frames_are_an_error(void **state)
 {
 	struct try *try = *state;
@@ -174,4 +202,6 @@ TEST_MAIN(FRAMES_TEST(test_pieces_of_any_size_give_the_streams),
 	  FRAMES_TEST(test_what_was_seen_is_not_printed_again),
 	  FRAMES_TEST(test_what_is_lost_is_told),
 	  FRAMES_TEST(test_lines_that_are_too_many_are_left_out),
+	  FRAMES_TEST(test_what_was_seen_without_frames_is_left_out),
+	  FRAMES_TEST(test_what_is_gone_and_was_seen_is_not_told),
 	  FRAMES_TEST(test_bytes_that_are_no_frames_are_an_error))
