@@ -13,6 +13,9 @@ import msgpack
 from broker_case import BrokerCase, n_fds, until
 from sp_client import Caller
 
+# What a sanitizer keeps of freed memory is not the broker's.
+os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=16"
+
 
 def connect(path):
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
