@@ -156,15 +156,6 @@ static void unlink_connection(struct route_connection *connection)
 	connection->instance = NULL;
 }
 
-void route_remove_connection(struct route_connection *connection)
-{
-	assert(connection->state != CONNECTION_BUSY);
-	if (!connection->instance)
-		return;
-	unlink_connection(connection);
-	connection->state = CONNECTION_DOWN;
-}
-
 struct route_connection *route_take_idle(struct route_instance *instance, size_t count)
 {
 	struct route_connection *connection, *taken = NULL;

@@ -3,7 +3,7 @@
  * Which request goes to which instance, when, and what becomes of it: holding,
  * delivering, delivering again, expiring. Pure logic: structs in, decisions out;
  * no nng, no clock, no I/O, no allocation on the way of a request. The caller
- * holds a lock around each function and carries the decisions out after it.
+ * carries the decisions out afterwards.
  *
  *	exchange	a caller's request with its answer to come
  *	service		a name that registered once; holds queues of exchanges
@@ -132,8 +132,6 @@ size_t route_wanted_connections(const struct route_instance *instance);
 /* ---- connections ---- */
 /* A new one, DOWN. */
 void route_add_connection(struct route_instance *instance, struct route_connection *connection);
-/* Takes it out of its instance; it must not be BUSY. */
-void route_remove_connection(struct route_connection *connection);
 /* Takes at most @count FREE ones out of their instance; returns them, linked by next. */
 struct route_connection *route_take_idle(struct route_instance *instance, size_t count);
 void route_connection_up(struct router *router, struct route_connection *connection,

@@ -16,7 +16,7 @@
 int services_new(struct broker *broker, const char *path, struct services **ret_services,
 		 struct why *why);
 
-/* Under the lock: whether a registered instance has this pid. @services may be NULL. */
+/* Whether a registered instance has this pid. @services may be NULL. */
 bool services_has_pid(const struct services *services, uint32_t pid);
 /* Makes the connections that instances want. */
 void services_grow(struct services *services);

@@ -103,6 +103,27 @@ static void own_pipe_remove(int id)
 	}
 }
 
+static int pipe_peer(nng_pipe pipe, struct nng_compat_peer *ret_peer)
+{
+	uint64_t uid = 0, gid = 0, pid = 0;
+	int r;
+
+	r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_UID, &uid);
+	if (!r)
+		r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_GID, &gid);
+	if (!r)
+		r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_PID, &pid);
+	if (r)
+		return -ESRCH;
+
+	*ret_peer = (struct nng_compat_peer){
+		.uid = (uid_t)uid,
+		.gid = (gid_t)gid,
+		.pid = (pid_t)pid,
+	};
+	return 0;
+}
+
 /* nng pairs each ADD_PRE with one REM_POST, also for a pipe that is closed in between; ADD_POST it
  * leaves out for those. */
 static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *userdata)
@@ -112,7 +133,7 @@ static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *userdata)
 	int r;
 
 	(void)event;
-	r = nng_compat_pipe_peer(pipe, &peer);
+	r = pipe_peer(pipe, &peer);
 
 	pthread_mutex_lock(&lock);
 	n_pipes++;
@@ -376,30 +397,9 @@ size_t nng_compat_n_own_ended(void)
 	return n;
 }
 
-int nng_compat_pipe_peer(nng_pipe pipe, struct nng_compat_peer *ret_peer)
-{
-	uint64_t uid = 0, gid = 0, pid = 0;
-	int r;
-
-	r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_UID, &uid);
-	if (!r)
-		r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_GID, &gid);
-	if (!r)
-		r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_PID, &pid);
-	if (r)
-		return -ESRCH;
-
-	*ret_peer = (struct nng_compat_peer){
-		.uid = (uid_t)uid,
-		.gid = (gid_t)gid,
-		.pid = (pid_t)pid,
-	};
-	return 0;
-}
-
 int nng_compat_message_peer(nng_msg *message, struct nng_compat_peer *ret_peer)
 {
-	return nng_compat_pipe_peer(nng_msg_get_pipe(message), ret_peer);
+	return pipe_peer(nng_msg_get_pipe(message), ret_peer);
 }
 
 int nng_compat_message(const void *data, size_t size, nng_msg **ret_message)

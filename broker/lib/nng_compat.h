@@ -57,7 +57,6 @@ int nng_compat_on_pipe(nng_socket socket, nng_compat_pipe_fn fn, void *userdata)
 size_t nng_compat_n_pipes(void);
 size_t nng_compat_n_own_ended(void);
 
-int nng_compat_pipe_peer(nng_pipe pipe, struct nng_compat_peer *ret_peer);
 /* Of a received message: who sent it. */
 int nng_compat_message_peer(nng_msg *message, struct nng_compat_peer *ret_peer);
 
