@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs libFuzzer's targets for a number of runs each. usage: run.sh BUILD RUNS [NAME...]
+# FUZZ_SEED: where chance starts; 0 (the default) is elsewhere each time.
 # What is found is kept in BUILD/fuzz/<name>; a crash leaves its input there and fails.
 set -u
 
@@ -17,7 +18,7 @@ for program in $(find "$build/tests/fuzz" -name 'fuzz_*' -type f -perm -100 | so
 	dictionary=
 	[ ! -f "tests/fuzz/$name.dict" ] || dictionary="-dict=tests/fuzz/$name.dict"
 	n=$((n + 1))
-	if "$program" -runs="$runs" -max_len=8192 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 \
+	if "$program" -seed="${FUZZ_SEED:-0}" -runs="$runs" -max_len=8192 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 \
 		-print_final_stats=1 $dictionary -artifact_prefix="$found/" "$found/new" "tests/fuzz/corpus/$name" \
 		>"$found/log" 2>&1; then
 		echo "ok     $name: $(grep -c '' "$found/log") lines, $(sed -n 's/^Done \(.*\)$/\1/p' "$found/log")"
