@@ -121,6 +121,44 @@ int log_db_open(const char *directory, size_t map_size, struct log_db **ret_db, 
 	return 0;
 }
 
+static int copy_env(const char *directory, const char *to)
+{
+	_cleanup_(cleanup_free) char *file = text_format("%s/data.mdb", to);
+	_cleanup_(cleanup_fd) int fd = -1;
+	MDB_env *env;
+	int r = file ? mdb_env_create(&env) : ENOMEM;
+
+	if (r)
+		return r;
+	r = mdb_env_open(env, directory, MDB_RDONLY | MDB_NOTLS, 0600);
+	if (!r)
+		r = mdb_env_copy2(env, to, MDB_CP_COMPACT);
+	mdb_env_close(env);
+	if (r)
+		return r;
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) ? errno : 0;
+}
+
+int log_db_copy(const char *directory, const char *to, struct why *why)
+{
+	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
+	int r;
+
+	if (!data)
+		return error_origin(-ENOMEM);
+	if (access(data, F_OK))
+		return errno == ENOENT ? LOG_E_NOT_FOUND : error_origin(-errno);
+	r = file_make_dir(to, 0700, why);
+	if (r)
+		return error_trace(r);
+	r = copy_env(directory, to);
+	return r ? why_set(why, error_origin(r > 0 ? -r : -EIO),
+			   "the event log in %s cannot be copied to %s: %s", directory, to,
+			   mdb_strerror(r))
+		 : 0;
+}
+
 struct log_db *log_db_close(struct log_db *db)
 {
 	if (!db)

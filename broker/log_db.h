@@ -33,6 +33,9 @@ enum {
 
 /* Opens or makes the environment in @directory; @map_size is address space. */
 int log_db_open(const char *directory, size_t map_size, struct log_db **ret_db, struct why *why);
+/* Makes <to>/data.mdb of the log in @directory, as it is at one instant, synced; who has it open goes on.
+ * LOG_E_NOT_FOUND: there is none. */
+int log_db_copy(const char *directory, const char *to, struct why *why);
 /* No transaction may be open. */
 struct log_db *log_db_close(struct log_db *db);
 /* Doubles the map; waits for readers to end. LOG_E_FULL when it cannot. */

@@ -18,6 +18,7 @@ static const char help[] =
 	"  --log-max-bytes SIZE  keep at most so much of the event log (default 256M)\n"
 	"  --log-max-age TIME    and no event longer than this (default 30d; units s m h d)\n"
 	"  --watchdog-ms MS      how often the broker tries its own socket (default 2000)\n"
+	"  --copy-stores DIR     copy the event log there, as it is at one instant, and end\n"
 	"  --debug               log more\n"
 	"  --help, --version\n";
 
@@ -29,6 +30,7 @@ enum {
 	LOG_MAX_AGE,
 	WATCHDOG,
 	TAKE_OVER,
+	COPY,
 	DEBUG,
 	HELP,
 	VERSION
@@ -42,6 +44,7 @@ static const struct option long_options[] = {
 	{"log-max-age", required_argument, NULL, LOG_MAX_AGE},
 	{"watchdog-ms", required_argument, NULL, WATCHDOG},
 	{"take-over", no_argument, NULL, TAKE_OVER},
+	{"copy-stores", required_argument, NULL, COPY},
 	{"debug", no_argument, NULL, DEBUG},
 	{"help", no_argument, NULL, HELP},
 	{"version", no_argument, NULL, VERSION},
@@ -115,6 +118,9 @@ static int parse_one(struct options *options, int option, const char *argument, 
 		return r;
 	case TAKE_OVER:
 		options->takes_over = true;
+		return 0;
+	case COPY:
+		options->copy_to = (char *)argument;
 		return 0;
 	case DEBUG:
 		options->is_debug = true;

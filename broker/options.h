@@ -14,6 +14,7 @@ struct options {
 	unsigned watchdog_ms;
 	bool is_debug;
 	bool takes_over;
+	char *copy_to; /* --copy-stores: nothing else is done; borrowed from argv */
 	bool has_printed; /* --help or --version: nothing else is to be done */
 };
 

@@ -38,6 +38,8 @@ const struct command *const commands[] = {
 	&upgrade_command,
 	&doctor_command,
 	&fsck_command,
+	&backup_command,
+	&restore_command,
 	&about_command,
 	&oci_command,
 	&version_command,

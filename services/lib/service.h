@@ -43,6 +43,7 @@ struct service_definition {
 	const char *const *tables;	       /* of its store */
 	const char *directory;		       /* of its store, beneath the root (or the state, if volatile) */
 	bool is_volatile;
+	const char *const *more_stores;        /* further ones, beneath the root, NULL-terminated; may be NULL */
 	/* Makes the object that handlers get; the store is open, a turn's transaction is not. Own store and shims only,
 	 * no bus call. */
 	int (*open)(struct service *service, void **ret_object);

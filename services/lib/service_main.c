@@ -30,6 +30,7 @@ struct process {
 	const struct service_definition *definition;
 	char *root, *state;
 	bool is_debug, is_done, takes_over;
+	char *copy_to; /* --copy-stores: nothing else is done */
 	int ready_fd;
 	struct loop *loop;
 	struct loop_signals signals;
@@ -55,6 +56,7 @@ static void print_help(const char *program)
 	       "  --state DIRECTORY  sockets and what belongs to this boot (%s)\n"
 	       "  --ready-fd FD      gets \"READY=1\" when requests are taken\n"
 	       "  --take-over        the instance before still serves: say \"WAITING=1\" on FD, and wait\n"
+	       "  --copy-stores DIR  copy its stores there, as they are at one instant, and end\n"
 	       "  --debug            log more\n"
 	       "  --version\n",
 	       program, PATHS_DEFAULT_ROOT, PATHS_DEFAULT_STATE);
@@ -74,6 +76,9 @@ static int set_option(struct process *process, int option)
 		return 0;
 	case 't':
 		process->takes_over = true;
+		return 0;
+	case 'c':
+		process->copy_to = optarg;
 		return 0;
 	case 'd':
 		process->is_debug = true;
@@ -102,10 +107,15 @@ static int set_option(struct process *process, int option)
 static int parse(struct process *process, int argc, char *argv[])
 {
 	static const struct option options[] = {
-		{"root", required_argument, NULL, 'r'},     {"state", required_argument, NULL, 's'},
-		{"ready-fd", required_argument, NULL, 'f'}, {"take-over", no_argument, NULL, 't'},
-		{"debug", no_argument, NULL, 'd'},          {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},        {},
+		{"root", required_argument, NULL, 'r'},
+		{"state", required_argument, NULL, 's'},
+		{"ready-fd", required_argument, NULL, 'f'},
+		{"copy-stores", required_argument, NULL, 'c'},
+		{"take-over", no_argument, NULL, 't'},
+		{"debug", no_argument, NULL, 'd'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
+		{},
 	};
 	int option;
 
@@ -380,6 +390,48 @@ static int run(struct process *process)
 	return r < 0 ? 1 : 0;
 }
 
+/* ---- copies ---- */
+
+/* A line for who asked: "durable" or "volatile", and the store's directory, which is the copy's too. */
+static int copy_store(const struct process *process, const char *top, const char *kind,
+		      const char *name)
+{
+	_cleanup_(cleanup_free) char *from = text_format("%s/%s", top, name);
+	_cleanup_(cleanup_free) char *to = text_format("%s/%s/%s", process->copy_to, kind, name);
+	struct why why = {};
+	int r = from && to ? store_copy(from, to, &why) : error_origin(-ENOMEM);
+
+	if (r == STORE_E_NOT_FOUND)
+		return 0;
+	if (r)
+		fprintf(stderr, "%s: %s\n", process->definition->program,
+			why.text[0] ? why.text : strerror(r < 0 ? -r : EIO));
+	else
+		printf("%s %s\n", kind, name);
+	return r;
+}
+
+static int copy_stores(const struct process *process)
+{
+	const struct service_definition *definition = process->definition;
+	const char *const *more = definition->more_stores;
+	_cleanup_(paths_deinit) struct paths paths = {};
+	struct why why = {};
+	int r;
+
+	umask(077);
+	r = paths_init(&paths, process->root, process->state, NULL, &why);
+	if (r) {
+		fprintf(stderr, "%s: %s\n", definition->program, why.text);
+		return 1;
+	}
+	r = copy_store(process, definition->is_volatile ? paths.state : paths.root,
+		       definition->is_volatile ? "volatile" : "durable", definition->directory);
+	for (; !r && more && *more; more++)
+		r = copy_store(process, paths.root, "durable", *more);
+	return r ? 1 : 0;
+}
+
 int service_main(int argc, char *argv[], const struct service_definition *definition)
 {
 	struct process process = {.definition = definition, .ready_fd = -1};
@@ -388,7 +440,9 @@ int service_main(int argc, char *argv[], const struct service_definition *defini
 	the_process = &process;
 	if (parse(&process, argc, argv))
 		_exit(EXIT_USAGE);
-	if (!process.is_done) {
+	if (!process.is_done && process.copy_to) {
+		code = copy_stores(&process);
+	} else if (!process.is_done) {
 		log_init(definition->program, process.is_debug ? LOG_DEBUG : LOG_INFO);
 		code = run(&process);
 	}

@@ -84,5 +84,8 @@ bool store_is_damaged(struct store *store, const char *table);
 int store_quarantined(struct store *store, int (*fn)(void *userdata, const struct store_key *key), void *userdata);
 
 /* ---- maintenance ---- */
+/* Makes <to>/data.mdb of the store in @directory, as it is at one instant, fewer pages if possible, synced. For another
+ * process than the one that has it open; that one goes on. STORE_E_NOT_FOUND: there is no store. */
+int store_copy(const char *directory, const char *to, struct why *why);
 void store_check_readers(struct store *store);
 void store_usage(struct store *store, uint64_t *ret_map_size, uint64_t *ret_used, uint64_t *ret_commits);

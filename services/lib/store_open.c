@@ -279,10 +279,39 @@ static int read_meta(struct store *store, bool *ret_fresh_boot, struct why *why)
 	return error_trace(store_put_meta(store, store->meta.publisher.data, store->meta.next_seq));
 }
 
+/*
+ * "<directory>/restored": the file was put back from a copy. Numbers that its publisher has given since may be in the
+ * log, which would take new events for repeats: it goes on as another publisher.
+ */
+static int take_restored(struct store *store, bool *ret_restored)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/restored", store->directory);
+	uint8_t publisher[ID_SIZE];
+	int r;
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	*ret_restored = !access(path, F_OK);
+	if (!*ret_restored)
+		return 0;
+	id_make(publisher);
+	r = schema_bytes_set(&store->meta.publisher, publisher, sizeof(publisher));
+	return r ? error_trace(r)
+		 : error_trace(store_put_meta(store, publisher, store->meta.next_seq));
+}
+
+static void forget_restored(const struct store *store)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/restored", store->directory);
+
+	if (path)
+		(void)unlink(path);
+}
+
 static int open_whole(struct store *store, const struct store_options *options,
 		      bool *ret_fresh_boot, struct why *why)
 {
-	bool is_fresh;
+	bool is_fresh, is_restored = false;
 	int r;
 
 	r = lock(store, why);
@@ -298,12 +327,16 @@ static int open_whole(struct store *store, const struct store_options *options,
 		r = open_tables(store, options->tables, why);
 	if (!r)
 		r = read_meta(store, ret_fresh_boot, why);
+	if (!r)
+		r = take_restored(store, &is_restored);
 	if (r)
 		return error_trace(r);
 	r = store_commit(store);
 	if (r)
 		return why_set(why, r, "store '%s' cannot be written: %s", store->directory,
 			       r < 0 ? strerror(-r) : "no space is left");
+	if (is_restored)
+		forget_restored(store);
 	store_check_readers(store);
 	return 0;
 }

@@ -556,12 +556,16 @@ static const struct operation_type *const operations[] = {
 	&task_create_operation, &task_exec_operation,       &task_stop_operation,
 	&task_delete_operation, &task_checkpoint_operation, NULL};
 
+/* live.c */
+static const char *const more_stores[] = {"task", NULL};
+
 const struct service_definition task_service_definition = {
 	.program = "davit-task",
 	.names = names,
 	.methods = service_methods,
 	.tables = tables,
 	.directory = "task",
+	.more_stores = more_stores,
 	.is_volatile = true,
 	.open = task_service_open,
 	.ready = task_service_ready,

@@ -108,6 +108,8 @@ _davit_step() {
 	'davit upgrade') words=" --help"; path='davit upgrade' ;;
 	'davit doctor') words=" --help"; path='davit doctor' ;;
 	'davit fsck') words=" --repair --quiet --format --help"; path='davit fsck' ;;
+	'davit backup') words=" --help"; path='davit backup' ;;
+	'davit restore') words=" --force --help"; path='davit restore' ;;
 	'davit info') words=" --quiet --format --help"; path='davit info' ;;
 	'davit oci') words=" spec --help"; path='davit oci' ;;
 	'davit oci spec') words=" --help"; path='davit oci spec' ;;
@@ -116,7 +118,7 @@ _davit_step() {
 }
 _davit() {
 	local path=davit words i
-	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations bus up down upgrade doctor fsck info oci version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations bus up down upgrade doctor fsck backup restore info oci version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;
