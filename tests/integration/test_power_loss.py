@@ -17,7 +17,7 @@ import layers
 import power
 from davit import DEADLINE, Davit, check_log, main, wait_for
 
-ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "4"))
 SEED = int(os.environ.get("SEED", str(random.SystemRandom().randrange(1 << 32))))
 CLIENTS = 3
 RECORDED = ("davit-broker", "davit-container", "davit-image")
@@ -91,7 +91,7 @@ def client(d, history, number, n_rounds, archives, errors):
 
 def record(d, history):
     """The tape of a load, and the disk before it."""
-    n_rounds = 4
+    n_rounds = 4 if ROUNDS > 10 else 2
     archives = {(n, i): make_archive(d, "x%d-%d" % (n, i), os.urandom(20000)) for n in range(CLIENTS)
                 for i in range(n_rounds)}
     errors, pids = [], [d.pid(p) for p in RECORDED]
@@ -206,7 +206,7 @@ def test_after_a_power_cut_everything_acknowledged_is_there():
     kinds = {}
     for step in tape.steps:
         kinds[step[1]] = kinds.get(step[1], 0) + 1
-    assert kinds.get("write", 0) > 100 and kinds.get("sync", 0) > 50 and kinds.get("rename", 0) > 10, kinds
+    assert kinds.get("write", 0) > 100 and kinds.get("sync", 0) > 30 and kinds.get("rename", 0) > 5, kinds
     n_acknowledged = 0
     for n in range(ROUNDS):
         position = len(tape.steps) if not n else dealer.randrange(len(tape.steps))
