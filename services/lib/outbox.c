@@ -179,13 +179,23 @@ static int rebase(struct service *service)
 	memcpy(outbox->publisher, rebase.publisher, sizeof(outbox->publisher));
 	outbox->first = outbox->acked = 1;
 	outbox->next_seq = outbox->committed = rebase.next;
+	if (service->store->restored_until)
+		store_forget_restored(service->store);
 	log_warning(
-		"%s publishes %llu events under a new publisher id: the event log did not know its numbers",
+		"%s publishes %llu events under a new publisher id: the event log has other numbers, or its store was restored",
 		service->definition->program, (unsigned long long)(rebase.next - 1));
 	return 0;
 }
 
 /* ---- publishing ---- */
+
+/* In a restored store what was given before is a repeat for the log, or is not; what came since waits for its publisher. */
+static uint64_t end_of_known(const struct service *service)
+{
+	uint64_t until = service->store->restored_until;
+
+	return until && until < service->outbox.committed ? until : service->outbox.committed;
+}
 
 struct batch {
 	struct event_publish_request request;
@@ -221,7 +231,7 @@ static int read_batch(struct service *service, struct batch *batch)
 	int r;
 
 	batch->next = outbox->acked;
-	batch->end = outbox->committed;
+	batch->end = end_of_known(service);
 	store_key_u64(&from, batch->next);
 	r = schema_bytes_set(&batch->request.publisher, outbox->publisher, 16);
 	if (!r)
@@ -282,6 +292,9 @@ static void published(void *userdata, enum bus_status status, const char *text, 
 	outbox->is_sending = false;
 	outbox->call = NULL;
 	is_read = size && !schema_unpack(schema_event_publish_reply(), body, size, &reply, NULL);
+	/* The log has what was given after the copy. */
+	if (service->store->restored_until && reply.next_seq > service->store->restored_until)
+		reply.next_seq = service->store->restored_until;
 	if (status == BUS_OK && is_read && reply.next_seq == outbox->sent) {
 		acknowledge(service, reply.next_seq);
 		return;
@@ -324,8 +337,12 @@ void outbox_flush(struct service *service)
 	struct batch batch = {};
 	int r;
 
-	if (!outbox->is_started || outbox->is_sending || outbox->retry.loop ||
-	    outbox->acked >= outbox->committed)
+	if (!outbox->is_started || outbox->is_sending || outbox->retry.loop)
+		return;
+	if (service->store->restored_until && outbox->acked >= service->store->restored_until &&
+	    rebase(service))
+		try_again(service);
+	if (outbox->acked >= end_of_known(service))
 		return;
 	r = read_batch(service, &batch);
 	if (!r && batch.request.events.count)

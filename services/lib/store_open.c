@@ -281,29 +281,34 @@ static int read_meta(struct store *store, bool *ret_fresh_boot, struct why *why)
 
 /*
  * "<directory>/restored": the file was put back from a copy. Numbers that its publisher has given since may be in the
- * log, which would take new events for repeats: it goes on as another publisher.
+ * log, which would take new events for repeats: those from next_seq on get another publisher (outbox.c). The mark
+ * holds that number from the first opening on.
  */
-static int take_restored(struct store *store, bool *ret_restored)
+static int take_restored(struct store *store, struct why *why)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/restored", store->directory);
-	uint8_t publisher[ID_SIZE];
+	_cleanup_(cleanup_free) char *text = NULL;
+	char number[24], *end = NULL;
 	int r;
 
 	if (!path)
 		return error_origin(-ENOMEM);
-	*ret_restored = !access(path, F_OK);
-	if (!*ret_restored)
+	r = file_read(AT_FDCWD, path, sizeof(number), &text, NULL);
+	if (r)
+		return r == -ENOENT ? 0 : why_errno(why, error_trace(r), "cannot read '%s'", path);
+	store->restored_until = strtoull(text, &end, 10);
+	if (*text && !*end)
 		return 0;
-	id_make(publisher);
-	r = schema_bytes_set(&store->meta.publisher, publisher, sizeof(publisher));
-	return r ? error_trace(r)
-		 : error_trace(store_put_meta(store, publisher, store->meta.next_seq));
+	store->restored_until = store->meta.next_seq;
+	snprintf(number, sizeof(number), "%llu", (unsigned long long)store->meta.next_seq);
+	return error_trace(file_write(path, number, strlen(number), 0600, true, why));
 }
 
-static void forget_restored(const struct store *store)
+void store_forget_restored(struct store *store)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/restored", store->directory);
 
+	store->restored_until = 0;
 	if (path)
 		(void)unlink(path);
 }
@@ -311,7 +316,7 @@ static void forget_restored(const struct store *store)
 static int open_whole(struct store *store, const struct store_options *options,
 		      bool *ret_fresh_boot, struct why *why)
 {
-	bool is_fresh, is_restored = false;
+	bool is_fresh;
 	int r;
 
 	r = lock(store, why);
@@ -328,15 +333,13 @@ static int open_whole(struct store *store, const struct store_options *options,
 	if (!r)
 		r = read_meta(store, ret_fresh_boot, why);
 	if (!r)
-		r = take_restored(store, &is_restored);
+		r = take_restored(store, why);
 	if (r)
 		return error_trace(r);
 	r = store_commit(store);
 	if (r)
 		return why_set(why, r, "store '%s' cannot be written: %s", store->directory,
 			       r < 0 ? strerror(-r) : "no space is left");
-	if (is_restored)
-		forget_restored(store);
 	store_check_readers(store);
 	return 0;
 }

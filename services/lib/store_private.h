@@ -46,6 +46,7 @@ struct store {
 	struct store_table tables[STORE_TABLES_MAX];
 	size_t n_tables;
 	uint8_t boot_id[16];
+	uint64_t restored_until; /* events before this number were given before it was put back from a copy; 0: it was not */
 	struct store_meta meta; /* as it is in the innermost transaction */
 
 	struct MDB_txn *turn;
@@ -63,6 +64,9 @@ struct store {
 	store_put_fn put_fn;
 	void *put_userdata;
 };
+
+/* ---- store_open.c ---- */
+void store_forget_restored(struct store *store);
 
 /* ---- store.c ---- */
 /* The innermost transaction, for reading; opens the turn's. */
