@@ -29,7 +29,12 @@ static int send_signal(struct shim *shim, const struct process *process,
 {
 	if (process == &shim->init || request->all)
 		return shim_signal(shim, (int)request->signal, request->all);
-	return pidfd_send_signal(process->pidfd, (int)request->signal, NULL, 0) ? -errno : 0;
+	if (pidfd_send_signal(process->pidfd, (int)request->signal, NULL, 0))
+		return -errno;
+	/* v2 kills what it has frozen, v1 only what goes on. */
+	if (request->signal == SIGKILL && !shim->cgroup.is_v2)
+		shim_thaw_to_die(shim);
+	return 0;
 }
 
 static void kill_process(struct shim *shim, const struct process *process,

@@ -74,6 +74,22 @@ def test_one_that_is_being_paused_is_seen_to_be():
         d.check("rm", "-f", "web")
 
 
+def test_an_added_process_of_a_paused_one_is_killed():
+    is_v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    with Davit() as d:
+        d.import_busybox()
+        run(d, "web", "sleep", "1000")
+        d.check("exec", "-d", "--exec-id", "added", "web", "sleep", "1000")
+        d.check("pause", "web")
+        d.call("task.kill", "container_id=web", "exec_id=added", "signal=15")
+        assert d.json("tasks", "ls")[0]["status"] == "PAUSED"
+        d.check("kill", "--exec-id", "added", "-s", "KILL", "web")
+        # A frozen process of cgroup v1 dies when it goes on, and the rest goes on with it.
+        wait_for(lambda: d.call("task.wait", "container_id=web", "exec_id=added")["exited"], "it is killed")
+        assert d.json("tasks", "ls")[0]["status"] == ("PAUSED" if is_v2 else "RUNNING")
+        d.check("rm", "-f", "web")
+
+
 def test_a_paused_one_is_stopped_and_deleted():
     with Davit() as d:
         d.import_busybox()
