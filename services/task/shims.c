@@ -721,6 +721,29 @@ static void remove_bundle(const struct task_record *record)
 		log_warning("task=%s: its bundle is not removed: %s", record->task_id, why.text);
 }
 
+static void shim_gone(struct task_shim *shim);
+
+static void on_looked(struct task_service *service, const char *task_id)
+{
+	struct task_shim *shim = task_shim_find(service, task_id);
+
+	if (shim)
+		shim_gone(shim);
+}
+
+/* True: it comes back when the event log has been read. */
+static bool looks_for_exit(struct task_shim *shim)
+{
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct row row = {.shim = shim, .record = &record};
+
+	if (shim->has_looked || service_transact(shim->service->service, read_row, &row) ||
+	    row.result || record.exit || record.status == TASK_CREATING)
+		return false;
+	shim->has_looked = true;
+	return !missed_look(shim->service, &record, on_looked);
+}
+
 /* The bundle is gone, or all in it by which a shim could be started: nothing is left of the task. */
 static void shim_gone(struct task_shim *shim)
 {
@@ -728,6 +751,8 @@ static void shim_gone(struct task_shim *shim)
 	struct row row = {.shim = shim, .record = &record};
 	struct task_service *service = shim->service;
 
+	if (looks_for_exit(shim))
+		return;
 	live_remove(service->live, shim->task_id);
 	if (service_transact(service->service, drop_rows, &row))
 		log_error("task=%s: its rows could not be removed", shim->task_id);

@@ -61,6 +61,7 @@ struct task_shim {
 	bool is_ready;           /* it has answered hello and state */
 	bool is_cleanup;         /* started after another's death */
 	bool has_taken_over;     /* it has got what is held for it */
+	bool has_looked;         /* in the event log, for exits that nobody told here */
 	unsigned n_clean_ups;    /* so many were started for that, one soon after another */
 	uint64_t clean_up_at_ms; /* not before then again */
 	uint64_t ready_at_ms;
@@ -210,6 +211,11 @@ void held_ask_terminal(struct task_shim *shim, const char *exec_id);
 void held_give(struct task_shim *shim, void (*fn)(struct task_shim *shim));
 
 /* ---- requests to shims ---- */
+/* missed.c: reads from the event log how the processes of @record's task ended, into the records; then calls @fn,
+ * unless the service ends first. Not in a transaction. */
+typedef void (*missed_fn)(struct task_service *service, const char *task_id);
+int missed_look(struct task_service *service, const struct task_record *record, missed_fn fn);
+
 /* forward.c: asks the shim after the commit, and answers the call. Returns CALL_LATER, or negative. @exec_id "": init. */
 typedef int (*task_forward_fn)(struct task_service *service, const struct task_record *record,
 			       const char *exec_id, void *reply);
