@@ -163,6 +163,11 @@ fuzz:
 	+$(MAKE) --no-print-directory BUILD=$(BUILD)-fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
 	tests/fuzz/run.sh $(BUILD)-fuzz $(FUZZ_RUNS) $(FUZZ)
 
+# Each check of tests/mutation/checks.py taken out: its test fails. CHECKS="word word" takes only those.
+.PHONY: mutation
+mutation: tests
+	CC="$(CC)" SANITIZE="$(SANITIZE)" python3 tests/mutation/run.py $(BUILD) $(CHECKS)
+
 # Writes the seeds of those targets that read davit's own formats anew.
 $(BUILD)/tests/fuzz/make_corpus: $(BUILD)/obj/tests/fuzz/make_corpus.o $(TEST_LIB) $(LIB_SCHEMA)
 	@mkdir -p $(@D)
@@ -272,6 +277,7 @@ help:
 	@echo 'make lint        layering, headers alone, format, function size, cppcheck, SPEC.md'
 	@echo 'make fuzz        run the fuzz targets (FUZZ_RUNS each)'
 	@echo 'make chaos       random deaths of everything under load, for SECONDS, as SEED says; what is lost is printed'
+	@echo 'make mutation    take out each check of tests/mutation/checks.py: its test fails'
 	@echo 'make bench       figures against bare crun and containerd, with the budgets beside them'
 	@echo 'make docs        write docs/protocol.md, the manual page and the completion from their tables'
 	@echo 'make install     DESTDIR= PREFIX=$(PREFIX)'

@@ -96,6 +96,8 @@ static void add_pax(struct schema_buffer *tar, const struct tar_entry *entry)
 		snprintf(key, sizeof(key), "SCHILY.xattr.%s", entry->xattr);
 		add_record(&records, key, entry->value);
 	}
+	for (const char *const *pax = entry->pax; pax && *pax; pax += 2)
+		add_record(&records, pax[0], pax[1]);
 	if (records.size) {
 		add_header(tar, &(struct tar_entry){.type = 'x', .name = "pax"}, records.size);
 		add_data(tar, records.data, records.size);

@@ -14,6 +14,7 @@ struct tar_entry {
 	unsigned mtime;
 	unsigned major, minor;
 	const char *xattr, *value; /* one extended attribute */
+	const char *const *pax;    /* more pax records: key, value, ..., NULL */
 };
 
 /* Append to @tar; abort when memory is out. */

@@ -30,14 +30,14 @@ static void run_in_child(int (*fn)(const char *directory), const char *directory
 
 static int try_calls(const char *directory)
 {
-	char *const argv[] = {(char *)"true", NULL};
+	char *const argv[] = {(char *)"false", NULL}; /* should it be run, it fails the test */
 
 	(void)directory;
 	if (sandbox_limit(NULL) || sandbox_filter(NULL))
 		return 1;
 	if (socket(AF_UNIX, SOCK_STREAM, 0) >= 0 || errno != EPERM)
 		return 2;
-	if (execve("/bin/true", argv, argv + 1) != -1 || errno != EPERM)
+	if (execve("/bin/false", argv, argv + 1) != -1 || errno != EPERM)
 		return 3;
 	return getpid() > 0 ? 0 : 4;
 }
@@ -108,7 +108,7 @@ static void test_it_has_a_network_and_mounts_of_its_own(void **state)
 
 static int try_network(const char *directory)
 {
-	char *const argv[] = {(char *)"true", NULL};
+	char *const argv[] = {(char *)"false", NULL}; /* should it be run, it fails the test */
 	struct sockaddr_in address = {.sin_family = AF_INET};
 	struct stat status;
 	int fds[2], own = open(directory, O_RDONLY | O_DIRECTORY), fd;
@@ -132,7 +132,7 @@ static int try_network(const char *directory)
 		return 5;
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
 		return 6;
-	if (execve("/bin/true", argv, argv + 1) != -1 || errno != EPERM || chroot("/") != -1 ||
+	if (execve("/bin/false", argv, argv + 1) != -1 || errno != EPERM || chroot("/") != -1 ||
 	    errno != EPERM || unshare(CLONE_NEWNS) != -1 || errno != EPERM)
 		return 7;
 	return 0;
