@@ -194,6 +194,16 @@ static int visit_record(void *userdata, const struct store_key *key, void *data)
 	return STOPPED;
 }
 
+/* Damage is met by reading: what was not known to be blind before a phase may be so at its end. */
+static void look_for_damage(struct collect_run *run)
+{
+	static const char *const tables[] = {TABLE_IMAGES, TABLE_LEASES, TABLE_LEASE_RESOURCES,
+					     TABLE_BLOBS, TABLE_SNAPSHOTS};
+
+	for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
+		run->is_blind = run->is_blind || store_is_damaged(run->image->store, tables[i]);
+}
+
 /* One record more, or the next phase. */
 static int visit_next(struct collect_run *run)
 {
@@ -212,6 +222,7 @@ static int visit_next(struct collect_run *run)
 		r = sweep_snapshot(run, &is_last);
 	}
 	if (!r && is_last) {
+		look_for_damage(run);
 		run->has_place = false;
 		run->phase++;
 		run->is_done = run->phase == ARRAY_SIZE(phases);
@@ -222,11 +233,7 @@ static int visit_next(struct collect_run *run)
 /* What work under way needs is in memory only. */
 static int mark_work(struct collect_run *run)
 {
-	static const char *const tables[] = {TABLE_IMAGES, TABLE_LEASES, TABLE_LEASE_RESOURCES,
-					     TABLE_SNAPSHOTS};
-
-	for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
-		run->is_blind = run->is_blind || store_is_damaged(run->image->store, tables[i]);
+	look_for_damage(run);
 	return error_trace(unpack_references(run->image, &run->references));
 }
 

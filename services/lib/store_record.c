@@ -229,6 +229,9 @@ bool store_is_damaged(struct store *store, const char *table)
 	struct MDB_txn *txn;
 	bool is_damaged;
 
+	/* Of more than can be noted it is not known which table they are of. */
+	if (store->n_damages == DAMAGES_MAX)
+		return true;
 	for (size_t i = 0; i < store->n_damages; i++) {
 		if (!strcmp(store->damages[i].table->name, table))
 			return true;

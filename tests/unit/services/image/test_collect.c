@@ -344,6 +344,31 @@ static void test_a_damaged_record_lets_nothing_be_removed(void **state)
 	assert_true(has_blob(image.parts[0].digest));
 }
 
+static int all_steps(void *userdata)
+{
+	return collect_run_step(userdata, UINT64_MAX);
+}
+
+/* A small store is marked and swept in one step, in which the damage is met. */
+static void test_a_damaged_record_that_is_met_in_a_runs_only_step_lets_nothing_be_removed(
+	void **state)
+{
+	struct collect_run run;
+	struct image image = {};
+
+	(void)state;
+	put_image(1, &image);
+	assert_int_equal(transact(damage_image, NULL), 0);
+	begin(&run, false);
+	assert_int_equal(service_transact(test.service, all_steps, &run), 0);
+	assert_true(run.is_done);
+	store_on_put(service()->store, NULL, NULL);
+	assert_true(run.is_blind);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	assert_true(has_blob(image.parts[0].digest));
+}
+
 static void test_a_lease_that_has_expired_is_removed_with_what_it_held(void **state)
 {
 	struct schema_pair label = {(char *)LABEL_EXPIRE, (char *)"2020-01-01T00:00:00Z"};
@@ -400,5 +425,6 @@ TEST_MAIN(CASE(test_what_nothing_needs_goes_and_the_rest_stays),
 	  CASE(test_a_container_keeps_its_snapshot_and_all_below_it),
 	  CASE(test_without_word_of_containers_namespaces_snapshots_stay),
 	  CASE(test_a_damaged_record_lets_nothing_be_removed),
+	  CASE(test_a_damaged_record_that_is_met_in_a_runs_only_step_lets_nothing_be_removed),
 	  CASE(test_a_lease_that_has_expired_is_removed_with_what_it_held),
 	  CASE(test_a_long_report_is_cut))
