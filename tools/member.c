@@ -176,6 +176,34 @@ static void on_ready(struct loop_file *file, uint32_t events)
 		member->ready(member);
 }
 
+static bool is_proxy(const char *variable)
+{
+	static const char *const names[] = {
+		"http_proxy=", "https_proxy=", "HTTPS_PROXY=", "all_proxy=",
+		"ALL_PROXY=",  "no_proxy=",    "NO_PROXY="};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!strncmp(variable, names[i], strlen(names[i])))
+			return true;
+	}
+	return false;
+}
+
+void member_environment(bool is_debugged, bool has_network,
+			const char *ret_environment[MEMBER_ENVIRONMENT])
+{
+	size_t n = 0;
+
+	ret_environment[n++] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	if (is_debugged)
+		ret_environment[n++] = "DAVIT_DEBUG=1";
+	for (char **at = environ; has_network && *at && n < MEMBER_ENVIRONMENT - 1; at++) {
+		if (is_proxy(*at))
+			ret_environment[n++] = *at;
+	}
+	ret_environment[n] = NULL;
+}
+
 static int spawn_process(const struct member *member, bool takes_over, int ready_fd, pid_t *ret_pid,
 			 struct why *why)
 {
@@ -187,10 +215,10 @@ static int spawn_process(const struct member *member, bool takes_over, int ready
 				"--ready-fd",
 				"3",
 				takes_over ? "--take-over" : NULL};
-	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			      log_is_on(LOG_DEBUG) ? "DAVIT_DEBUG=1" : NULL, NULL};
+	const char *envp[MEMBER_ENVIRONMENT];
 	struct spawn_fd fds[] = {{STDERR_FILENO, 2}, {ready_fd, 3}};
 
+	member_environment(log_is_on(LOG_DEBUG), !strcmp(member->program, "davit-image"), envp);
 	return spawn(&(struct spawn){.path = member->path,
 				     .argv = argv,
 				     .envp = envp,

@@ -47,6 +47,9 @@ struct member {
 	bool is_stopping, is_replacing;
 };
 
+#define MEMBER_ENVIRONMENT 16
+/* What a supervisor or a service is given of the environment: a PATH, and proxies to whom talks to registries. */
+void member_environment(bool is_debugged, bool has_network, const char *ret_environment[MEMBER_ENVIRONMENT]);
 /* @member has what its owner gives. */
 void member_init(struct member *member);
 void member_start(struct member *member);

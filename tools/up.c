@@ -294,11 +294,11 @@ static int spawn_up(struct context *context, int ready_fd, int log_fd, pid_t *re
 			      "--ready-fd",
 			      "3",
 			      NULL};
-	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			      context->debug ? "DAVIT_DEBUG=1" : NULL, NULL};
+	const char *envp[MEMBER_ENVIRONMENT];
 	struct spawn_fd fds[] = {{log_fd, 1}, {log_fd, 2}, {ready_fd, 3}};
 	int r = spawn_find_program("davit", &self);
 
+	member_environment(context->debug, true, envp);
 	if (r)
 		return why_errno(why, r, "davit is not beside itself");
 	return spawn(&(struct spawn){.path = self,

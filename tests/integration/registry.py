@@ -360,6 +360,39 @@ class Proxy:
                 s.close()
 
 
+class ConnectProxy(Proxy):
+    """An HTTP proxy as HTTPS_PROXY names one: passes CONNECT on, to whom it is asked for, if the password is right; notes
+    what it was asked."""
+
+    def __init__(self, password=None):
+        super().__init__(0)
+        self.requests = []
+        self.expected = password and b"Basic " + base64.b64encode(password.encode())
+
+    def serve_one(self, client, _):
+        head = b""
+        with contextlib.suppress(OSError):
+            while b"\r\n\r\n" not in head and len(head) < 65536:
+                data = client.recv(4096)
+                if not data:
+                    break
+                head += data
+            lines = head.split(b"\r\n")
+            words = lines[0].split()
+            given = [l.split(b":", 1)[1].strip() for l in lines if l.lower().startswith(b"proxy-authorization:")]
+            self.requests.append((words[0].decode(), words[1].decode(), bool(given)))
+            if self.expected and given != [self.expected]:
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n"
+                               b"Content-Length: 0\r\nConnection: close\r\n\r\n")
+                client.close()
+                return
+            host, _, port = words[1].decode().rpartition(":")
+            server = socket.create_connection((host, int(port)), 10)
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            threading.Thread(target=self.pump, args=(client, server, None), daemon=True).start()
+            self.pump(server, client, None)
+
+
 # ---- images ----
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

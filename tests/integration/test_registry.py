@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
 import registry  # noqa: E402
 from davit import Davit, main, wait_for  # noqa: E402
-from registry import FakeRegistry, Image, Proxy, Registry, TokenServer  # noqa: E402
+from registry import ConnectProxy, FakeRegistry, Image, Proxy, Registry, TokenServer  # noqa: E402
 
 SLOW = os.environ.get("SLOW")
 
@@ -189,6 +189,41 @@ def test_tls_with_an_own_ca_and_passwords_which_are_kept_nowhere():
         for text in (secret, base64.b64encode(("anna:" + secret).encode()).decode()):
             found = files_with(d.root, text.encode()) + files_with(d.state, text.encode())
             assert not found and text not in log and text not in json.dumps(d.events()), found
+
+
+def test_a_proxy_of_the_environment_is_used_unless_it_is_not_for_that_host():
+    image = small_image(size=3000)
+    with Registry(tls=True) as r, ConnectProxy("user:Pro-xy_8z") as proxy:
+        ref, tls = r.host + "/a:1", ["--tlscacert", r.certificates.ca]
+        davit = Davit()
+        davit.env.pop("NO_PROXY", None)
+        davit.env.pop("no_proxy", None)
+        davit.env["HTTPS_PROXY"] = "http://user:Pro-xy_8z@" + proxy.host
+        with davit as d:
+            put(d, r, image, "a:1")
+            d.check("images", "pull", "--http-dump", "--http-trace", *tls, ref)
+            assert set(blobs(d)) == set(image.documents)
+            assert {(method, target) for method, target, _ in proxy.requests} == {("CONNECT", r.host)}, proxy.requests
+            n = len(proxy.requests)
+            d.check("images", "push", *tls, r.host + "/b:1", ref)
+            assert r.digest("b:1") == image.target["digest"] and len(proxy.requests) > n
+            with open(os.path.join(d.state, "up.log")) as f:
+                assert "Pro-xy_8z" not in f.read(), "the proxy's password is in the log"
+            assert not files_with(d.root, b"Pro-xy_8z") + files_with(d.state, b"Pro-xy_8z")
+        # A wrong password is an error that names the proxy's answer.
+        proxy.expected = b"Basic other"
+        davit = Davit()
+        davit.env["HTTPS_PROXY"] = "http://user:Pro-xy_8z@" + proxy.host
+        with davit as d:
+            result = d("images", "pull", *tls, ref)
+            assert result.returncode == 1 and b"407" in result.stderr and b"Pro-xy" not in result.stderr, result
+        # For this host there is none.
+        n = len(proxy.requests)
+        davit = Davit()
+        davit.env.update(HTTPS_PROXY="http://user:Pro-xy_8z@" + proxy.host, NO_PROXY="example.com,127.0.0.1")
+        with davit as d:
+            d.check("images", "pull", *tls, ref)
+            assert set(blobs(d)) == set(image.documents) and len(proxy.requests) == n
 
 
 def test_client_certificates_by_option_and_by_directory():

@@ -131,6 +131,21 @@ static bool starts_with(const char *line, const char *name)
 	return !strncasecmp(line, name, strlen(name));
 }
 
+/* What stands before the host of a URL, as of a proxy in the environment. */
+static void mask_users(char *line)
+{
+	for (char *at = strstr(line, "://"); at; at = strstr(at, "://")) {
+		char *host;
+
+		at += strlen("://");
+		host = memrchr(at, '@', strcspn(at, " '\""));
+		if (!host || host == at)
+			continue;
+		*at = '*';
+		memmove(at + 1, host, strlen(host) + 1);
+	}
+}
+
 /* A header or request line as it may be shown: no credentials, no signed query. */
 static void show_line(char mark, const char *line, size_t size)
 {
@@ -149,6 +164,7 @@ static void show_line(char mark, const char *line, size_t size)
 		if (starts_with(shown + 2, secrets[i]))
 			strcpy(shown + 2 + strlen(secrets[i]), " (masked)");
 	}
+	mask_users(shown);
 	query = starts_with(shown + 2, "www-authenticate:") ? NULL : strchr(shown, '?');
 	if (query)
 		strcpy(query, mark == '>' ? "?(masked) HTTP/1.1" : "?(masked)");
