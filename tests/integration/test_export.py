@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Archives: what is exported is what was imported, for davit and for its peers."""
 
+import contextlib
 import io
 import json
 import os
@@ -381,6 +382,70 @@ def test_interrupted_imports_and_exports_end_and_leave_nothing():
             wait_for(lambda: progress_of(d, "image.export")[-1]["state"] == "failed", "the export has ended")
         command.communicate()
         d.check("images", "export", os.path.join(d.work, "whole.tar"), NAME)
+
+
+def child(d, mode):
+    """The child of the image service that does @mode, or None."""
+    for service in d.pids("davit-image"):
+        try:
+            with open("/proc/%d/task/%d/children" % (service, service)) as f:
+                pids = [int(pid) for pid in f.read().split()]
+        except OSError:
+            continue
+        for pid in pids:
+            with contextlib.suppress(OSError), open("/proc/%d/cmdline" % pid, "rb") as words:
+                if words.read().split(b"\0")[1:2] == [mode]:
+                    return pid
+    return None
+
+
+def state_of(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
+def stands_still(pid):
+    """Has SIGSTOP reached it, or was it at its end?"""
+    return wait_for(lambda: state_of(pid) in "TZX", "it is stopped or has ended") and state_of(pid) == "T"
+
+
+def caught_export(d, out):
+    """An export to the file @out whose child stands still in the midst of it; None when it was done before."""
+    command = d.start("images", "export", out, NAME)
+    while command.poll() is None:
+        pid = child(d, b"export")
+        if pid and os.path.exists(out) and os.path.getsize(out) > 1000000:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+            if stands_still(pid):
+                return command, pid
+            break
+    command.wait(60)
+    assert command.returncode == 0, command.communicate()
+    command.communicate()
+    os.unlink(out)
+    return None
+
+
+def test_a_cancelled_export_leaves_no_half_archive():
+    with Davit() as d:
+        path, _ = archive_of(d, NAME, [layers.f("big", os.urandom(40000000))], compress=False)
+        d.check("images", "import", "--no-unpack", path)
+        out = os.path.join(d.work, "half.tar")
+        caught = next(filter(None, (caught_export(d, out) for _ in range(50))))
+        command, pid = caught
+        command.send_signal(signal.SIGINT)
+        wait_for(lambda: [o for o in d.call("image.operations").get("operations", [])
+                          if o.get("cancelled")], "it is cancelled")
+        os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: not d.is_alive(pid), "the child has ended")
+        assert command.wait(60) == 130, command.communicate()
+        command.communicate()
+        assert not os.path.exists(out), "half an archive is left"
+        d.check("images", "export", out, NAME)
 
 
 if __name__ == "__main__":
