@@ -351,31 +351,85 @@ def bench_bus(davit):
     row("events in batches, log synced, per second", spread(rates), ">= 50000", statistics.median(rates) >= 50000)
 
 
-def big_image(work):
-    """8 layers of 12.5 MB that do not compress well, as images are."""
-    layout = os.path.join(work, "big.tar")
-    source = os.path.join(work, "big")
-    os.makedirs(source)
-    script = os.path.join(HERE, "big-image.py")
-    subprocess.run(["python3", script, "--layers", "8", "--megabytes", "100", layout], check=True)
-    return layout
+def big_image(work, megabytes=100):
+    """8 layers of text and noise, as images are."""
+    archive = os.path.join(work, "big-%d.tar" % megabytes)
+    subprocess.run(["python3", os.path.join(HERE, "big-image.py"), "--layers", "8", "--megabytes", str(megabytes), archive],
+                   check=True)
+    return archive
+
+
+def umoci_unpack(work, archive):
+    """Seconds that umoci takes to unpack the archive's image: it reads a layout, not an archive, which is not counted."""
+    layout, bundle = os.path.join(work, "umoci-layout"), os.path.join(work, "umoci-bundle")
+    os.makedirs(layout)
+    try:
+        subprocess.run(["tar", "-xf", archive, "-C", layout], check=True)
+        with open(os.path.join(layout, "index.json"), "r+") as f:
+            index = json.load(f)
+            index["manifests"][0].setdefault("annotations", {})["org.opencontainers.image.ref.name"] = "big"
+            f.seek(0)
+            json.dump(index, f)
+        return timed(["umoci", "unpack", "--image", layout + ":big", bundle]) / 1000
+    finally:
+        shutil.rmtree(layout, ignore_errors=True)
+        shutil.rmtree(bundle, ignore_errors=True)
 
 
 def bench_import(davit, containerd, work):
     archive = big_image(work)
-    ours, theirs, ratios = [], [], []
+    has_umoci = bool(shutil.which("umoci"))
+    ours, theirs, umoci, ratios, umoci_ratios = [], [], [], [], []
     for _ in range(2 if QUICK else 3):
         ours.append(timed(davit.base + ["images", "import", archive]) / 1000)
         run(davit.base + ["images", "rm", "--sync", "docker.io/library/big:latest"])
-        if not containerd:
-            continue
-        theirs.append(timed(containerd.ctr("images", "import", archive)) / 1000)
-        run(containerd.ctr("images", "rm", "--sync", "docker.io/library/big:latest"))
-        ratios.append(ours[-1] / theirs[-1])
+        if containerd:
+            theirs.append(timed(containerd.ctr("images", "import", archive)) / 1000)
+            run(containerd.ctr("images", "rm", "--sync", "docker.io/library/big:latest"))
+            ratios.append(ours[-1] / theirs[-1])
+        if has_umoci:
+            umoci.append(umoci_unpack(work, archive))
+            umoci_ratios.append(ours[-1] / umoci[-1])
     row("images import of 100 MB in 8 layers, davit, s", spread(ours))
     if containerd:
         row("ctr images import, s", spread(theirs))
         row("  davit / ctr", spread(ratios), "<= 0.5", statistics.median(ratios) <= 0.5)
+    if has_umoci:
+        row("umoci unpack of the same, s (no import)", spread(umoci))
+        row("  davit / umoci", spread(umoci_ratios))
+
+
+def peak_kb(pid):
+    try:
+        with open("/proc/%d/status" % pid) as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def import_peaks(davit, archive):
+    """Peak memory of the image service and of its largest child during an import: both only grow, so often looked at
+    suffices."""
+    service = davit.named("davit-image")[0]
+    with open("/proc/%d/clear_refs" % service, "w") as f:
+        f.write("5")  # its peak begins anew
+    pid = start(davit.base + ["images", "import", archive])
+    largest = 0
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        with open("/proc/%d/task/%d/children" % (service, service)) as f:
+            largest = max([largest] + [peak_kb(int(child)) for child in f.read().split()])
+        time.sleep(0.002)
+    peak = peak_kb(service)
+    run(davit.base + ["images", "rm", "--sync", "docker.io/library/big:latest"])
+    return peak, largest
+
+
+def bench_import_memory(davit, work):
+    """With layers of 3 MB and of 25 MB: what an import takes does not grow with them."""
+    small, large = (import_peaks(davit, big_image(work, megabytes)) for megabytes in (24, 200))
+    for who, a, b, budget in (("the image service", small[0], large[0], 20480), ("its largest child", small[1], large[1], 65536)):
+        row("import, 8 layers of 3 / 25 MB, peak of %s, KB" % who, "%8d %8d" % (a, b),
+            "<= %d, <= 1.25 times" % budget, b <= budget and b <= 1.25 * a)
 
 
 def main():
@@ -398,6 +452,7 @@ def main():
         bench_density(davit, containerd, bundle)
         bench_output(davit, row, 100 if QUICK else 1024)
         bench_import(davit, containerd, work)
+        bench_import_memory(davit, work)
         over = [r[0].strip() for r in rows if r[3] == "OVER"]
         print("over budget: " + (", ".join(over) if over else "none"))
     finally:
