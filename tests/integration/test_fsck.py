@@ -137,7 +137,7 @@ def test_load_is_no_finding():
         failures = []
 
         def client(number):
-            for i in range(12):
+            for i in range(8):
                 result = d("run", "--rm", "busybox", "c%d-%d" % (number, i), "true")
                 if result.returncode:
                     failures.append(result.stderr.decode())
@@ -177,7 +177,7 @@ def test_rows_for_after_a_reboot_are_made_to_agree():
 def test_without_a_davit_it_says_that_it_cannot_look():
     d = Davit()
     try:
-        result = d("--timeout", "2s", "fsck")
+        result = d("--timeout", "1s", "fsck")
         assert result.returncode == 2 and result.stderr, result
     finally:
         d.end()
