@@ -12,6 +12,7 @@
 
 #define BACKOFF_MIN_MS 20
 #define BACKOFF_MAX_MS 10000
+#define SERVED_MAX_MS  500  /* the same for one that has served: callers wait for it */
 #define STEADY_MS      2000 /* running so long resets the back-off */
 
 static bool is_running(const struct member_process *process)
@@ -109,6 +110,8 @@ static void start_later(struct member *member)
 	member->backoff_ms = wait_ms ? wait_ms * 2 : BACKOFF_MIN_MS;
 	if (member->backoff_ms > BACKOFF_MAX_MS)
 		member->backoff_ms = BACKOFF_MAX_MS;
+	if (member->has_served && wait_ms > SERVED_MAX_MS)
+		wait_ms = SERVED_MAX_MS;
 	(void)loop_timer_set(member->loop, &member->timer, now + wait_ms, on_restart);
 }
 
@@ -171,6 +174,7 @@ static void on_ready(struct loop_file *file, uint32_t events)
 	if (n <= 0)
 		return; /* it ended: that is told by its pidfd */
 	process->is_ready = true;
+	member->has_served = true;
 	check_replaced(member);
 	if (process == member->now)
 		member->ready(member);
@@ -265,6 +269,7 @@ void member_start(struct member *member)
 	struct why why = {};
 
 	member->started_ms = time_boot_ms();
+	member->has_served = false;
 	if (start_process(member->now, false, &why)) {
 		log_error("%s: %s", member->program, why.text);
 		start_later(member);

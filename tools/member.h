@@ -45,6 +45,7 @@ struct member {
 	uint64_t asked_ms; /* the old one was asked to end, or ended; 0: not yet */
 	pid_t old_pid;     /* the one that is, or was last, replaced */
 	bool is_stopping, is_replacing;
+	bool has_served; /* since it was started */
 };
 
 #define MEMBER_ENVIRONMENT 16

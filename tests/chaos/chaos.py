@@ -64,6 +64,7 @@ class Chaos:
         self.execs = {}              # (container, process): (code, what the client got)
         self.clients = {}            # pid: a client that may be killed
         self.hurt = set()            # containers whose shim was killed
+        self.told = {}               # container: what its client ended with
         self.flags = d.work + "/flags"
         os.makedirs(self.flags)
 
@@ -132,6 +133,7 @@ class Chaos:
         self.plans[name] = randomness.randrange(1, 100)
         code, out, err = self.ask("run", "--rm", "busybox", name, "sh", "-c", "echo %s; exit %d" % (name, self.plans[name]),
                                   may_die=True)
+        self.told[name] = (code, err)
         self.judge_client(name, code, err, "run")
         if code == self.plans[name] and out != name.encode() + b"\n":
             self.faults.add("failures", "run %s: output %r" % (name, out))
@@ -162,7 +164,7 @@ class Chaos:
         for i in range(EXECS):
             self.execute(name, "e%d" % i, randomness)
         if by_signal:
-            self.must(name, "kill", "-s", "KILL", name, allowed=["has ended", "not running", "STOPPED", "no task", "not found"])
+            self.must(name, "kill", "-s", "KILL", name, allowed=["already finished", "has ended", "not running", "STOPPED", "no task", "not found"])
         else:
             open(os.path.join(self.flags, name), "w").close()
         got, out, err = self.ask("wait", name)
@@ -326,33 +328,64 @@ class Chaos:
         self.counts["events"] = len(events)
         return len(events)
 
-    def remove_fifos_of_the_dead(self):
-        """A client that is killed before its request was taken leaves FIFOs that no task owns."""
-        top = self.d.state + "/fifo"
-        wait_for(lambda: len(os.listdir(top)) <= self.counts["kill client"], "other FIFOs are gone", 60)
-        self.counts["FIFOs of killed clients"] = len(os.listdir(top))
-        for name in os.listdir(top):
-            shutil.rmtree(os.path.join(top, name), ignore_errors=True)
+    def fsck(self):
+        """What is found when no operation is under way any more."""
+        result = self.d("fsck", "--format", "json", seconds=COMMAND_S)
+        if result.returncode > 1:
+            raise AssertionError("fsck: " + result.stderr.decode(errors="replace").strip())
+        findings = json.loads(result.stdout)
+        waits = [f for f in findings if f["undecided"] and f["kind"] != "fifo"]
+        return None if waits else findings
+
+    def check_records(self):
+        """A client that is killed before its request was taken leaves FIFOs that no task owns: nothing else may be found."""
+        findings = []
+        wait_for(lambda: findings.append(self.fsck()) or findings[-1] is not None, "no operation is under way", 60)
+        for finding in findings[-1]:
+            if finding["kind"] == "fifo":
+                self.count("FIFOs of killed clients")
+                shutil.rmtree(os.path.join(self.d.state, "fifo", finding["id"]))
+            else:
+                self.faults.add("orphans", "fsck: %s" % finding)
+                self.tell_about(finding["id"])
+        if self.counts["FIFOs of killed clients"] > self.counts["kill client"]:
+            self.faults.add("orphans", "more FIFOs than clients that were killed")
+
+    def tell_about(self, what):
+        """All that is known of the container that an orphan is named after."""
+        name = re.search(r"\b[rk]\d+-\d+\b", what)
+        if not name:
+            return
+        print("about %s:" % what, self.told.get(name.group()), file=sys.stderr)
+        for event in self.d.events("--object", name.group()):
+            print("   ", event, file=sys.stderr)
+        snapshots = [s for s in self.d.json("snapshots", "ls") if name.group() in s["key"]]
+        print("   ", snapshots, self.d("leases", "ls").stdout.decode(), self.d("operations").stdout.decode(), file=sys.stderr)
+        with open(self.d.state + "/up.log", errors="replace") as log:
+            print("    " + "    ".join(line for line in log if name.group() in line), file=sys.stderr)
+
+    def end_leases(self):
+        """A run that was cut before its record was made, and that nobody asks for again, has a snapshot until its lease ends."""
+        for lease in self.d.json("leases", "ls"):
+            self.must("", "leases", "delete", lease["id"])
+            self.count("leases of cut runs")
 
     def judge_orphans(self):
         for container in self.d.json("containers", "ls"):
             self.remove(container["id"])
+        self.end_leases()
         self.must("", "prune")
-        self.remove_fifos_of_the_dead()
+        self.check_records()
         try:
             wait_for(lambda: not self.d.leftovers(), "nothing is left", 60)
         except AssertionError:
             for what in self.d.leftovers():
                 self.faults.add("orphans", what)
+                self.tell_about(what)
         content = {c["digest"].split(":")[1] for c in self.d.json("content", "ls")}
         blobs = set(os.listdir(self.d.root + "/image/content/blobs/sha256"))
         for digest in blobs ^ content:
             self.faults.add("orphans", "blob %s is %s" % (digest, "on disk only" if digest in blobs else "in the records only"))
-        if b"fsck" in self.d("help").stdout:
-            result = self.d("fsck")
-            if result.returncode:
-                self.faults.add("orphans", "fsck: " + (result.stdout + result.stderr).decode(errors="replace"))
-
     # ---- all of it ----
 
     def start_readers(self):
