@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import davit  # noqa: E402
 from davit import PROCESSES, Davit, check_log, main, wait_for  # noqa: E402
 
-RUNS = int(os.environ.get("DAVIT_TEST_ROUNDS", "24"))
+RUNS = int(os.environ.get("DAVIT_TEST_ROUNDS", "16"))
 CLIENTS = 4
 LINE = re.compile(r"(davit-\w+): process (\d+) replaced by (\d+), pause (\d+) ms")
 
