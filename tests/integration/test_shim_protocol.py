@@ -30,6 +30,8 @@ def end_of_life(d):
     d.check("kill", "-s", "KILL", "w")
     assert d("wait", "w").stdout == b"137\n"
     d.check("rm", "w")
+    # The shim publishes its last event after it has answered.
+    wait_for(lambda: [e for e in d.events() if e["topic"] == "/tasks/delete"], "the deletion is published")
     (topics,) = check_log(d.events()).values()
     assert topics == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], topics
 
