@@ -691,6 +691,24 @@ static int read_row(void *userdata)
 	return 0;
 }
 
+static int remove_added_fifos(void *userdata, const struct store_key *key, void *data)
+{
+	const struct task_exec_record *record = data;
+
+	(void)key;
+	task_remove_fifos(userdata, record->io);
+	return 0;
+}
+
+/* Of added processes too, whose clients may have been killed. */
+static int remove_all_fifos(void *userdata)
+{
+	struct row *row = userdata;
+	struct task_service *service = row->shim->service;
+
+	return added_walk(service, row->shim->task_id, remove_added_fifos, service);
+}
+
 /* Its end was not heard of here: those who wait shall not wait for ever. The log has the exit. */
 static int drop_rows(void *userdata)
 {
@@ -754,6 +772,7 @@ static void shim_gone(struct task_shim *shim)
 	if (looks_for_exit(shim))
 		return;
 	live_remove(service->live, shim->task_id);
+	(void)service_transact(service->service, remove_all_fifos, &row);
 	if (service_transact(service->service, drop_rows, &row))
 		log_error("task=%s: its rows could not be removed", shim->task_id);
 	remove_bundle(&record);

@@ -16,6 +16,20 @@ def running(words):
     return [pid for pid, line in command_lines() if line == words]
 
 
+
+def test_fifos_of_a_client_that_was_killed_go_with_the_task():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sleep", "1000")
+        client = d.start("exec", "web", "sh", "-c", "echo ready; sleep 1000")
+        assert client.stdout.readline() == b"ready\n"
+        client.kill()
+        client.communicate()
+        assert os.listdir(d.state + "/fifo")
+        d.check("rm", "-f", "web")
+        wait_for(lambda: not os.listdir(d.state + "/fifo"), "the FIFOs are gone")
+
+
 def test_exec_gives_the_output_and_the_code_of_the_process():
     with Davit() as d:
         d.import_busybox()
