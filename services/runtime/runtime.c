@@ -204,6 +204,13 @@ static int check_runtime(const char *state, const struct runtime_record *runtime
 {
 	const char *name = strrchr(runtime->path, '/') + 1;
 
+	if (options->uidmap.count && options->rootfs && *options->rootfs == '/' &&
+	    !host_is_passable(options->rootfs))
+		return why_set(why, SPEC_E_INVALID,
+			       "uidmap: the container's root cannot reach its root file system: "
+			       "'%.256s' is not there, or it or a directory above it is closed "
+			       "(mode 0711 opens it)",
+			       options->rootfs);
 	if (!strncmp(name, "crun", 4))
 		return 0;
 	if (options->no_cgroup)

@@ -409,6 +409,27 @@ def test_the_hosts_network_and_other_namespaces():
 MAPS = ["--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536"]
 
 
+def test_a_user_namespace_on_a_root_of_the_callers():
+    with Davit() as d:
+        layout, root = os.path.join(d.work, "layout"), os.path.join(d.work, "root")
+        for folder in (layout, root):
+            os.mkdir(folder)
+        d.import_busybox()
+        subprocess.run(["tar", "-xf", os.path.join(d.work, "busybox.tar"), "-C", layout], check=True)
+        blobs = os.path.join(layout, "blobs", "sha256")
+        layer = max((os.path.join(blobs, b) for b in os.listdir(blobs)), key=os.path.getsize)
+        subprocess.run(["tar", "-xzf", layer, "-C", root], check=True)
+        subprocess.run(["chown", "-R", "100000:100000", root], check=True)
+        words = [*MAPS, "--rootfs", root, "own", "sh", "-c", "id -u; echo x >/new; stat -c %u /bin /new"]
+        result = d("run", "--rm", *words)
+        assert result.returncode == 125 and b"cannot reach" in result.stderr and b"0711" in result.stderr, result
+        os.chmod(d.work, 0o711)
+        os.chmod(d.state, 0o711)
+        for runtime in RUNTIMES:
+            assert run(d, runtime, *words) == ["0", "0", "0"]
+        assert os.stat(os.path.join(root, "new")).st_uid == 100000
+
+
 def test_a_user_namespace_has_its_own_ids_and_owns_its_files():
     with Davit() as d:
         d.import_busybox()
