@@ -12,18 +12,31 @@
 #define PAGE 256
 
 struct missed {
+	struct missed *next;
 	struct task_service *service;
+	struct bus_call *call; /* NULL: none is under way */
 	struct task_record record;
 	uint64_t from;
 	missed_fn fn;
 };
 
-static void missed_free(void *userdata)
+static void missed_free(struct missed *missed)
 {
-	struct missed *missed = userdata;
+	struct missed **at = &missed->service->missed;
 
+	while (*at != missed)
+		at = &(*at)->next;
+	*at = missed->next;
+	if (missed->call)
+		bus_call_cancel(missed->call);
 	task_record_clear(&missed->record);
 	free(missed);
+}
+
+void missed_free_all(struct task_service *service)
+{
+	while (service->missed)
+		missed_free(service->missed);
 }
 
 static void finish(struct missed *missed)
@@ -78,6 +91,7 @@ static void on_page(void *userdata, enum bus_status status, const char *text,
 {
 	struct missed *missed = userdata;
 
+	missed->call = NULL;
 	if (status == BUS_CANCELED) {
 		missed_free(missed); /* the service ends: the next one looks again */
 		return;
@@ -109,7 +123,7 @@ static void ask(struct missed *missed)
 	struct bus_options options = {.namespace = missed->record.namespace};
 
 	if (event_read_call(service_bus(missed->service->service), &options, &request, on_page,
-			    missed, NULL))
+			    missed, &missed->call))
 		on_page(missed, BUS_INTERNAL, "out of memory", NULL);
 }
 
@@ -124,6 +138,8 @@ int missed_look(struct task_service *service, const struct task_record *record, 
 	missed->service = service;
 	missed->from = 1;
 	missed->fn = fn;
+	missed->next = service->missed;
+	service->missed = missed;
 	ask(missed);
 	return 0;
 }

@@ -21,6 +21,7 @@ void task_service_close(void *object)
 	service->is_closing = true;
 	task_shims_free(service);
 	task_forwards_free(service);
+	missed_free_all(service);
 	loop_timer_cancel(&service->sweep);
 	live_close(service->live);
 	free(service->shim_program);

@@ -48,6 +48,7 @@ struct task_service {
 	void *shims;       /* tsearch(3) tree of struct task_shim by task id */
 	char *shim_program;
 	struct forward *forwards;   /* those that wait to be sent again */
+	struct missed *missed;      /* exits that are looked for in the event log */
 	struct task_watch *watches; /* steps that wait for the end of a process */
 	struct loop_timer sweep;    /* of forgotten tasks */
 	bool is_closing;
@@ -215,6 +216,7 @@ void held_give(struct task_shim *shim, void (*fn)(struct task_shim *shim));
  * unless the service ends first. Not in a transaction. */
 typedef void (*missed_fn)(struct task_service *service, const char *task_id);
 int missed_look(struct task_service *service, const struct task_record *record, missed_fn fn);
+void missed_free_all(struct task_service *service);
 
 /* forward.c: asks the shim after the commit, and answers the call. Returns CALL_LATER, or negative. @exec_id "": init. */
 typedef int (*task_forward_fn)(struct task_service *service, const struct task_record *record,
