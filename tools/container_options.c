@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "broker/lib/file.h"
+#include "schemas/json.h"
 
 #define O(member_, kind_, name_, letter_, value_, help_)                                           \
 	OPTION(struct container_options, member_, kind_, name_, letter_, value_, help_)
@@ -82,6 +83,7 @@ const struct option_spec create_options[] = { CREATE_OPTIONS, {} };
 const struct option_spec run_options[] = {
 	O(rm, FLAG, "rm", 0, NULL, "remove the container when it has ended; done by the service, so it holds if this command dies"),
 	IO_OPTIONS(struct container_options, io),
+	O(cni, FLAG, "cni", 0, NULL, "attach it to the host's CNI network: the first configuration in /etc/cni/net.d"),
 	O(checkpoint, TEXT, "checkpoint", 0, "REF|DIR", "restore its processes from a checkpoint image, or from a directory of `davit tasks checkpoint`"),
 	CREATE_OPTIONS,
 	{}
@@ -278,6 +280,7 @@ static void set_flags(const struct container_options *options, struct spec_optio
 	spec->terminal = options->tty;
 	spec->read_only = options->read_only;
 	spec->net_host = options->net_host;
+	spec->cni = options->cni;
 	spec->privileged = options->privileged;
 	spec->privileged_without_host_devices = options->privileged_without_host_devices;
 	spec->allow_new_privs = options->allow_new_privs;
@@ -370,6 +373,31 @@ static int read_config(struct context *context, const char *path, char **ret_spe
 	int r = file_read_proc(path, 512 << 10, ret_spec, NULL);
 
 	return r ? fail(context, "--config %s: %s", path, strerror(-r)) : 0;
+}
+
+/* What a spec of davit's own making says by itself. What is no spec is refused by the service. */
+static int add_cni(struct context *context, char **spec)
+{
+	json_t *json = json_parse(*spec, strlen(*spec), 512 << 10, NULL);
+	json_t *annotations = json_object_get(json, "annotations");
+	char *text = NULL;
+
+	if (json_is_object(json) && !annotations) {
+		annotations = json_object();
+		(void)json_object_set_new(json, "annotations", annotations);
+	}
+	if (!json_is_object(annotations)) {
+		json_decref(json);
+		return 0;
+	}
+	if (!json_object_set_new(annotations, "io.davit.cni", json_string("true")))
+		text = json_dumps(json, JSON_COMPACT);
+	json_decref(json);
+	if (!text)
+		return fail(context, "out of memory");
+	free(*spec);
+	*spec = text;
+	return 0;
 }
 
 /* IMAGE|ROOTFS ID [COMMAND…], or with --config only ID. */
@@ -487,6 +515,8 @@ int container_options_request(struct context *context, const struct container_op
 		code = set_snapshot_labels(context, options, &request.snapshot_labels);
 	if (!code && options->config)
 		code = read_config(context, options->config, &request.spec);
+	if (!code && options->config && options->cni)
+		code = add_cni(context, &request.spec);
 	if (!code && (schema_set(&request.platform, options->platform) ||
 		      schema_set(&request.snapshotter, options->snapshotter) ||
 		      schema_set(&request.runtime, options->runc_binary ?: options->runtime)))

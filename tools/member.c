@@ -10,6 +10,7 @@
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
 
+#define ARGUMENTS_MAX  20
 #define BACKOFF_MIN_MS 20
 #define BACKOFF_MAX_MS 10000
 #define SERVED_MAX_MS  500  /* the same for one that has served: callers wait for it */
@@ -211,18 +212,21 @@ void member_environment(bool is_debugged, bool has_network,
 static int spawn_process(const struct member *member, bool takes_over, int ready_fd, pid_t *ret_pid,
 			 struct why *why)
 {
-	const char *argv[10] = {member->path,
-				"--root",
-				member->paths->root,
-				"--state",
-				member->paths->state,
-				"--ready-fd",
-				"3",
-				takes_over ? "--take-over" : NULL};
+	const char *argv[ARGUMENTS_MAX + 1] = {member->path,
+					       "--root",
+					       member->paths->root,
+					       "--state",
+					       member->paths->state,
+					       "--ready-fd",
+					       "3",
+					       takes_over ? "--take-over" : NULL};
+	size_t n = takes_over ? 8 : 7;
 	const char *envp[MEMBER_ENVIRONMENT];
 	struct spawn_fd fds[] = {{STDERR_FILENO, 2}, {ready_fd, 3}};
 
 	member_environment(log_is_on(LOG_DEBUG), !strcmp(member->program, "davit-image"), envp);
+	for (size_t i = 0; member->words && member->words[i] && n < ARGUMENTS_MAX; i++)
+		argv[n++] = member->words[i];
 	return spawn(&(struct spawn){.path = member->path,
 				     .argv = argv,
 				     .envp = envp,

@@ -32,6 +32,7 @@ struct member {
 	const struct paths *paths;
 	const char *program;
 	char *path;
+	const char *const *words; /* further arguments, with NULL at the end; NULL: none */
 	void (*ready)(struct member *member);   /* it serves; again after each restart */
 	void (*stopped)(struct member *member); /* after member_stop(): nothing runs any more */
 	/* @why is empty when it worked; then @pause_ms is the time without a process that serves. */

@@ -7,7 +7,7 @@ build="gcc make libc6-dev libnng-dev libmsgpack-dev liblmdb-dev libjansson-dev l
 run="crun runc"
 demo="busybox-static python3"
 test="libcmocka-dev clang clang-format clang-tidy cppcheck spin libclang-rt-14-dev umoci skopeo docker-registry
-	apache2-utils openssl zstd debootstrap busybox-static python3 python3-msgpack containerd podman strace tmux"
+	apache2-utils openssl zstd debootstrap busybox-static python3 python3-msgpack containerd podman strace tmux containernetworking-plugins iproute2"
 bench="libcmocka-dev busybox-static python3 containerd umoci"
 
 wanted=

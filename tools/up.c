@@ -26,8 +26,12 @@
 static const char *const programs[] = {"davit-broker", "davit-runtime", "davit-image", "davit-task",
 				       "davit-container"};
 
+/* Of davit-runtime, as words and NULL. */
+#define NETWORK_WORDS_MAX 7
+
 struct supervisor {
 	struct context *context;
+	const char *network_words[NETWORK_WORDS_MAX];
 	struct loop *loop;
 	struct loop_signals signals;
 	struct loop_timer ready_limit;
@@ -166,7 +170,26 @@ struct up_options {
 	bool detach;
 	uint64_t ready_fd;
 	char *log;
+	char *cni_conf_dir, *cni_bin_dir, *cni_timeout;
 };
+
+/* What davit-runtime is started with besides. */
+static void list_network_options(const struct up_options *options,
+				 const char *ret_words[NETWORK_WORDS_MAX])
+{
+	const char *const words[][2] = {{"--cni-conf-dir", options->cni_conf_dir},
+					{"--cni-bin-dir", options->cni_bin_dir},
+					{"--cni-timeout", options->cni_timeout}};
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (!words[i][1])
+			continue;
+		ret_words[n++] = words[i][0];
+		ret_words[n++] = words[i][1];
+	}
+	ret_words[n] = NULL;
+}
 
 static int find_programs(struct context *context, struct supervisor *supervisor)
 {
@@ -179,6 +202,8 @@ static int find_programs(struct context *context, struct supervisor *supervisor)
 					  .ready = on_member_ready,
 					  .stopped = on_member_stopped,
 					  .replaced = on_member_replaced};
+		if (!strcmp(programs[i], "davit-runtime"))
+			member->words = supervisor->network_words;
 		member_init(member);
 		if (spawn_find_program(programs[i], &member->path))
 			return fail(context, "%s is not beside this program", programs[i]);
@@ -253,6 +278,7 @@ static int up_here(struct context *context, const struct up_options *options)
 
 	if (code)
 		return code;
+	list_network_options(options, supervisor.network_words);
 	if (options->ready_fd)
 		supervisor.tell_fd = (int)options->ready_fd;
 	if (!context->debug)
@@ -281,23 +307,18 @@ static int wait_ready(int fd)
 	return r > 0 && read(fd, text, sizeof(text)) > 0;
 }
 
-static int spawn_up(struct context *context, int ready_fd, int log_fd, pid_t *ret_pid,
-		    struct why *why)
+static int spawn_up(struct context *context, const struct up_options *options, int ready_fd,
+		    int log_fd, pid_t *ret_pid, struct why *why)
 {
 	_cleanup_(cleanup_free) char *self = NULL;
-	const char *argv[] = {"davit",
-			      "--root",
-			      context->paths.root,
-			      "--state",
-			      context->paths.state,
-			      "up",
-			      "--ready-fd",
-			      "3",
-			      NULL};
+	const char *argv[8 + NETWORK_WORDS_MAX] = {
+		"davit",      "--root", context->paths.root, "--state", context->paths.state, "up",
+		"--ready-fd", "3"};
 	const char *envp[MEMBER_ENVIRONMENT];
 	struct spawn_fd fds[] = {{log_fd, 1}, {log_fd, 2}, {ready_fd, 3}};
 	int r = spawn_find_program("davit", &self);
 
+	list_network_options(options, argv + 8);
 	member_environment(context->debug, true, envp);
 	if (r)
 		return why_errno(why, r, "davit is not beside itself");
@@ -328,18 +349,38 @@ static int up_detached(struct context *context, const struct up_options *options
 		return fail(context, "%s: %s", log, strerror(errno));
 	ours = pipe_fds[0];
 	theirs = pipe_fds[1];
-	if (spawn_up(context, theirs, log_fd, &pid, &why))
+	if (spawn_up(context, options, theirs, log_fd, &pid, &why))
 		return fail(context, "%s", why.text);
 	theirs = close_fd(theirs);
 	return wait_ready(ours) ? EXIT_OK : fail(context, "davit did not come up; see %s", log);
 }
 
+static int check_network_options(struct context *context, const struct up_options *options)
+{
+	const char *seconds = options->cni_timeout;
+	char *end;
+
+	if (options->cni_conf_dir && *options->cni_conf_dir != '/')
+		return fail_usage(context, "--cni-conf-dir '%s' is not an absolute path",
+				  options->cni_conf_dir);
+	if (options->cni_bin_dir && *options->cni_bin_dir != '/')
+		return fail_usage(context, "--cni-bin-dir '%s' is not an absolute path",
+				  options->cni_bin_dir);
+	if (seconds && (strtoul(seconds, &end, 10) - 1 >= 3600 || *end || *seconds == '-'))
+		return fail_usage(context, "--cni-timeout '%s' is not from 1 to 3600 seconds",
+				  seconds);
+	return 0;
+}
+
 static int up(struct context *context, void *data, char **args, int n_args)
 {
 	const struct up_options *options = data;
+	int code = check_network_options(context, options);
 
 	(void)args;
 	(void)n_args;
+	if (code)
+		return code;
 	return options->detach ? up_detached(context, options) : up_here(context, options);
 }
 
@@ -350,6 +391,12 @@ static const struct option_spec up_options[] = {
 	       "with --detach: log file (default: up.log in the state directory)"),
 	OPTION(struct up_options, ready_fd, NUMBER, "ready-fd", 0, "FD",
 	       "write READY=1 there when everything is ready"),
+	OPTION(struct up_options, cni_conf_dir, TEXT, "cni-conf-dir", 0, "DIR",
+	       "where configurations of CNI networks are (default: /etc/cni/net.d)"),
+	OPTION(struct up_options, cni_bin_dir, TEXT, "cni-bin-dir", 0, "DIR[:DIR...]",
+	       "where CNI plugins are (default: /opt/cni/bin:/usr/lib/cni)"),
+	OPTION(struct up_options, cni_timeout, TEXT, "cni-timeout", 0, "SECONDS",
+	       "for all plugins of a network together (default: 30)"),
 	{}};
 
 const struct command up_command = {

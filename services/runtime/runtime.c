@@ -12,6 +12,8 @@
 #include "services/runtime/cgroups.h"
 #include "services/runtime/fsck.h"
 #include "services/runtime/host.h"
+#include "services/runtime/netns.h"
+#include "services/runtime/network.h"
 #include "services/runtime/process.h"
 #include "services/runtime/runtime.h"
 #include "services/runtime/user.h"
@@ -20,6 +22,7 @@ struct runtime_service {
 	struct service *service;
 	struct probe *probe;
 	struct cgroups *cgroups;
+	struct networks *networks;
 };
 
 #define SERVICE_TYPE struct runtime_service
@@ -31,6 +34,14 @@ struct runtime_service {
 
 static struct probe_configured configured[RUNTIME_CONFIGURED_MAX];
 static size_t n_configured;
+static struct network_options network_options = {.conf_dir = NETWORK_CONF_DIR,
+						 .bin_dirs = NETWORK_BIN_DIRS,
+						 .timeout_ms = NETWORK_TIMEOUT_MS};
+
+void runtime_configure_networks(const struct network_options *options)
+{
+	network_options = *options;
+}
 
 bool runtime_configure(char *text)
 {
@@ -372,6 +383,7 @@ static int fill_reply(const char *state, const char *bundle, const struct runtim
 	reply->own_pid_ns = facts->own_pid_ns;
 	reply->no_pivot = facts->no_pivot;
 	reply->no_cgroup = facts->no_cgroup;
+	reply->network = facts->cni;
 	reply->uid_map = TAKE(facts->uid_map);
 	reply->gid_map = TAKE(facts->gid_map);
 	reply->cgroup = TAKE(facts->cgroup);
@@ -392,13 +404,14 @@ static int check_spec(struct preparation *preparation,
 	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
 	_cleanup_(cleanup_free) char *bundle = bundle_path(state, request->task_id);
 	_cleanup_(cleanup_free) char *rootfs = text_format("%s/rootfs", bundle);
+	_cleanup_(cleanup_free) char *netns = netns_path(state, request->task_id);
 	struct spec_host host;
 	int r;
 
-	if (!bundle || !rootfs)
+	if (!bundle || !rootfs || !netns)
 		return error_origin(-ENOMEM);
 	r = host_read(state, &host);
-	r = r ?: spec_check(&host, request->spec, rootfs, &preparation->spec, &facts, why);
+	r = r ?: spec_check(&host, request->spec, rootfs, netns, &preparation->spec, &facts, why);
 	if (r)
 		return r > 0 ? why_prefix(why, r, "container '%s'", request->container_id)
 			     : error_trace(r);
@@ -486,6 +499,24 @@ static int runtime_release(struct runtime_service *service,
 	return CALL_LATER;
 }
 
+/* ---- runtime.attach, runtime.detach ---- */
+
+static int runtime_attach(struct runtime_service *service,
+			  const struct runtime_network_request *request,
+			  struct runtime_attach_reply *reply, struct call *call)
+{
+	(void)reply;
+	return networks_attach(service->networks, request, call);
+}
+
+static int runtime_detach(struct runtime_service *service,
+			  const struct runtime_network_request *request,
+			  struct runtime_detach_reply *reply, struct call *call)
+{
+	(void)reply;
+	return networks_detach(service->networks, request, call);
+}
+
 /* ---- what every service answers ---- */
 
 static int runtime_fsck(struct runtime_service *service, const struct fsck_request *request,
@@ -536,6 +567,7 @@ static void close_runtime(void *object)
 	host_cgroup_parent(state, parent);
 	if (!bundle_is_any(state))
 		cgroup_remove_empty("/sys/fs/cgroup", parent);
+	networks_free(service->networks);
 	cgroups_free(service->cgroups);
 	probe_free(service->probe);
 	free(service);
@@ -552,10 +584,12 @@ static int open_runtime(struct service *service, void **ret_object)
 	runtime->service = service;
 	r = bundle_open(service_paths(service)->state, &why)
 		    ?: cgroups_new(service, &runtime->cgroups);
+	r = r ?: networks_new(service, &network_options, &runtime->networks);
 	r = r ?: probe_new(service, configured, n_configured, &runtime->probe);
 	if (r) {
 		log_error("cannot open the runtime service: %s",
 			  why.text[0] ? why.text : strerror(-r));
+		networks_free(runtime->networks);
 		cgroups_free(runtime->cgroups);
 		free(runtime);
 		return error_trace(r);

@@ -57,6 +57,8 @@ static int add_notes(const struct spec_options *options, json_t *spec, struct wh
 
 	if (options->no_pivot)
 		r = json_object_set_new(annotations, SPEC_NO_PIVOT, json_string("true"));
+	if (!r && options->cni)
+		r = json_object_set_new(annotations, SPEC_CNI, json_string("true"));
 	if (!r && options->apparmor_default_profile && *options->apparmor_default_profile)
 		r = json_object_set_new(annotations, SPEC_APPARMOR, json_string("true"));
 	if (!r && oci_root && *oci_root) {
@@ -89,6 +91,15 @@ static int check_options(const struct spec_options *options, struct why *why)
 	if (options->privileged_without_host_devices && !options->privileged)
 		return why_set(why, SPEC_E_INVALID,
 			       "privileged-without-host-devices needs privileged");
+	if (options->cni && options->net_host)
+		return why_set(
+			why, SPEC_E_INVALID,
+			"cni and net-host exclude each other: the host's network is none to attach to");
+	for (size_t i = 0; options->cni && i < options->with_ns.count; i++)
+		if (!strncmp(options->with_ns.items[i], "network:", 8))
+			return why_set(why, SPEC_E_INVALID,
+				       "cni and with-ns '%.256s' exclude each other",
+				       options->with_ns.items[i]);
 	return 0;
 }
 

@@ -27,6 +27,7 @@
 #define SPEC_NO_PIVOT        SPEC_RESERVED_PREFIX "no-pivot"
 #define SPEC_SYSTEMD_CGROUP  SPEC_RESERVED_PREFIX "systemd-cgroup"
 #define SPEC_NO_CGROUP       SPEC_RESERVED_PREFIX "no-cgroup"
+#define SPEC_CNI             SPEC_RESERVED_PREFIX "cni" /* its network namespace is one of davit's, with the host's CNI network */
 #define SPEC_OCI_ROOT        SPEC_RESERVED_PREFIX "oci-root"
 #define SPEC_APPARMOR        SPEC_RESERVED_PREFIX "apparmor-default" /* process.apparmorProfile is to be loaded */
 
@@ -140,15 +141,16 @@ struct spec_facts {
 	char *oci_root; /* where the caller named one */
 	char *apparmor;          /* profile to load before; NULL: none */
 	char *uid_map, *gid_map; /* of a user namespace of its own, as the kernel takes them; NULL: none */
-	bool own_pid_ns, no_pivot, systemd_cgroup, no_cgroup;
+	bool own_pid_ns, no_pivot, systemd_cgroup, no_cgroup, cni;
 };
 void spec_facts_clear(struct spec_facts *facts);
 /*
  * Reads, checks and corrects a spec: limits never above the host's, no inheritable or ambient
- * capabilities, a relative root becomes @rootfs. SPEC_E_INVALID with the reason for what is refused.
+ * capabilities, a relative root becomes @rootfs, with a CNI network the network namespace is the one at
+ * @netns. SPEC_E_INVALID with the reason for what is refused.
  */
 int spec_check(const struct spec_host *host, const char *text, const char *rootfs,
-	       json_t **ret_spec, struct spec_facts *ret_facts, struct why *why);
+	       const char *netns, json_t **ret_spec, struct spec_facts *ret_facts, struct why *why);
 
 /* The same for a process: spec_check() does it too. @process is changed. */
 int spec_check_process(const struct spec_host *host, json_t *process, struct why *why);

@@ -375,6 +375,7 @@ static int read_annotations(const json_t *spec, struct spec_facts *facts, struct
 	facts->no_pivot = is_true(annotations, SPEC_NO_PIVOT);
 	facts->systemd_cgroup = is_true(annotations, SPEC_SYSTEMD_CGROUP);
 	facts->no_cgroup = is_true(annotations, SPEC_NO_CGROUP);
+	facts->cni = is_true(annotations, SPEC_CNI);
 	if (is_true(annotations, SPEC_APPARMOR))
 		r = read_apparmor(json_object_get(spec, "process"), facts, why);
 	oci_root = text_of(annotations, SPEC_OCI_ROOT);
@@ -382,6 +383,24 @@ static int read_annotations(const json_t *spec, struct spec_facts *facts, struct
 		return r;
 	r = spec_check_path("runc-root", oci_root, why);
 	return r ?: schema_set(&facts->oci_root, oci_root);
+}
+
+/* ---- the network ---- */
+
+static int set_netns(const json_t *spec, const char *netns, struct why *why)
+{
+	json_t *namespaces = json_object_get(json_object_get(spec, "linux"), "namespaces"), *item;
+	size_t i;
+
+	json_array_foreach(namespaces, i, item)
+	{
+		const char *path = text_of(item, "path");
+
+		if (!strcmp(text_of(item, "type"), "network") && (!path || !*path))
+			return put(item, "path", json_string(netns));
+	}
+	return why_set(why, SPEC_E_INVALID,
+		       "a CNI network needs a network namespace of the container's own");
 }
 
 /* ---- all of it ---- */
@@ -398,7 +417,7 @@ static int check_version(const json_t *spec, struct why *why)
 }
 
 int spec_check(const struct spec_host *host, const char *text, const char *rootfs,
-	       json_t **ret_spec, struct spec_facts *ret_facts, struct why *why)
+	       const char *netns, json_t **ret_spec, struct spec_facts *ret_facts, struct why *why)
 {
 	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
 	_cleanup_(json_cleanup) json_t *spec = NULL;
@@ -415,6 +434,8 @@ int spec_check(const struct spec_host *host, const char *text, const char *rootf
 	r = r ?: check_mounts(spec, why);
 	r = r ?: check_linux(spec, &facts, why);
 	r = r ?: read_annotations(spec, &facts, why);
+	if (!r && facts.cni)
+		r = set_netns(spec, netns, why);
 	/* crun then goes there from the bundle: the container's root may not pass through what is above. */
 	if (!r && facts.uid_map && !facts.rootfs)
 		r = put(json_object_get(spec, "root"), "path", json_string("rootfs"));

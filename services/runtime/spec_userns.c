@@ -191,7 +191,7 @@ int spec_add_userns(const struct spec_input *input, json_t *spec, struct why *wh
 	r = r ?: put(linux_, "gidMappings", list_of(groups, gidmap->count));
 	if (!r && !is_mapped(groups, gidmap->count, TTY_GROUP))
 		drop_tty_group(json_object_get(spec, "mounts"));
-	if (!r && !has_own_network(json_object_get(linux_, "namespaces")))
+	if (!r && (input->options->cni || !has_own_network(json_object_get(linux_, "namespaces"))))
 		r = bind_sys(json_object_get(spec, "mounts"));
 	return r;
 }

@@ -1,6 +1,6 @@
 /*
  * The operation task.create: the container's record, its root's mounts, the
- * bundle, the shim, the OCI runtime's create (or run, with start).
+ * bundle, the network, the shim, the OCI runtime's create (or run, with start).
  *
  * The row is written (CREATING) before the shim is spawned. A crash in the shim
  * step is found by the bundle's lock: held means that a shim lives and may be
@@ -161,6 +161,46 @@ static int undo_bundle(struct operation *operation)
 			      NULL);
 }
 
+/* ---- the network --------------------------------------------------------- */
+
+static int take_network(struct operation *operation, void *reply)
+{
+	struct task_create_context *context = context_of(operation);
+	struct runtime_attach_reply *got = reply;
+
+	if (context->network)
+		task_network_clear(context->network);
+	free(context->network);
+	context->network = TAKE(got->network);
+	return 0;
+}
+
+static int call_network(struct operation *operation, const char *method, operation_reply_fn done)
+{
+	struct runtime_network_request request = {
+		.task_id = context_of(operation)->task_id,
+		.container_id = request_of(operation)->container_id};
+
+	return operation_call(operation, schema_find_method("runtime", method), NULL, &request,
+			      done);
+}
+
+static int run_network(struct operation *operation)
+{
+	if (!context_of(operation)->prepared->network)
+		return 0;
+	return call_network(operation, "attach", take_network);
+}
+
+static int undo_network(struct operation *operation)
+{
+	struct task_create_context *context = context_of(operation);
+
+	if (!context->prepared || !context->prepared->network)
+		return 0;
+	return call_network(operation, "detach", NULL);
+}
+
 /* ---- the record ---------------------------------------------------------- */
 
 static int fill_record(struct operation *operation, struct task_record *record)
@@ -189,6 +229,11 @@ static int fill_record(struct operation *operation, struct task_record *record)
 	    ?: schema_set(&record->oci_root, prepared->oci_root)
 	    ?: schema_set(&record->cgroup, prepared->cgroup)
 	    ?: schema_set(&record->stop_signal, context->container->stop_signal);
+	if (!r && context->network) {
+		record->network = calloc(1, sizeof(*record->network));
+		r = record->network ? task_network_copy(context->network, record->network)
+				    : error_origin(-ENOMEM);
+	}
 	if (!r && task_io_has_log(request->io)) {
 		record->log = task_log_directory(service, context->task_id);
 		r = record->log ? 0 : error_origin(-ENOMEM);
@@ -434,6 +479,7 @@ static const struct operation_step steps[] = {
 	{.name = "container", .run = run_container},
 	{.name = "mounts", .run = run_mounts},
 	{.name = "bundle", .run = run_bundle, .undo = undo_bundle},
+	{.name = "network", .run = run_network, .undo = undo_network},
 	{.name = "record", .run = run_record, .undo = undo_record, .persist = true},
 	{.name = "shim", .run = run_shim, .undo = undo_shim},
 	{}};

@@ -54,6 +54,7 @@ static int look_at_task(struct operation *operation)
 	if (r)
 		return error_fold(r);
 	context->pid = record.pid;
+	context->has_network = record.network;
 	return schema_set(&context->task_id, record.task_id) ?: keep_exit(context, record.exit);
 }
 
@@ -245,6 +246,21 @@ static int run_shim(struct operation *operation)
 			      time_boot_ms() + SHIM_DEADLINE_MS, on_deleted);
 }
 
+/* ---- the network --------------------------------------------------------- */
+
+/* What plugins do not take back now is the runtime service's to ask again: the task is gone in any case. */
+static int run_network(struct operation *operation)
+{
+	struct task_delete_context *context = context_of(operation);
+	struct runtime_network_request detach = {
+		.task_id = context->task_id, .container_id = request_of(operation)->container_id};
+
+	if (context->is_gone || !context->has_network || is_of_added(operation))
+		return 0;
+	return operation_call_if_any(operation, schema_find_method("runtime", "detach"), NULL,
+				     &detach, NULL);
+}
+
 static int run_forget(struct operation *operation)
 {
 	const struct task_delete_request *request = request_of(operation);
@@ -271,6 +287,7 @@ static const struct operation_step steps[] = {{.name = "look", .run = run_look, 
 					      {.name = "kill", .run = run_kill},
 					      {.name = "end", .run = run_end},
 					      {.name = "shim", .run = run_shim},
+					      {.name = "network", .run = run_network},
 					      {.name = "forget", .run = run_forget},
 					      {}};
 

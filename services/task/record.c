@@ -188,6 +188,10 @@ int task_describe(const struct task_record *record, struct task_process *ret_pro
 		process.io = calloc(1, sizeof(*process.io));
 		r = process.io ? task_io_copy(record->io, process.io) : -ENOMEM;
 	}
+	if (!r && record->network) {
+		process.network = calloc(1, sizeof(*process.network));
+		r = process.network ? task_network_copy(record->network, process.network) : -ENOMEM;
+	}
 	if (!r && record->exit) {
 		process.exit = calloc(1, sizeof(*process.exit));
 		r = process.exit ? exit_record_copy(record->exit, process.exit) : -ENOMEM;

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 _davit_step() {
 	case "$path $1" in
-	'davit run') words=" --rm --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --checkpoint --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
+	'davit run') words=" --rm --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --cni --checkpoint --snapshotter --snapshotter-label --config --dump-config --cwd --env --env-file --user --label --annotation --mount --net-host --privileged --privileged-without-host-devices --read-only --runtime --runc-binary --runc-root --runtime-config-path --tty --with-ns --pid-file --allow-new-privs --memory-limit --cpu-shares --cpu-quota --cpu-period --cpuset-cpus --cpuset-mems --pids-limit --blkio-weight --blkio-weight-device --blkio-read-bps --blkio-write-bps --blkio-read-iops --blkio-write-iops --cpus --device --cap-add --cap-drop --seccomp --seccomp-profile --apparmor-profile --apparmor-default-profile --rdt-class --gpus --uidmap --gidmap --remap-labels --hostname --rlimit-nofile --rootfs --rootfs-propagation --no-pivot --cgroup --systemd-cgroup --platform --help"; path='davit run' ;;
 	'davit start') words=" --null-io --log-uri --fifo-dir --detach --interactive --detach-keys --log --no-log --log-max-size --log-max-files --log-mode --pid-file --help"; path='davit start' ;;
 	'davit stop') words=" --timeout --signal --help"; path='davit stop' ;;
 	'davit restart') words=" --timeout --signal --help"; path='davit restart' ;;
@@ -103,7 +103,7 @@ _davit_step() {
 	'davit bus publish') words=" --object --help"; path='davit bus publish' ;;
 	'davit bus stats' | 'davit bus top') words=" --help"; path='davit bus stats' ;;
 	'davit bus bench') words=" --callers --requests --method --events --batch --format --help"; path='davit bus bench' ;;
-	'davit up') words=" --detach --log --ready-fd --help"; path='davit up' ;;
+	'davit up') words=" --detach --log --ready-fd --cni-conf-dir --cni-bin-dir --cni-timeout --help"; path='davit up' ;;
 	'davit down') words=" --containers --help"; path='davit down' ;;
 	'davit upgrade') words=" --help"; path='davit upgrade' ;;
 	'davit doctor') words=" --help"; path='davit doctor' ;;

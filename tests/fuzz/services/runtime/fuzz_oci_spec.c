@@ -21,7 +21,8 @@ static int check(const char *text)
 	struct spec_facts facts = {};
 	struct why why = {};
 	json_t *spec = NULL;
-	int r = spec_check(this_host(), text, "/state/bundles/x/rootfs", &spec, &facts, &why);
+	int r = spec_check(this_host(), text, "/state/bundles/x/rootfs", "/state/netns/x", &spec,
+			   &facts, &why);
 
 	FUZZ_ASSERT(r == 0 || (r == SPEC_E_INVALID && why.text[0]));
 	FUZZ_ASSERT((r == 0) == (spec != NULL));

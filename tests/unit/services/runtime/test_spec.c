@@ -387,6 +387,9 @@ static void test_faulty_options_are_refused_by_name(void **state)
 		{"{\"args\":[\"a\"],\"uidmap\":[\"0:1:1\"],\"gidmap\":[\"0:1:1\"],"
 		 "\"with_ns\":[\"user:/proc/1/ns/user\"]}",
 		 "a user namespace cannot be joined"},
+		{"{\"args\":[\"a\"],\"cni\":true,\"net_host\":true}", "cni and net-host exclude"},
+		{"{\"args\":[\"a\"],\"cni\":true,\"with_ns\":[\"network:/proc/1/ns/net\"]}",
+		 "cni and with-ns 'network:/proc/1/ns/net' exclude"},
 		{"{\"args\":[\"a\"],\"rootfs\":\"x\"}", "absolute"},
 		{"{\"args\":[\"a\"],\"annotations\":{\"io.davit.x\":\"1\"}}", "davit's own"},
 	};

@@ -47,7 +47,8 @@ static void test_the_maps_of_a_user_namespace_are_as_the_kernel_takes_them(void 
 	_cleanup_(json_cleanup) json_t *spec = NULL;
 
 	(void)state;
-	assert_int_equal(spec_check(&host, text, "/bundle/rootfs", &spec, &facts, NULL), 0);
+	assert_int_equal(spec_check(&host, text, "/bundle/rootfs", "/netns/x", &spec, &facts, NULL),
+			 0);
 	assert_string_equal(facts.uid_map, "0 1000 1\n1 5 2\n");
 	assert_string_equal(facts.gid_map, "0 7 4294967295\n");
 	assert_string_equal(
@@ -76,8 +77,9 @@ static void test_a_user_namespace_without_good_maps_is_refused(void **state)
 		json_t *spec = NULL;
 		struct why why = {};
 
-		assert_int_equal(spec_check(&host, text, "/bundle/rootfs", &spec, &facts, &why),
-				 SPEC_E_INVALID);
+		assert_int_equal(
+			spec_check(&host, text, "/bundle/rootfs", "/netns/x", &spec, &facts, &why),
+			SPEC_E_INVALID);
 		if (!strstr(why.text, maps[i][1]))
 			fail_msg("'%s' does not have '%s'", why.text, maps[i][1]);
 	}
@@ -90,8 +92,9 @@ static void test_a_good_spec_is_put_right(void **state)
 	json_t *process, *limit;
 
 	(void)state;
-	assert_int_equal(spec_check(&host, good, "/state/bundles/x/rootfs", &spec, &facts, NULL),
-			 0);
+	assert_int_equal(
+		spec_check(&host, good, "/state/bundles/x/rootfs", "/netns/x", &spec, &facts, NULL),
+		0);
 	process = json_object_get(spec, "process");
 	assert_null(json_object_get(json_object_get(process, "capabilities"), "inheritable"));
 	assert_null(json_object_get(json_object_get(process, "capabilities"), "ambient"));
@@ -119,7 +122,7 @@ static void test_a_root_of_the_host_is_named(void **state)
 						     "\"path\":\"/srv/tree\"");
 
 	(void)state;
-	assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, NULL), 0);
+	assert_int_equal(spec_check(&host, text, "/x", "/netns/x", &spec, &facts, NULL), 0);
 	assert_string_equal(facts.rootfs, "/srv/tree");
 }
 
@@ -131,7 +134,7 @@ static void test_a_shared_pid_namespace_is_seen(void **state)
 		changed("{\"type\":\"pid\"}", "{\"type\":\"pid\",\"path\":\"/proc/1/ns/pid\"}");
 
 	(void)state;
-	assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, NULL), 0);
+	assert_int_equal(spec_check(&host, text, "/x", "/netns/x", &spec, &facts, NULL), 0);
 	assert_false(facts.own_pid_ns);
 }
 
@@ -173,7 +176,7 @@ static void test_hostile_specs_are_refused_by_name(void **state)
 		struct why why = {};
 		json_t *spec = NULL;
 
-		assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, &why),
+		assert_int_equal(spec_check(&host, text, "/x", "/netns/x", &spec, &facts, &why),
 				 SPEC_E_INVALID);
 		if (!why.text[0] || !strstr(why.text, cases[i][2]))
 			fail_msg("case %zu: '%s' does not have '%s'", i, why.text, cases[i][2]);
@@ -188,8 +191,53 @@ static void test_every_truncation_is_refused(void **state)
 		struct spec_facts facts = {};
 		json_t *spec = NULL;
 
-		assert_int_equal(spec_check(&host, text, "/x", &spec, &facts, NULL),
+		assert_int_equal(spec_check(&host, text, "/x", "/netns/x", &spec, &facts, NULL),
 				 SPEC_E_INVALID);
+	}
+}
+
+#define OTHER_NOTE "\"io.davit.no-cgroup\":\"true\""
+#define CNI_NOTE   "\"io.davit.cni\":\"true\""
+
+static int check_with_network(const char *namespaces, json_t **ret_spec, struct why *why)
+{
+	_cleanup_(cleanup_free) char *noted = changed(OTHER_NOTE, CNI_NOTE);
+	_cleanup_(cleanup_free) char *text = malloc(strlen(noted) + strlen(namespaces) + 1);
+	_cleanup_(spec_facts_clear) struct spec_facts facts = {};
+	const char *at = strstr(noted, "{\"type\":\"pid\"}");
+	int r;
+
+	assert_non_null(text);
+	sprintf(text, "%.*s%s%s", (int)(at - noted), noted, namespaces,
+		at + strlen("{\"type\":\"pid\"}"));
+	r = spec_check(&host, text, "/x", "/state/netns/x", ret_spec, &facts, why);
+	assert_true(r || facts.cni);
+	return r;
+}
+
+static void test_with_a_cni_network_the_namespace_is_davits_own(void **state)
+{
+	_cleanup_(json_cleanup) json_t *spec = NULL;
+	json_t *item;
+
+	(void)state;
+	assert_int_equal(check_with_network("{\"type\":\"network\"}", &spec, NULL), 0);
+	item = json_array_get(json_object_get(json_object_get(spec, "linux"), "namespaces"), 1);
+	assert_string_equal(json_string_value(json_object_get(item, "path")), "/state/netns/x");
+}
+
+static void test_a_cni_network_needs_a_network_namespace_of_its_own(void **state)
+{
+	static const char *const cases[] = {"{\"type\":\"pid\"}",
+					    "{\"type\":\"network\",\"path\":\"/proc/1/ns/net\"}"};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct why why = {};
+		json_t *spec = NULL;
+
+		assert_int_equal(check_with_network(cases[i], &spec, &why), SPEC_E_INVALID);
+		assert_non_null(strstr(why.text, "network namespace of the container's own"));
 	}
 }
 
@@ -200,4 +248,6 @@ TEST_MAIN(cmocka_unit_test_setup(test_the_maps_of_a_user_namespace_are_as_the_ke
 	  cmocka_unit_test_setup(test_a_root_of_the_host_is_named, setup),
 	  cmocka_unit_test_setup(test_a_shared_pid_namespace_is_seen, setup),
 	  cmocka_unit_test_setup(test_hostile_specs_are_refused_by_name, setup),
+	  cmocka_unit_test_setup(test_with_a_cni_network_the_namespace_is_davits_own, setup),
+	  cmocka_unit_test_setup(test_a_cni_network_needs_a_network_namespace_of_its_own, setup),
 	  cmocka_unit_test_setup(test_every_truncation_is_refused, setup))
