@@ -18,7 +18,7 @@ from mounted import mounted_tree  # noqa: E402
 from registry import Registry  # noqa: E402
 from test_collect import age, blobs, folder, state, usage  # noqa: E402
 
-ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "2"))
 SHIFT = random.Random(int(os.environ.get("DAVIT_TEST_SEED", "20261128")))
 AT_A_TIME = 4
 
