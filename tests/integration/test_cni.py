@@ -82,9 +82,14 @@ class Network:
         self.options = ("--cni-conf-dir", self.confs, "--cni-bin-dir", "%s:%s" % (PLUGINS, self.bin)) + options
 
     def __enter__(self):
-        self.d.check("up", "--detach", *self.options)
-        self.d.is_up = True
-        self.d.import_busybox()
+        try:
+            self.d.check("up", "--detach", *self.options)
+            self.d.is_up = True
+            self.d.import_busybox()
+        except BaseException:
+            self.d.print_log()
+            self.d.end()
+            raise
         return self
 
     def __exit__(self, kind, value, trace):
