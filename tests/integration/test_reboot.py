@@ -56,7 +56,7 @@ def test_what_ran_has_ended_once_and_can_be_started_again():
         d.import_busybox()
         d.check("run", "-d", "busybox", "web", "sh", "-c", "echo hello; sleep 1000")
         client = d.start("run", "--rm", "busybox", "gone", "sleep", "1000")
-        wait_for(lambda: len(d.call("task.list").get("tasks", [])) == 2, "both run")
+        wait_for(lambda: [t["status"] for t in d.json("ps")] == ["RUNNING", "RUNNING"], "both run")
         write_rows(d)
         client.kill()
         client.communicate()
