@@ -745,8 +745,10 @@ static void on_looked(struct task_service *service, const char *task_id)
 {
 	struct task_shim *shim = task_shim_find(service, task_id);
 
-	if (shim)
-		shim_gone(shim);
+	if (!shim)
+		return;
+	shim->is_looking = false;
+	shim_gone(shim);
 }
 
 /* True: it comes back when the event log has been read. */
@@ -755,11 +757,16 @@ static bool looks_for_exit(struct task_shim *shim)
 	_cleanup_(task_record_clear) struct task_record record = {};
 	struct row row = {.shim = shim, .record = &record};
 
+	if (shim->is_looking)
+		return true; /* somebody else has found it gone meanwhile */
 	if (shim->has_looked || service_transact(shim->service->service, read_row, &row) ||
 	    row.result || record.exit || record.status == TASK_CREATING)
 		return false;
-	shim->has_looked = true;
-	return !missed_look(shim->service, &record, on_looked);
+	shim->has_looked = shim->is_looking = true;
+	if (!missed_look(shim->service, &record, on_looked))
+		return true; /* @shim may be gone already */
+	shim->is_looking = false;
+	return false;
 }
 
 /* The bundle is gone, or all in it by which a shim could be started: nothing is left of the task. */

@@ -63,6 +63,7 @@ struct task_shim {
 	bool is_cleanup;         /* started after another's death */
 	bool has_taken_over;     /* it has got what is held for it */
 	bool has_looked;         /* in the event log, for exits that nobody told here */
+	bool is_looking;         /* until the log has been read */
 	unsigned n_clean_ups;    /* so many were started for that, one soon after another */
 	uint64_t clean_up_at_ms; /* not before then again */
 	uint64_t ready_at_ms;
