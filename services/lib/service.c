@@ -73,12 +73,18 @@ static void on_readers(struct loop_timer *timer)
 	loop_timer_set(service->loop, timer, time_boot_ms() + READERS_CHECK_MS, on_readers);
 }
 
+/* Its only purpose is the turn that follows. */
 static void on_kick(struct loop_timer *timer)
 {
-	struct service *service = container_of(timer, struct service, kick);
+	(void)timer;
+}
+
+/* What waited for room tries again, in the turn that follows. */
+static void on_stall(struct loop_timer *timer)
+{
+	struct service *service = container_of(timer, struct service, stall);
 	struct job *job;
 
-	/* Its only purpose is the turn that follows; what waited for room tries again. */
 	while ((job = job_list_take(&service->stalled)))
 		job_list_add(&service->queue, job);
 }
@@ -97,6 +103,7 @@ static struct service *service_new(const struct service_definition *definition, 
 	*paths = (struct paths){};
 	service->started_at_ns = time_real_ns();
 	service->kick.fn = on_kick;
+	service->stall.fn = on_stall;
 	job_list_init(&service->queue);
 	job_list_init(&service->done);
 	job_list_init(&service->stalled);
@@ -118,7 +125,7 @@ int service_open(const struct service_definition *definition, struct loop *loop,
 	if (!r)
 		r = recover(service);
 	if (!r && definition->open) {
-		r = definition->open(service, &service->object);
+		r = (*definition->open)(service, &service->object);
 		service->is_object_open = !r;
 	}
 	if (r) {
@@ -174,6 +181,7 @@ struct service *service_close(struct service *service)
 		service->definition->close(service->object);
 	calls_free(service);
 	loop_timer_cancel(&service->kick);
+	loop_timer_cancel(&service->stall);
 	loop_timer_cancel(&service->readers_timer);
 	service->store = store_close(service->store);
 	paths_deinit(&service->paths);

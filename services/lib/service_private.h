@@ -193,7 +193,8 @@ struct service {
 	struct effect *answers_mark, *effects_mark;
 	bool is_unrepeatable;
 	bool is_turning;
-	struct loop_timer kick;
+	struct loop_timer kick;  /* to the next turn */
+	struct loop_timer stall; /* what is stalled runs again; turns in between do not put it off */
 
 	struct call *calls[SERVICE_CALLS_BUCKETS]; /* later ones */
 	size_t n_calls;

@@ -358,9 +358,9 @@ void service_turn(struct service *service)
 	if (store_is_open(service->store))
 		turn_commit(service);
 	outbox_flush(service);
-	if (service->stalled.first)
-		loop_timer_set(service->loop, &service->kick, time_boot_ms() + STALL_MS,
-			       service->kick.fn);
+	if (service->stalled.first && !service->stall.loop)
+		loop_timer_set(service->loop, &service->stall, time_boot_ms() + STALL_MS,
+			       service->stall.fn);
 	if (has_work(service))
 		loop_timer_set(service->loop, &service->kick, 0, service->kick.fn);
 	service->is_turning = false;

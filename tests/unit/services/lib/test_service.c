@@ -650,6 +650,36 @@ static void test_a_later_answer_is_given_to_all_who_asked(void **state)
 	assert_int_equal(test->service->n_calls, 0);
 }
 
+static void test_a_later_answer_waits_for_room_whatever_else_comes(void **state)
+{
+	struct namespace_record record = {.name = "later"};
+	struct service_case *test = *state;
+	struct service *service = test->service;
+	struct service_answer *caller;
+	uint64_t at_ms;
+	struct job *job;
+
+	caller = service_case_send(test, "namespace.create", id_1, 0,
+				   &(struct namespace_request){.namespace = &record});
+	service_case_turn(test);
+	call_finish(the_counter.later, &(struct namespace_reply){.namespace = &record});
+	while ((job = job_list_take(&service->queue))) {
+		assert_int_equal(job->run(service, job), 0);
+		job_list_add(&service->done, job);
+	}
+	service->store->failure = STORE_E_NO_SPACE;
+	service_case_turn(test);
+	assert_false(caller->is_answered);
+	assert_non_null(service->stall.loop);
+	at_ms = service->stall.at_ms;
+	assert_int_equal(count(test, "other", id_2), BUS_OK);
+	assert_int_equal(service->stall.at_ms, at_ms);
+	loop_timer_set(service->loop, &service->stall, 0, service->stall.fn);
+	service_case_turn(test);
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_OK);
+}
+
 static void test_a_later_failure_is_remembered(void **state)
 {
 	struct service_case *test = *state;
@@ -736,6 +766,7 @@ TEST_MAIN(CASE(test_a_repeated_request_gets_the_stored_reply_and_does_nothing),
 	  CASE(test_a_callback_runs_again_when_the_map_was_full),
 	  CASE(test_what_waited_for_an_aborted_transaction_is_freed),
 	  CASE(test_a_later_answer_is_given_to_all_who_asked),
+	  CASE(test_a_later_answer_waits_for_room_whatever_else_comes),
 	  CASE(test_a_later_failure_is_remembered),
 	  CASE(test_a_waiter_gets_pending_after_its_time_and_may_ask_again),
 	  CASE(test_a_waiter_whose_deadline_passes_is_told),
