@@ -20,7 +20,7 @@
 
 #define JOURNAL_COMPACT_SIZE (256u << 10)
 #define JOURNAL_MAX          (8u << 20) /* a larger file is not ours */
-#define JOURNAL_KILLS        64
+#define JOURNAL_KILLS        128 /* two entries for each */
 
 struct journal {
 	int fd;

@@ -1,10 +1,14 @@
-/* A signal to a process, or to all of the container. Its request is journaled before it is sent. */
+/*
+ * A signal to a process, or to all of the container. Its request is journaled before it is sent, as one
+ * of which that is not known, and again when it was.
+ */
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
 
+#include "broker/lib/log.h"
 #include "shim/shim.h"
 
 int shim_signal(struct shim *shim, int signal, bool all)
@@ -47,12 +51,15 @@ static void kill_process(struct shim *shim, const struct process *process,
 		.pid = (uint64_t)process->pid,
 		.request_id = {(uint8_t *)call->id, ID_SIZE},
 	};
+	static char unknown[] = "its shim died: whether the signal was sent is not known";
 	static const struct empty nothing;
 	enum bus_status status = BUS_OK;
 	char text[ENVELOPE_NAME_MAX + 128] = "";
 	int r;
 
+	record.error = unknown;
 	r = journal_append(&shim->journal, &record);
+	record.error = NULL;
 	if (r) {
 		request_refuse(shim, call, BUS_INTERNAL, "cannot write %s: %s", shim->journal.path,
 			       strerror(-r));
@@ -63,6 +70,8 @@ static void kill_process(struct shim *shim, const struct process *process,
 		status = r == -ESRCH ? BUS_NOT_FOUND : BUS_INTERNAL;
 		snprintf(text, sizeof(text), "process '%s': signal %d: %s", process->id,
 			 (int)request->signal, r == -ESRCH ? "it has ended" : strerror(-r));
+	} else if (journal_append(&shim->journal, &record)) {
+		log_warning("%s cannot be written", shim->journal.path);
 	}
 	request_answer(shim, call, status, text, &nothing);
 }

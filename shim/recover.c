@@ -3,6 +3,7 @@
  * world says what is true now. The container, if it lives, is left alone.
  */
 
+#include <signal.h>
 #include <string.h>
 
 #include "broker/lib/log.h"
@@ -53,6 +54,18 @@ static const char *cause_of(const struct exit_record *exit)
 		if (!strcmp(exit->cause, causes[i]))
 			return causes[i];
 	return NULL;
+}
+
+/* One that may not have been sent is only sent again where that makes no difference. */
+static void note_kill(struct shim *shim, const struct journal_record *record)
+{
+	static const struct empty nothing;
+
+	if (record->error && record->signal == SIGKILL)
+		return;
+	if (record->request_id.size == ID_SIZE)
+		answers_forget(&shim->requests.answers, record->request_id.data);
+	note_answer(shim, "kill", record, record->error ? BUS_ABORTED : BUS_OK, &nothing);
 }
 
 /* The record goes away, the process keeps what it says. */
@@ -200,7 +213,7 @@ int shim_replay(void *userdata, const struct journal_record *record)
 			note_exit(process, record);
 		break;
 	case JOURNAL_KILL:
-		note_answer(shim, "kill", record, BUS_OK, &(struct empty){});
+		note_kill(shim, record);
 		break;
 	case JOURNAL_OOM:
 		shim->replay.has_oom = true;

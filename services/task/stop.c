@@ -103,8 +103,10 @@ static void on_sent(struct operation *operation, enum bus_status status, const c
 		    void *reply)
 {
 	(void)reply;
-	/* It has ended by itself, or may not be signalled now: the grace period, and SIGKILL, see to it. */
-	if (status == BUS_OK || status == BUS_NOT_FOUND || status == BUS_FAILED_PRECONDITION)
+	/* It has ended by itself, may not be signalled now, or it is not known whether it was: the grace period, and
+	 * SIGKILL, see to it. */
+	if (status == BUS_OK || status == BUS_NOT_FOUND || status == BUS_FAILED_PRECONDITION ||
+	    status == BUS_ABORTED)
 		operation_step_done(operation);
 	else
 		operation_step_failed(operation, status, "container '%s': %s",

@@ -1,5 +1,6 @@
 /* What is left when a shim is killed, and what the shim that cleans up makes of it. */
 
+#include <endian.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -322,6 +323,62 @@ static void requests_of_before_are_answered_from_the_journal(void **state)
 	assert_gone();
 }
 
+/* As a shim writes it that dies right after it. */
+static void write_kill(int fd, const uint8_t id[ID_SIZE], int signal, bool is_sent)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer entry = {};
+	struct journal_record record = {
+		.kind = JOURNAL_KILL,
+		.time_ns = time_real_ns(),
+		.signal = (uint64_t)signal,
+		.request_id = {(uint8_t *)id, ID_SIZE},
+		.error = is_sent ? NULL : (char *)"not known",
+	};
+	uint8_t head[8] = {};
+	uint32_t numbers[2];
+
+	assert_int_equal(schema_buffer_add(&entry, head, sizeof(head)), 0);
+	assert_int_equal(schema_pack(schema_journal_record(), &record, &entry, NULL), 0);
+	numbers[0] = htole32((uint32_t)(entry.size - sizeof(head)));
+	numbers[1] = htole32(crc32c(0, entry.data + sizeof(head), entry.size - sizeof(head)));
+	memcpy(entry.data, numbers, sizeof(numbers));
+	assert_int_equal(write(fd, entry.data, entry.size), (ssize_t)entry.size);
+}
+
+static void signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_sent_again(
+	void **state)
+{
+	struct shim_kill_request term = {.signal = SIGTERM}, end = {.signal = SIGKILL};
+	static const uint8_t unknown[ID_SIZE] = {1}, sent[ID_SIZE] = {2}, last[ID_SIZE] = {3};
+	_cleanup_(cleanup_free) char *path = NULL;
+	_cleanup_(cleanup_fd) int fd = -1;
+
+	(void)state;
+	shim_case_init(&test, "exec sleep 1000\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	must(BUS_OK, "shim.create", &create_and_start);
+	expect_published("1 /tasks/create");
+	expect_published("2 /tasks/start");
+	path = text_format("%s/journal", test.bundle);
+	fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_true(fd >= 0);
+	kill(test.shim, SIGSTOP);
+	write_kill(fd, unknown, SIGTERM, false);
+	write_kill(fd, sent, SIGTERM, false);
+	write_kill(fd, sent, SIGTERM, true);
+	write_kill(fd, last, SIGKILL, false);
+	shim_case_replace(&test);
+	assert_int_equal(shim_case_call(&test, "shim.kill", unknown, 0, &term, NULL), BUS_ABORTED);
+	assert_string_equal(test.text, "not known");
+	assert_int_equal(shim_case_call(&test, "shim.kill", sent, 0, &term, NULL), BUS_OK);
+	init_of(TASK_RUNNING);
+	assert_int_equal(shim_case_call(&test, "shim.kill", last, 0, &end, NULL), BUS_OK);
+	shim_case_wait_event(&test, "/tasks/exit");
+	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_gone();
+}
+
 static void shim_killed_in_the_midst_of_create_leaves_nothing(void **state)
 {
 	uint8_t id[ID_SIZE];
@@ -396,6 +453,8 @@ int main(int argc, char **argv)
 		SHIM_TEST(descriptors_are_taken_with_adopt_only),
 		SHIM_TEST(known_exit_stays_known_and_is_published_by_the_next_shim),
 		SHIM_TEST(requests_of_before_are_answered_from_the_journal),
+		SHIM_TEST(
+			signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_sent_again),
 		SHIM_TEST(shim_killed_in_the_midst_of_create_leaves_nothing),
 		SHIM_TEST(shim_killed_after_delete_is_followed_by_one_that_publishes_the_rest),
 		SHIM_TEST(torn_journal_is_cut_and_continued),
