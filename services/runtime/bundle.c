@@ -113,9 +113,11 @@ int bundle_make(const char *state, const char *task_id, const json_t *spec, bool
 	if (!access(path, F_OK))
 		return error_trace(fill(path, spec, is_open, why));
 	r = file_remove_tree(AT_FDCWD, new, why) ?: fill(new, spec, is_open, why);
+	if (!r && rename(new, path))
+		r = why_errno(why, error_origin(-errno), "bundle '%s'", path);
 	if (r)
-		return error_trace(r);
-	return rename(new, path) ? why_errno(why, error_origin(-errno), "bundle '%s'", path) : 0;
+		(void)file_remove_tree(AT_FDCWD, new, NULL);
+	return error_trace(r);
 }
 
 int bundle_remove(const char *state, const char *task_id, struct why *why)

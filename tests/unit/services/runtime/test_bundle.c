@@ -78,7 +78,25 @@ static void test_what_a_crash_left_half_made_is_cleared_at_start(void **state)
 	assert_false(bundle_is_any(scratch->dir));
 }
 
+/* Its place is taken by something that a bundle cannot replace. */
+static void test_one_that_cannot_be_made_leaves_nothing_half_made(void **state)
+{
+	_cleanup_(json_cleanup) json_t *spec = json_object();
+	_cleanup_(cleanup_free) char *place = scratch_path(*state, "bundles/" TASK);
+	_cleanup_(cleanup_free) char *half = scratch_path(*state, "bundles/" TASK ".new");
+	const struct scratch *scratch = *state;
+	struct why why = {};
+
+	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
+	assert_int_equal(symlink("/nowhere/at/all", place), 0);
+	assert_true(bundle_make(scratch->dir, TASK, spec, false, &why) < 0);
+	assert_non_null(strstr(why.text, TASK));
+	assert_int_not_equal(access(half, F_OK), 0);
+	assert_int_equal(unlink(place), 0);
+}
+
 TEST_MAIN(TEST_IN_SCRATCH(test_a_bundle_is_closed_to_others_but_for_its_root),
 	  TEST_IN_SCRATCH(test_making_and_removing_twice_is_the_same_as_once),
 	  TEST_IN_SCRATCH(test_a_bundle_in_which_a_shim_lives_is_left_alone),
-	  TEST_IN_SCRATCH(test_what_a_crash_left_half_made_is_cleared_at_start))
+	  TEST_IN_SCRATCH(test_what_a_crash_left_half_made_is_cleared_at_start),
+	  TEST_IN_SCRATCH(test_one_that_cannot_be_made_leaves_nothing_half_made))
