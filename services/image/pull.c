@@ -366,7 +366,8 @@ static void ended(void *userdata, void *data, const struct why *why)
 		return;
 	}
 	on_timer(&pulling->timer);
-	if (pulling->is_unpacked)
+	/* Unpacking may have failed when all had come already. */
+	if (pulling->is_unpacked || pulling->r)
 		go_on(pulling);
 	else
 		try_unpack(pulling);
