@@ -121,9 +121,12 @@ int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct 
 				 name);
 	dir = openat(image->snapshots, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir < 0 || mkdirat(dir, "fs", 0755) < 0 || mkdirat(dir, "work", 0711) < 0 ||
-	    fchmodat(dir, "fs", 0755, 0) < 0 || fchmodat(dir, "work", 0711, 0) < 0)
-		return why_errno(why, error_origin(-errno), "cannot make snapshot directory '%s'",
-				 name);
+	    fchmodat(dir, "fs", 0755, 0) < 0 || fchmodat(dir, "work", 0711, 0) < 0) {
+		int r = error_origin(-errno);
+
+		(void)file_remove_tree(image->snapshots, name, NULL);
+		return why_errno(why, r, "cannot make snapshot directory '%s'", name);
+	}
 	*ret_number = number;
 	return 0;
 }
