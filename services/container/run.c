@@ -303,7 +303,8 @@ static int run_task(struct operation *operation)
 static int undo_task(struct operation *operation)
 {
 	const struct container_run_request *request = request_of(operation);
-	struct task_delete_request delete = {.container_id = request->id, .force = true};
+	struct task_delete_request delete = {
+		.container_id = request->id, .force = true, .forget = true};
 
 	if (request->create_only)
 		return 0;
