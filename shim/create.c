@@ -355,6 +355,8 @@ static void on_started(void *userdata, bool is_ok, const char *text)
 void shim_method_start(struct shim *shim, const struct empty *request, const struct call *call)
 {
 	static const char *const none[] = {NULL};
+	struct journal_record intent = {.kind = JOURNAL_INTENT,
+					.request_id = {(uint8_t *)call->id, ID_SIZE}};
 	struct why why = {};
 	int r;
 
@@ -374,6 +376,11 @@ void shim_method_start(struct shim *shim, const struct empty *request, const str
 	}
 	if (!shim_begin(shim, call))
 		return;
+	r = journal_append(&shim->journal, &intent);
+	if (r) {
+		shim_finish(shim, BUS_INTERNAL, "its start cannot be journaled", false);
+		return;
+	}
 	shim_move(shim, STATE_STARTING);
 	r = runtime_call(&shim->runtime.container, "start", none, NULL,
 			 shim->operation.request.deadline_ms, on_started, shim, &why);

@@ -93,13 +93,14 @@ int shim_journal_process(struct process *process, enum journal_kind kind, const 
 	return error_trace(journal_append(&process->shim->journal, &record));
 }
 
-int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE])
+int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE], bool start)
 {
 	struct journal_record record = {
 		.kind = JOURNAL_EXEC_ADDED,
 		.request_id = borrow_id(id),
 		.io = (struct task_io *)process->io,
 		.file = process->file,
+		.start = start,
 	};
 	struct event_task_exec_added event = {
 		.container_id = process->shim->config.container_id,

@@ -379,7 +379,8 @@ static int add(struct shim *shim, const struct shim_exec_request *request, const
 	if (r)
 		return r;
 	process->file = strdup(request->process_file);
-	r = process->file ? shim_journal_exec_added(process, call->id) : error_origin(-ENOMEM);
+	r = process->file ? shim_journal_exec_added(process, call->id, request->start)
+			  : error_origin(-ENOMEM);
 	if (r) {
 		processes_remove(&shim->added, process);
 		return r;
@@ -418,6 +419,12 @@ void shim_method_exec(struct shim *shim, const struct shim_exec_request *request
 		request_refuse(shim, call, BUS_INVALID_ARGUMENT,
 			       "process '%s' in the file '%s': no identifier, or no file's name",
 			       request->exec_id, request->process_file);
+		return;
+	}
+	process = processes_find(&shim->added, request->exec_id);
+	if (process && request->start && process->state == PROCESS_ADDED &&
+	    !process->request.method && !memcmp(process->added_id, call->id, ID_SIZE)) {
+		start(process, call);
 		return;
 	}
 	r = strcmp(request->exec_id, shim->config.container_id) ? add(shim, request, call, &process)

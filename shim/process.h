@@ -57,6 +57,7 @@ struct process {
 	/* Of one that is not our child (adopt.c). */
 	struct loop_file watch;
 	uint64_t give_up_ms, pause_ms;
+	uint8_t added_id[ID_SIZE]; /* after a shim's death: the request that added it and was to start it */
 };
 
 /* The added processes. */

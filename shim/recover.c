@@ -100,21 +100,22 @@ static int note_added(struct shim *shim, const struct journal_record *record)
 	if (r)
 		return error_trace(r);
 	process->file = strdup(record->file ?: "");
-	note_answer(shim, "exec", record, BUS_OK, &(struct shim_exec_reply){});
+	if (record->start && record->request_id.size == ID_SIZE)
+		memcpy(process->added_id, record->request_id.data, ID_SIZE);
+	else
+		note_answer(shim, "exec", record, BUS_OK, &(struct shim_exec_reply){});
 	return process->file ? 0 : error_origin(-ENOMEM);
 }
 
 /* The request's name is that under which it was added, if that was to start it too. */
-static void note_start_answer(struct shim *shim, const struct journal_record *record,
-			      enum bus_status status)
+static void note_start_answer(struct shim *shim, const struct process *process,
+			      const struct journal_record *record, enum bus_status status)
 {
 	struct shim_pid_reply reply = {record->pid, record->start_time};
-	const struct answer *added = record->request_id.size == ID_SIZE
-					     ? answers_find(&shim->requests.answers,
-							    record->request_id.data)
-					     : NULL;
+	bool is_named = record->request_id.size == ID_SIZE;
 
-	if (!added) {
+	if (!is_named || (memcmp(process->added_id, record->request_id.data, ID_SIZE) &&
+			  !answers_find(&shim->requests.answers, record->request_id.data))) {
 		note_answer(shim, "exec_start", record, status, &reply);
 		return;
 	}
@@ -135,6 +136,7 @@ static void note_forgotten(struct shim *shim, struct process *process,
 
 static int note_exec(struct shim *shim, const struct journal_record *record)
 {
+	static char unknown[] = "its shim died: whether it was started is not known";
 	struct process *process = processes_find(&shim->added, record->process ?: "");
 
 	if (record->kind == JOURNAL_EXEC_ADDED)
@@ -142,15 +144,18 @@ static int note_exec(struct shim *shim, const struct journal_record *record)
 	if (!process)
 		return 0;
 	if (record->kind == JOURNAL_EXEC_INTENT) {
+		struct journal_record uncertain = *record;
+
+		uncertain.error = unknown;
 		process_move(process, PROCESS_STARTING);
-		note_start_answer(shim, record, BUS_ABORTED);
+		note_start_answer(shim, process, &uncertain, BUS_ABORTED);
 	} else if (record->kind == JOURNAL_EXEC_STARTED) {
 		note_identity(process, record);
 		process_move(process, PROCESS_RUNNING);
-		note_start_answer(shim, record, BUS_OK);
+		note_start_answer(shim, process, record, BUS_OK);
 	} else if (record->kind == JOURNAL_EXEC_FAILED) {
 		process_move(process, PROCESS_FAILED);
-		note_start_answer(shim, record, BUS_FAILED_PRECONDITION);
+		note_start_answer(shim, process, record, BUS_FAILED_PRECONDITION);
 	} else {
 		note_forgotten(shim, process, record);
 	}
@@ -165,6 +170,12 @@ static void note_init(struct shim *shim, const struct journal_record *record)
 	case JOURNAL_CREATED:
 		note_process(shim, "create", record);
 		note_identity(&shim->init, record);
+		break;
+	case JOURNAL_INTENT:
+		/* The first is the create's. */
+		if (shim->init.pid && record->request_id.size == ID_SIZE)
+			memcpy(shim->replay.start_id, record->request_id.data, ID_SIZE);
+		shim->replay.has_start_id = shim->init.pid;
 		break;
 	case JOURNAL_STARTED:
 		note_process(shim, "start", record);
@@ -294,14 +305,30 @@ static bool is_started(const struct shim *shim)
 	return shim->replay.is_started || (fifo && access(fifo, F_OK) && errno == ENOENT);
 }
 
+/* The answer to the request that the shim died over, if it was one to start. */
+static void note_start(struct shim *shim, enum bus_status status, const char *text)
+{
+	struct journal_record record = {.pid = (uint64_t)shim->init.pid,
+					.start_time = shim->init.start_time,
+					.request_id = {shim->replay.start_id, ID_SIZE},
+					.error = (char *)text};
+	struct shim_pid_reply reply = {record.pid, record.start_time};
+
+	if (shim->replay.has_start_id)
+		note_answer(shim, "start", &record, status, &reply);
+}
+
 /* What the journal does not say because the shim died in the midst of it. */
 static int catch_up(struct shim *shim)
 {
 	bool is_frozen = cgroup_is_frozen(&shim->cgroup);
 	int r = 0;
 
-	if (!shim->replay.is_started)
-		r = shim_journal_started(shim, NULL);
+	if (!shim->replay.is_started) {
+		r = shim_journal_started(shim,
+					 shim->replay.has_start_id ? shim->replay.start_id : NULL);
+		note_start(shim, BUS_OK, NULL);
+	}
 	shim_move(shim, STATE_RUNNING);
 	if (!shim->cgroup.freeze)
 		is_frozen = shim->replay.is_paused;
@@ -327,12 +354,16 @@ static int look_at_init(struct shim *shim)
 	/* Those that the journal tells of are told. */
 	if (shim->replay.has_oom)
 		shim->oom.kills = cgroup_oom_kills(&shim->cgroup);
-	if (shim->init.pidfd < 0)
+	if (shim->init.pidfd < 0) {
+		if (!shim->replay.is_started)
+			note_start(shim, BUS_ABORTED,
+				   "its shim died: whether it was started is not known");
 		shim_move(shim, STATE_LOST);
-	else if (is_started(shim))
+	} else if (is_started(shim)) {
 		r = catch_up(shim);
-	else
+	} else {
 		shim_move(shim, STATE_CREATED);
+	}
 	return r;
 }
 

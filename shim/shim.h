@@ -44,6 +44,8 @@ struct operation {
 /* What an earlier shim's journal tells. */
 struct replay {
 	bool is_started, is_paused, has_oom;
+	uint8_t start_id[ID_SIZE]; /* of the request that was to start it */
+	bool has_start_id;
 };
 
 struct shim {
@@ -99,7 +101,7 @@ int shim_journal_exit(struct shim *shim, const struct process *process);
 int shim_journal_log(struct shim *shim, const struct process *process, const char *error,
 		     uint64_t dropped);
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE]);
-int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE]);
+int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE], bool start);
 int shim_journal_exec_started(struct process *process, const uint8_t id[ID_SIZE]);
 /* @kind: paused or resumed. @id may be NULL. */
 int shim_journal_state(struct shim *shim, enum journal_kind kind, const uint8_t id[ID_SIZE]);
