@@ -45,7 +45,7 @@ suite "unit tests under ASan and UBSan" "$build-asan" unit
 suite "integration tests under ASan and UBSan" "$build-asan" integration
 step "the demo" tools/demo.sh "$build/bin"
 # The same bytes each time: whether a change is good must not depend on luck. `make fuzz` tries its luck.
-step "a short fuzz run" env FUZZ_SEED=1 make -s BUILD="$build" FUZZ_RUNS="${FUZZ_RUNS:-20000}" fuzz
+step "a short fuzz run" env FUZZ_SEED=1 make -s BUILD="$build" FUZZ_RUNS="${FUZZ_RUNS:-10000}" fuzz
 
 say "done"
 echo "check: $total_passed passed, $total_failed failed, $total_skipped skipped"
