@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "broker/lib/file.h"
@@ -131,6 +132,33 @@ int file_write_all(int fd, const void *data, size_t size)
 		size -= (size_t)n;
 	}
 	return 0;
+}
+
+int file_open_text(const char *name, const char *text, int *ret_fd)
+{
+	_cleanup_(cleanup_fd) int fd = memfd_create(name, MFD_CLOEXEC);
+	int r;
+
+	if (fd < 0)
+		return error_origin(-errno);
+	r = file_write_all(fd, text, strlen(text));
+	if (!r && lseek(fd, 0, SEEK_SET))
+		r = error_origin(-errno);
+	if (!r)
+		*ret_fd = TAKE_FD(fd);
+	return error_trace(r);
+}
+
+DIR *file_open_dir(int dirfd, const char *path)
+{
+	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	int saved = errno;
+
+	if (!dir)
+		close_fd(fd);
+	errno = saved;
+	return dir;
 }
 
 static int write_new(const char *path, const void *data, size_t size, mode_t mode, bool durable)

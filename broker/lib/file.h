@@ -4,6 +4,7 @@
  * or absent (write to a temporary name, sync, rename, sync the directory).
  */
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,6 +28,10 @@ int file_write(const char *path, const void *data, size_t size, mode_t mode, boo
 	       struct why *why);
 /* Until all is written; for a descriptor that blocks. */
 int file_write_all(int fd, const void *data, size_t size);
+/* A file without a name that holds @text, to be read from its start. @name shows in /proc only. */
+int file_open_text(const char *name, const char *text, int *ret_fd);
+/* The directory @dirfd/@path, whose last component is no link, to be walked; NULL with errno. */
+DIR *file_open_dir(int dirfd, const char *path);
 /* rm -rf of @dirfd/@name without following links or crossing mounts; absent is fine. Stops at the
  * first failure. Links in the directories above the last component of @name are followed. */
 int file_remove_tree(int dirfd, const char *name, struct why *why);

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,21 +69,6 @@ bool apparmor_is_loaded(const char *profiles, const char *name)
 	return false;
 }
 
-static int open_text(const char *text, int *ret_fd)
-{
-	_cleanup_(cleanup_fd) int fd = memfd_create("apparmor", MFD_CLOEXEC);
-	int r;
-
-	if (fd < 0)
-		return error_origin(-errno);
-	r = file_write_all(fd, text, strlen(text));
-	if (!r && lseek(fd, 0, SEEK_SET))
-		r = error_origin(-errno);
-	if (!r)
-		*ret_fd = TAKE_FD(fd);
-	return error_fold(r);
-}
-
 /* -K: no cache, which may be read-only; -r: in place of an older one. It reads its standard input. */
 static int run_parser(const char *parser, const char *text, int *ret_status, struct why *why)
 {
@@ -92,7 +76,7 @@ static int run_parser(const char *parser, const char *text, int *ret_status, str
 	_cleanup_(cleanup_fd) int fd = -1;
 	struct spawn_fd fds[2];
 	pid_t pid;
-	int r = open_text(text, &fd);
+	int r = file_open_text("apparmor", text, &fd);
 
 	if (r)
 		return error_trace(r);

@@ -342,13 +342,10 @@ static int add_ended(struct cgroups *cgroups, const char *namespace, const char 
 
 static int find_ended(struct cgroups *cgroups, int parent, const char *namespace)
 {
-	int fd = openat(parent, namespace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_(cleanup_dir) DIR *dir = file_open_dir(parent, namespace);
 	struct dirent *entry;
 	int r = 0;
 
-	if (!dir)
-		close_fd(fd);
 	while (!r && dir && (entry = readdir(dir)))
 		if (entry->d_type == DT_DIR && *entry->d_name != '.')
 			r = add_ended(cgroups, namespace, entry->d_name);

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -79,22 +78,6 @@ int cni_plugin_main(const char *program, const char *parent)
 
 /* ---- the start ---- */
 
-/* A file and not a pipe: a plugin that does not read blocks nobody. */
-static int open_input(const char *text, int *ret_fd)
-{
-	_cleanup_(cleanup_fd) int fd = memfd_create("cni", MFD_CLOEXEC);
-	int r;
-
-	if (fd < 0)
-		return error_origin(-errno);
-	r = file_write_all(fd, text, strlen(text));
-	if (!r && lseek(fd, 0, SEEK_SET))
-		r = error_origin(-errno);
-	if (!r)
-		*ret_fd = TAKE_FD(fd);
-	return error_fold(r);
-}
-
 static int open_pipe(int *ret_read, int *ret_write)
 {
 	int fds[2];
@@ -146,7 +129,8 @@ static int start(const struct cni_run *run, struct running *running, struct why 
 	_cleanup_(cleanup_free) char *program = NULL;
 	int r = cni_find(run->bin_dirs, run->type, &program, why);
 
-	r = r ?: open_input(run->input, &input);
+	/* A file and not a pipe: a plugin that does not read blocks nobody. */
+	r = r ?: file_open_text("cni", run->input, &input);
 	r = r ?: open_pipe(&running->output_fd, &output);
 	r = r ?: open_pipe(&running->errors_fd, &errors);
 	if (r)

@@ -77,13 +77,10 @@ static int run_owners(struct fsck *fsck)
 static int add_cgroups(struct fsck *fsck, int parent, const char *hierarchy, const char *namespace)
 {
 	const struct check *check = fsck_object(fsck);
-	int fd = openat(parent, namespace, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_(cleanup_dir) DIR *dir = file_open_dir(parent, namespace);
 	struct dirent *entry;
 	int r = 0;
 
-	if (!dir)
-		close_fd(fd);
 	while (!r && dir && (entry = readdir(dir))) {
 		_cleanup_(cleanup_free) char *id = NULL;
 
@@ -102,13 +99,10 @@ static int on_hierarchy(struct fsck *fsck, int top, const char *hierarchy)
 {
 	const struct check *check = fsck_object(fsck);
 	_cleanup_(cleanup_free) char *path = text_format("%s/%s", hierarchy, check->parent);
-	int fd = path ? openat(top, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
-	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_(cleanup_dir) DIR *dir = path ? file_open_dir(top, path) : NULL;
 	struct dirent *entry;
 	int r = 0;
 
-	if (!dir)
-		close_fd(fd);
 	while (!r && dir && (entry = readdir(dir)))
 		if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
 			r = add_cgroups(fsck, dirfd(dir), hierarchy, entry->d_name);

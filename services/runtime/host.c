@@ -42,16 +42,11 @@ enum cgroup_mode cgroup_mode_read(const char *path, bool *ret_detach)
 /* rmdir fails on every cgroup that has a process or a child: that is the check. */
 static bool remove_empty(int parent, const char *name, unsigned depth)
 {
-	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_(cleanup_dir) DIR *dir = file_open_dir(parent, name);
 	struct dirent *entry;
 
-	if (!dir) {
-		bool is_absent = fd < 0 && (errno == ENOENT || errno == ENOTDIR);
-
-		close_fd(fd);
-		return is_absent;
-	}
+	if (!dir)
+		return errno == ENOENT || errno == ENOTDIR;
 	while (depth < DEPTH_MAX && (entry = readdir(dir)))
 		if (entry->d_type == DT_DIR && *entry->d_name != '.')
 			remove_empty(dirfd(dir), entry->d_name, depth + 1);

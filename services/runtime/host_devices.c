@@ -79,16 +79,11 @@ static int walk_entry(int dirfd, const char *name, const char *path, const char 
 static int walk(int parent, const char *name, const char *path, const char *target,
 		const char *access, unsigned depth, struct spec_devices *devices, struct why *why)
 {
-	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_(cleanup_dir) DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_(cleanup_dir) DIR *dir = file_open_dir(parent, name);
 	struct dirent *entry;
 	int r = 0;
 
-	if (!dir) {
-		close_fd(fd);
-		return 0;
-	}
-	while (!r && (entry = readdir(dir)))
+	while (!r && dir && (entry = readdir(dir)))
 		r = walk_entry(dirfd(dir), entry->d_name, path, target, access, depth, devices,
 			       why);
 	return r;

@@ -446,26 +446,22 @@ static int mend_socket(struct task_service *service, const char *name, bool *ret
 }
 
 /* FIFOs are all that a client makes there: a directory with anything else in it stays. */
-static void remove_fifos_in(int dir)
+static void remove_fifos_in(DIR *dir)
 {
-	int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_(cleanup_dir) DIR *list = copy < 0 ? NULL : fdopendir(copy);
 	struct dirent *entry;
 	struct stat status;
 
-	if (!list)
-		close_fd(copy);
-	while (list && (entry = readdir(list)))
-		if (!fstatat(dir, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) &&
+	while ((entry = readdir(dir)))
+		if (!fstatat(dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) &&
 		    S_ISFIFO(status.st_mode))
-			(void)unlinkat(dir, entry->d_name, 0);
+			(void)unlinkat(dirfd(dir), entry->d_name, 0);
 }
 
 static int mend_fifo(struct task_service *service, const char *name, bool *ret_done)
 {
 	_cleanup_(cleanup_free) char *path =
 		text_format("%s/fifo/%s", service_paths(service->service)->state, name);
-	_cleanup_(cleanup_fd) int dir = -1;
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
 	struct stat status;
 
 	if (!path)
@@ -476,10 +472,10 @@ static int mend_fifo(struct task_service *service, const char *name, bool *ret_d
 		*ret_done = !unlink(path);
 		return 0;
 	}
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir >= 0)
+	dir = file_open_dir(AT_FDCWD, path);
+	if (dir)
 		remove_fifos_in(dir);
-	*ret_done = dir >= 0 && !rmdir(path);
+	*ret_done = dir && !rmdir(path);
 	return 0;
 }
 

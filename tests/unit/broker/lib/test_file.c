@@ -416,6 +416,34 @@ static void test_a_process_is_known_by_its_start_time(void **state)
 	assert_int_equal(process_start_time(-1, &zombies), -ESRCH);
 }
 
+static void test_a_text_is_read_from_a_file_without_a_name(void **state)
+{
+	_cleanup_(cleanup_fd) int fd = -1;
+	char data[16] = {};
+
+	(void)state;
+	assert_int_equal(file_open_text("test", "some text", &fd), 0);
+	assert_int_equal(read(fd, data, sizeof(data)), 9);
+	assert_string_equal(data, "some text");
+}
+
+static void test_only_a_directory_itself_is_walked(void **state)
+{
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_free) char *real = scratch_path(scratch, "real");
+	_cleanup_(cleanup_free) char *link = scratch_path(scratch, "link");
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+
+	assert_int_equal(mkdir(real, 0700), 0);
+	assert_int_equal(symlink("real", link), 0);
+	assert_null(file_open_dir(AT_FDCWD, link));
+	assert_int_equal(errno, ENOTDIR);
+	dir = file_open_dir(AT_FDCWD, scratch->dir);
+	assert_non_null(dir);
+	assert_null(file_open_dir(dirfd(dir), "absent"));
+	assert_int_equal(errno, ENOENT);
+}
+
 TEST_MAIN(TEST_IN_SCRATCH(test_directories_are_made_with_their_mode_whatever_the_umask),
 	  TEST_IN_SCRATCH(test_a_directory_that_is_too_open_is_tightened),
 	  TEST_IN_SCRATCH(test_a_link_or_file_in_a_directorys_place_is_refused),
@@ -430,6 +458,8 @@ TEST_MAIN(TEST_IN_SCRATCH(test_directories_are_made_with_their_mode_whatever_the
 	  TEST_IN_SCRATCH(test_a_tree_of_any_depth_is_removed),
 	  TEST_IN_SCRATCH(test_what_is_mounted_in_a_tree_is_not_touched),
 	  TEST_IN_SCRATCH(test_a_directory_with_many_entries_is_removed),
+	  TEST_IN_SCRATCH(test_a_text_is_read_from_a_file_without_a_name),
+	  TEST_IN_SCRATCH(test_only_a_directory_itself_is_walked),
 	  TEST_IN_SCRATCH(test_a_lock_is_held_by_one),
 	  TEST_IN_SCRATCH(test_a_removed_lock_file_does_not_bind),
 	  cmocka_unit_test(test_ids_survive_their_text_form),
