@@ -133,13 +133,6 @@ static int apply_step(struct operation *operation)
 	return r ? error_trace(r) : OPERATION_LATER;
 }
 
-static int end_lease(struct operation *operation)
-{
-	int r = lease_end_of(operation);
-
-	return r ? image_step_failed(operation, r, NULL) : 0;
-}
-
 static int apply_finish(struct operation *operation, void *reply)
 {
 	(void)reply;
@@ -147,7 +140,7 @@ static int apply_finish(struct operation *operation, void *reply)
 }
 
 static const struct operation_step apply_steps[] = {
-	{.name = "apply", .run = apply_step, .undo = end_lease},
+	{.name = "apply", .run = apply_step, .undo = lease_undo},
 	{},
 };
 

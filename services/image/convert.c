@@ -103,13 +103,6 @@ static int convert_layers(struct operation *operation)
 	return r ? error_trace(r) : OPERATION_LATER;
 }
 
-static int end_lease(struct operation *operation)
-{
-	int r = lease_end_of(operation);
-
-	return r ? image_step_failed(operation, r, NULL) : 0;
-}
-
 static int convert_finish(struct operation *operation, void *data)
 {
 	struct converting *converting = operation_data(operation);
@@ -133,7 +126,7 @@ static int convert_finish(struct operation *operation, void *data)
 }
 
 static const struct operation_step convert_steps[] = {
-	{.name = "convert", .run = convert_layers, .undo = end_lease},
+	{.name = "convert", .run = convert_layers, .undo = lease_undo},
 	{},
 };
 

@@ -147,13 +147,6 @@ static int diff_compare(struct operation *operation)
 	return r ? error_trace(r) : OPERATION_LATER;
 }
 
-static int end_lease(struct operation *operation)
-{
-	int r = lease_end_of(operation);
-
-	return r ? image_step_failed(operation, r, NULL) : 0;
-}
-
 /* The labels of a blob that was there already stay, beside those that are asked for. */
 static int finish_record(struct operation *operation, const struct work_blob *blob)
 {
@@ -212,7 +205,7 @@ static int diff_finish(struct operation *operation, void *reply)
 }
 
 static const struct operation_step diff_steps[] = {
-	{.name = "compare", .run = diff_compare, .undo = end_lease},
+	{.name = "compare", .run = diff_compare, .undo = lease_undo},
 	{},
 };
 

@@ -214,6 +214,13 @@ int lease_end_of(struct operation *operation)
 	return error_trace(lease_end(holder.image, holder.namespace, holder.id));
 }
 
+int lease_undo(struct operation *operation)
+{
+	int r = lease_end_of(operation);
+
+	return r ? image_step_failed(operation, r, NULL) : 0;
+}
+
 /* ---- methods: what a user may name ---- */
 
 static int check_id(const char *id, struct why *why)

@@ -42,3 +42,5 @@ int lease_end_unused(struct image_service *image, const char *namespace, const c
 int lease_hold_content(struct operation *operation, const char *digest);
 int lease_hold_layer(struct operation *operation, const char *snapshotter, const char *chain);
 int lease_end_of(struct operation *operation);
+/* The undo of a step that leaves nothing else. */
+int lease_undo(struct operation *operation);

@@ -292,7 +292,7 @@ static int prepare_copy(struct operation *operation)
 }
 
 /* The directory of a copy that was not recorded. */
-static int prepare_undo_copy(struct operation *operation)
+static int lease_undo_copy(struct operation *operation)
 {
 	struct working *working = operation_data(operation);
 	char name[24];
@@ -346,16 +346,9 @@ static int prepare_finish(struct operation *operation, void *data)
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
-static int prepare_undo(struct operation *operation)
-{
-	int r = lease_end_of(operation);
-
-	return r ? image_step_failed(operation, r, NULL) : 0;
-}
-
 static const struct operation_step prepare_steps[] = {
-	{.name = "unpack", .run = prepare_unpack, .undo = prepare_undo},
-	{.name = "copy", .run = prepare_copy, .undo = prepare_undo_copy},
+	{.name = "unpack", .run = prepare_unpack, .undo = lease_undo},
+	{.name = "copy", .run = prepare_copy, .undo = lease_undo_copy},
 	{},
 };
 

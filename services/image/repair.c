@@ -66,13 +66,6 @@ static void start_unpacking(struct operation *operation)
 		operation_step_failed(operation, BUS_INTERNAL, "out of memory");
 }
 
-static int end_lease(struct operation *operation)
-{
-	int r = lease_end_of(operation);
-
-	return r ? image_step_failed(operation, r, NULL) : 0;
-}
-
 /* ---- image.unpack ---- */
 
 struct target_search {
@@ -163,11 +156,11 @@ static int unpack_finish(struct operation *operation, void *data)
 	r = schema_set(&reply->manifest, resolved->manifest);
 	if (!r && resolved->n_layers)
 		r = schema_set(&reply->chain_id, resolved->chains[resolved->n_layers - 1]);
-	return r ? error_trace(r) : end_lease(operation);
+	return r ? error_trace(r) : lease_undo(operation);
 }
 
 static const struct operation_step unpack_steps[] = {
-	{.name = "unpack", .run = unpack_step, .undo = end_lease},
+	{.name = "unpack", .run = unpack_step, .undo = lease_undo},
 	{},
 };
 
@@ -382,11 +375,11 @@ static int repair_step(struct operation *operation)
 static int repair_finish(struct operation *operation, void *reply)
 {
 	(void)reply;
-	return end_lease(operation);
+	return lease_undo(operation);
 }
 
 static const struct operation_step repair_steps[] = {
-	{.name = "unpack", .run = repair_step, .undo = end_lease},
+	{.name = "unpack", .run = repair_step, .undo = lease_undo},
 	{},
 };
 
