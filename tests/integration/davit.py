@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -60,6 +61,18 @@ class Davit:
         self.check("up", "--detach")
         self.is_up = True
         return self
+
+    def boot(self):
+        """Starts it with another boot id. What lay in the state directory may be there still: /run need not be a tmpfs."""
+        path = os.path.join(self.work, "boot_id")
+        with open(path, "w") as f:
+            f.write(str(uuid.uuid4()) + "\n")
+        script = 'mount --bind %s /proc/sys/kernel/random/boot_id && exec "$@"' % path
+        plain, self.base = self.base, ["unshare", "-m", "sh", "-c", script, "sh"] + self.base
+        try:
+            self.up()
+        finally:
+            self.base = plain
 
     def down(self, *options):
         self.check("down", *options)

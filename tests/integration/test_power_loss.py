@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 
 import layers
 import power
@@ -21,7 +20,6 @@ ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "4"))
 SEED = int(os.environ.get("SEED", str(random.SystemRandom().randrange(1 << 32))))
 CLIENTS = 3
 RECORDED = ("davit-broker", "davit-container", "davit-image")
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class History:
@@ -142,19 +140,6 @@ def check_tape(tape, now):
 
 # ---- afterwards ----
 
-def boot(d):
-    """Starts it as if the host had been started again: with another boot id."""
-    path = os.path.join(d.work, "boot_id")
-    with open(path, "w") as f:
-        f.write(str(uuid.uuid4()) + "\n")
-    script = 'mount --bind %s %s && exec "$@"' % (path, BOOT_ID)
-    plain, d.base = d.base, ["unshare", "-m", "sh", "-c", script, "sh"] + d.base
-    try:
-        d.up()
-    finally:
-        d.base = plain
-
-
 def found(d):
     values = {("namespace", n["name"]): "" for n in d.json("namespaces", "ls")}
     values.update({("image", i["name"]): i["target"]["digest"] for i in d.json("images", "ls")})
@@ -178,7 +163,7 @@ def check_cut(history, tape, position, seed):
     d = Davit()
     try:
         power.put(*power.cut(tape, position, random.Random(seed)), d.root)
-        boot(d)
+        d.boot()
         values = found(d)
         for key in history.values:
             allowed = history.allowed(key, when)

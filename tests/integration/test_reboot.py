@@ -2,11 +2,8 @@
 
 import os
 import signal
-import uuid
 
 from davit import PROCESSES, Davit, check_log, command_lines, main, wait_for
-
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def power_off(d):
@@ -20,19 +17,6 @@ def power_off(d):
     wait_for(lambda: not [p for p, words in command_lines() if words and d.state in " ".join(words)], "all have ended")
     wait_for(lambda: not [p for p in tasks if d.is_alive(p)], "all containers have ended")
     d.is_up = False
-
-
-def boot(d):
-    """Starts it with another boot id. What lay in the state directory may be there still: /run need not be a tmpfs."""
-    path = os.path.join(d.work, "boot_id")
-    with open(path, "w") as f:
-        f.write(str(uuid.uuid4()) + "\n")
-    script = 'mount --bind %s %s && exec "$@"' % (path, BOOT_ID)
-    plain, d.base = d.base, ["unshare", "-m", "sh", "-c", script, "sh"] + d.base
-    try:
-        d.up()
-    finally:
-        d.base = plain
 
 
 def write_rows(d):
@@ -61,7 +45,7 @@ def test_what_ran_has_ended_once_and_can_be_started_again():
         client.kill()
         client.communicate()
         power_off(d)
-        boot(d)
+        d.boot()
         told = wait_for(lambda: len(exits(d)) == 2 and exits(d), "both exits are in the log")
         for name in ("web", "gone"):
             assert told[name]["source"] == "unknown" and told[name]["cause"] == "reboot", told
@@ -74,7 +58,7 @@ def test_what_ran_has_ended_once_and_can_be_started_again():
         d.check("exec", "web", "true")
         write_rows(d)
         power_off(d)
-        boot(d)
+        d.boot()
         wait_for(lambda: n_reboots(d) == 3, "the second exit of it is told")
         check_log(d.events())
         d.check("rm", "web")
