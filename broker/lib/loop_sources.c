@@ -124,26 +124,38 @@ static struct loop_mail_item *mail_take(struct loop_mail *mail)
 	return item;
 }
 
+/* The newest that waits, or NULL. */
+static struct loop_mail_item *mail_newest(struct loop_mail *mail)
+{
+	struct loop_mail_item *newest;
+
+	pthread_mutex_lock(mail->lock);
+	newest = mail->first ? container_of(mail->last, struct loop_mail_item, next) : NULL;
+	pthread_mutex_unlock(mail->lock);
+	return newest;
+}
+
 /*
- * Takes what was there when it began. The last of a batch is delivered without
+ * Takes what was there when it began: what is posted meanwhile comes in the next
+ * round, after the other sources. The last of a batch is delivered without
  * looking at @mail afterwards only if the callback removed it: `is_removed`
  * stands on this stack, because the mail's owner may be gone by then.
  */
 static void mail_ready(struct loop_file *file, uint32_t events)
 {
 	struct loop_mail *mail = container_of(file, struct loop_mail, file);
-	struct loop_mail_item *item;
-	bool is_removed = false;
+	struct loop_mail_item *item, *newest;
+	bool is_removed = false, is_newest = false;
 	uint64_t n_rings;
 
 	(void)events;
 	if (read(mail->fd, &n_rings, sizeof(n_rings)) < 0)
 		return;
+	newest = mail_newest(mail);
 	mail->is_removed = &is_removed;
-	for (unsigned i = 0; i < MAIL_ROUND_MAX; i++) {
+	for (unsigned i = 0; newest && i < MAIL_ROUND_MAX && !is_newest; i++) {
 		item = mail_take(mail);
-		if (!item)
-			break;
+		is_newest = item == newest; /* the callback may free it, or post it again */
 		mail->fn(mail, item);
 		if (is_removed)
 			return;

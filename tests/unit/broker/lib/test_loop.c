@@ -642,6 +642,31 @@ static void test_much_mail_leaves_room_for_other_sources(void **state)
 	loop_mail_remove(&mail.mail);
 }
 
+static void letter_comes_back(struct loop_mail *mail, struct loop_mail_item *item)
+{
+	struct test_mail *self = container_of(mail, struct test_mail, mail);
+
+	if (++self->n_letters < self->remove_after)
+		loop_mail_post(mail, item);
+}
+
+static void test_what_is_posted_again_comes_in_the_next_round(void **state)
+{
+	struct fixture *f = *state;
+	struct test_mail mail = {.remove_after = 5};
+	struct letter first = {}, second = {};
+
+	assert_int_equal(loop_mail_add(f->loop, &mail.mail, letter_comes_back), 0);
+	loop_mail_post(&mail.mail, &first.item);
+	loop_mail_post(&mail.mail, &second.item);
+	assert_int_equal(loop_turn(f->loop, -1), 0);
+	assert_int_equal(mail.n_letters, 2);
+	assert_int_equal(loop_turn(f->loop, -1), 0);
+	assert_int_equal(mail.n_letters, 4);
+	assert_true(wait_on_loop_count(f->loop, &mail.n_letters, 6, WAIT_MS));
+	loop_mail_remove(&mail.mail);
+}
+
 static void test_a_source_that_was_never_added_is_removed_harmlessly(void **state)
 {
 	struct loop_child child = {};
@@ -680,4 +705,5 @@ TEST_MAIN(TEST(test_a_ready_file_is_dispatched_until_it_is_read),
 	  TEST(test_mail_of_many_threads_arrives_in_order_and_once),
 	  TEST(test_mail_may_be_removed_from_its_callback),
 	  TEST(test_much_mail_leaves_room_for_other_sources),
+	  TEST(test_what_is_posted_again_comes_in_the_next_round),
 	  TEST(test_a_source_that_was_never_added_is_removed_harmlessly))
