@@ -410,7 +410,7 @@ static void start_shim(struct operation *operation)
 		if (!r) {
 			fill_config(operation, &record, publisher, log_dir, &config);
 			r = task_shim_spawn(service, shim, &config, lock_fd, &why);
-		} else if (r == -EWOULDBLOCK) { /* of before a crash of ours: it is asked again */
+		} else if (r == TASK_E_LOCKED) { /* of before a crash of ours: it is asked again */
 			task_shim_take_up(shim);
 			r = 0;
 		}
@@ -451,7 +451,7 @@ static void delete_shim(struct operation *operation)
 	struct why why = {};
 	int r = shim ? task_shim_clean_up(shim, &why) : -ENOENT;
 
-	if (!r || r == -EWOULDBLOCK)
+	if (!r || r == TASK_E_LOCKED)
 		r = task_step_call_now(operation, task_id, schema_find_method("shim", "delete"),
 				       &delete, time_boot_ms() + SHIM_DEADLINE_MS, on_undone);
 	if (r == -ENOENT || r == -ENODATA)

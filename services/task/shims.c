@@ -562,11 +562,15 @@ static int connect_over(struct task_shim *shim, int fd)
 int task_shim_lock(const char *bundle, int *ret_fd)
 {
 	_cleanup_(cleanup_free) char *path = NULL;
+	int r;
 
 	if (access(bundle, F_OK))
 		return -ENOENT;
 	path = text_format("%s/lock", bundle);
-	return path ? file_lock(path, ret_fd) : error_origin(-ENOMEM);
+	if (!path)
+		return error_origin(-ENOMEM);
+	r = file_lock(path, ret_fd);
+	return r == -EWOULDBLOCK ? TASK_E_LOCKED : r;
 }
 
 /* What it said last is still in the connection: that is read to its end, which tells of the loss. */
@@ -879,7 +883,7 @@ static void shim_dead(struct task_shim *shim, const struct task_record *record)
 	r = task_shim_clean_up(shim, &why);
 	if (r == -ENODATA)
 		shim_gone(shim);
-	else if (r)
+	else if (r < 0)
 		clean_up_later(shim, why.text);
 }
 
@@ -905,7 +909,7 @@ void task_shim_take_up(struct task_shim *shim)
 		shim_gone(shim);
 	else if (!r)
 		shim_dead(shim, &record);
-	else if (r != -EWOULDBLOCK || shim_link_connect(record.socket, &fd) ||
+	else if (r != TASK_E_LOCKED || shim_link_connect(record.socket, &fd) ||
 		 connect_over(shim, TAKE_FD(fd)))
 		retry_after(shim, SHIM_BIRTH_MS); /* it is being born or is dying */
 }
@@ -985,10 +989,10 @@ int task_shim_clean_up(struct task_shim *shim, struct why *why)
 	if (r)
 		return why_set(why, r == TASK_E_NOT_FOUND ? -ENOENT : -EIO, "it has no record");
 	r = task_shim_lock(record.bundle, &lock_fd);
-	if (r == -EWOULDBLOCK)
+	if (r == TASK_E_LOCKED)
 		task_shim_take_up(shim);
 	if (r)
-		return why_errno(why, r, "the lock of %s", record.bundle);
+		return r < 0 ? why_errno(why, r, "the lock of %s", record.bundle) : r;
 	return spawn_clean_up(shim, &record, lock_fd, why);
 }
 

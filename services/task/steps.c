@@ -117,7 +117,7 @@ static int find_shim(struct step_call *call, struct task_shim **ret_shim, struct
 		r = task_shim_clean_up(shim, why);
 	if (r == -ENOENT || r == -ENODATA)
 		task_shim_take_up(shim);
-	if (r && r != -EWOULDBLOCK && r != -ENOENT && r != -ENODATA)
+	if (r < 0 && r != -ENOENT && r != -ENODATA)
 		return r;
 	*ret_shim = task_shim_find(service, call->task_id);
 	return *ret_shim ? 0 : -ESRCH;

@@ -80,6 +80,7 @@ enum {
 	TASK_E_STATE,  /* the move is not allowed */
 	TASK_E_EXISTS, /* there is a process of this id */
 	TASK_E_FULL,   /* PROCESSES_MAX */
+	TASK_E_LOCKED, /* a shim lives in the bundle */
 };
 
 int task_row(struct task_service *service, const char *namespace, const char *id,
@@ -175,7 +176,7 @@ void task_shims_free(struct task_service *service);
 /* Writes shim.msgpack and spawns a shim. @lock_fd is the held lock of the bundle (borrowed). */
 int task_shim_spawn(struct task_service *service, struct task_shim *shim,
 		    const struct shim_config *config, int lock_fd, struct why *why);
-/* bundle/lock, held: no shim lives. -EWOULDBLOCK: one does. */
+/* bundle/lock, held: no shim lives. TASK_E_LOCKED: one does. -ENOENT: there is no bundle. */
 int task_shim_lock(const char *bundle, int *ret_fd);
 /* Takes up what there is of the shim of @record: connects, or starts one for the clean-up. */
 void task_shim_take_up(struct task_shim *shim);
@@ -187,7 +188,7 @@ int task_shim_when_ready(struct task_shim *shim, uint64_t deadline_ms, task_shim
 			 void *userdata);
 /* The shim's death was noticed, by its connection or its end as a child. */
 void task_shim_lost(struct task_shim *shim);
-/* A shim is started for what a dead one left. 0: one is there. -ENOENT: the bundle is gone. -EWOULDBLOCK: a
+/* A shim is started for what a dead one left. 0: one is there. -ENOENT: the bundle is gone. TASK_E_LOCKED: a
  * shim lives, and is being connected to. */
 int task_shim_clean_up(struct task_shim *shim, struct why *why);
 /* Without a shim, by pidfd; verifies the start time. -ESRCH: it is gone, or was never known. */

@@ -3,8 +3,8 @@ name and answers each connection on a thread of its own.
 
     python3 sp_service.py STATE NAME [--redeliver] [--calls OTHER] [--log FILE]
 
-Methods: NAME.echo (gives the body back, with its pid), NAME.slow {ms} (answers after that
-long), NAME.never (does not answer), NAME.die (kills itself), NAME.nested (calls echo of the other
+Methods: NAME.echo (gives the body back, with its pid), NAME.slow {ms, tell} (answers after
+that long; tell: prints `slow` first), NAME.never (does not answer), NAME.die (kills itself), NAME.nested (calls echo of the other
 service through the bus), NAME.garbage (answers something else), NAME.once (dies on the first
 delivery of a request id, answers the next). SIGTERM: drains, then exits when nothing runs.
 """
@@ -105,6 +105,8 @@ class Service:
             if self.note(request_id) == 0 or verb == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         if verb == "slow":
+            if body.get("tell"):
+                print("slow", flush=True)
             threading.Event().wait(body["ms"] / 1000)
         elif verb == "die":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -108,8 +108,8 @@ class Routing(BrokerCase):
     def test_a_draining_service_gets_nothing_more_and_the_next_takes_over(self):
         first = self.start_service("alpha")
         with self.broker.caller() as slow, self.broker.caller() as caller:
-            slow.start("alpha.slow", {"ms": 600})
-            until(lambda: self.broker.service("alpha").get("in_flight"))
+            slow.start("alpha.slow", {"ms": 600, "tell": True})
+            self.assertEqual(first.stdout.readline(), b"slow\n")  # one that it has, not one on its way to it
             first.send_signal(signal.SIGTERM)
             until(lambda: self.broker.service("alpha")["state"] == "draining")
             caller.start("alpha.echo")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What hangs, floods or sleeps ends at its deadline with a sentence, and delays nobody else."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -46,6 +47,53 @@ def test_a_runtime_that_hangs_and_a_registry_that_stalls_end_at_the_deadline():
             _, err = client.communicate(timeout=60)
             assert client.returncode == code and b"deadline" in err, err
         wait_for(lambda: d.call("image.operations").get("operations", []) == [], "the pull has ended")
+
+
+class NoForks:
+    """A cgroup in which nothing can be started; processes that are in it run on."""
+
+    top = next((path for path in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup") if os.path.exists(path + "/cgroup.procs")
+                and (path.endswith("pids") or "pids" in open(path + "/cgroup.subtree_control").read().split())), None)
+
+    def __init__(self, d):
+        self.folder = os.path.join(self.top, os.path.basename(d.work))
+
+    def write(self, name, value):
+        with open(os.path.join(self.folder, name), "w") as out:
+            out.write(str(value))
+
+    def __enter__(self):
+        os.mkdir(self.folder)
+        self.write("pids.max", 0)
+        return self
+
+    def leave(self):
+        """True once nobody is in it."""
+        with open(self.folder + "/cgroup.procs") as pids:
+            for pid in pids.read().split():
+                with contextlib.suppress(ProcessLookupError), open(self.top + "/cgroup.procs", "w") as out:
+                    out.write(pid)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.folder)
+        return not os.path.exists(self.folder)
+
+    def __exit__(self, *exc):
+        wait_for(self.leave, "the cgroup is empty")
+
+
+def test_without_room_for_another_process_a_run_fails_by_name_and_is_undone_once_there_is_room():
+    if not NoForks.top:
+        return
+    with Davit() as d, NoForks(d) as limit:
+        d.import_busybox()
+        limit.write("cgroup.procs", d.pid("davit-task"))
+        client = d.start("run", "--rm", "busybox", "web", "true")
+        wait_for(lambda: [o for o in d.call("task.operations").get("operations", []) if o["state"] == "undoing"],
+                 "it failed")
+        limit.write("pids.max", "max")
+        _, err = client.communicate(timeout=40)  # its own deadline is later
+        assert client.returncode == 125 and b"davit-shim: Resource temporarily unavailable" in err, err
+        others_are_served(d, 1)
 
 
 def flood(d, n, answers):
