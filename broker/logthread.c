@@ -135,14 +135,15 @@ static void handle_group(struct logthread *logthread, struct log_job *jobs)
 	logthread->may_trim = !r && group.has_trimmed;
 	report(logthread, r);
 	meta = group.meta;
+	/* Readers find it in the log: they need not wait for PUB. */
+	if (!r && logthread->figures.last_seq != last && logthread->options.advanced)
+		logthread->options.advanced(logthread->options.userdata);
 	while (jobs) {
 		struct log_job *job = jobs;
 
 		jobs = job->next;
 		job->done(job, logthread, r);
 	}
-	if (!r && logthread->figures.last_seq != last && logthread->options.advanced)
-		logthread->options.advanced(logthread->options.userdata);
 }
 
 /* ---- the thread ---- */
