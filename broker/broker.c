@@ -219,6 +219,7 @@ static int open_log(struct broker *broker, struct why *why)
 	struct logthread_options log = {
 		.directory = directory,
 		.limits = {options->log_max_bytes, options->log_max_age_ns},
+		.n_subscribers = &broker->n_subscribers,
 		.advanced = on_advanced,
 		.userdata = broker,
 	};

@@ -270,7 +270,7 @@ int logthread_new(const struct logthread_options *options, struct logthread **re
 	if (!r)
 		r = load(logthread);
 	if (!r)
-		r = publish_new(options->pub, &logthread->publish);
+		r = publish_new(options->pub, options->n_subscribers, &logthread->publish);
 	if (!r)
 		r = start(logthread);
 	if (r) {

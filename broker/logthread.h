@@ -7,6 +7,7 @@
  */
 
 #include <nng/nng.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -36,6 +37,7 @@ struct logthread_options {
 	size_t map_size; /* 0: from the limits */
 	struct eventlog_limits limits;
 	nng_socket pub;
+	const atomic_uint *n_subscribers; /* of @pub */
 	/* On the log's thread: there are new events. Must not block. May be NULL. */
 	void (*advanced)(void *userdata);
 	void *userdata;

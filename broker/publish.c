@@ -7,11 +7,12 @@
 
 struct publish {
 	nng_socket socket;
+	const atomic_uint *n_subscribers;
 	nng_aio *aio;
 	struct schema_buffer buffer;
 };
 
-int publish_new(nng_socket socket, struct publish **ret_publish)
+int publish_new(nng_socket socket, const atomic_uint *n_subscribers, struct publish **ret_publish)
 {
 	struct publish *publish = calloc(1, sizeof(*publish));
 	int r;
@@ -19,6 +20,7 @@ int publish_new(nng_socket socket, struct publish **ret_publish)
 	if (!publish)
 		return error_origin(-ENOMEM);
 	publish->socket = socket;
+	publish->n_subscribers = n_subscribers;
 	r = nng_aio_alloc(&publish->aio, NULL, NULL);
 	if (r) {
 		free(publish);
@@ -54,6 +56,8 @@ static void send_buffer(struct publish *publish)
 
 void publish_event(struct publish *publish, const struct envelope_event *event)
 {
+	if (atomic_load(publish->n_subscribers) == 0)
+		return;
 	publish->buffer.size = 0;
 	if (schema_buffer_add(&publish->buffer, event->topic, strlen(event->topic) + 1) ||
 	    envelope_write_event(event, &publish->buffer))
@@ -69,6 +73,8 @@ void publish_heartbeat(struct publish *publish, const uint8_t log_id[ENVELOPE_ID
 		.last_seq = last_seq,
 	};
 
+	if (atomic_load(publish->n_subscribers) == 0)
+		return;
 	publish->buffer.size = 0;
 	if (schema_buffer_add(&publish->buffer, PUBLISH_HEARTBEAT_TOPIC,
 			      sizeof(PUBLISH_HEARTBEAT_TOPIC)) ||

@@ -6,6 +6,7 @@
  */
 
 #include <nng/nng.h>
+#include <stdatomic.h>
 
 #include "broker/lib/error.h"
 #include "schemas/envelope.h"
@@ -14,8 +15,8 @@
 
 struct publish;
 
-/* @socket is borrowed. */
-int publish_new(nng_socket socket, struct publish **ret_publish);
+/* @socket is borrowed. @n_subscribers: its connections; while there are none nothing is built or sent. */
+int publish_new(nng_socket socket, const atomic_uint *n_subscribers, struct publish **ret_publish);
 struct publish *publish_free(struct publish *publish);
 
 void publish_event(struct publish *publish, const struct envelope_event *event);
