@@ -25,13 +25,13 @@ enum {
 };
 
 struct store_options {
-	const char *directory; /* made 0700 if absent; data.mdb, lock.mdb, store.lock */
+	const char *directory; /* made 0700 if absent; data.mdb, lock.mdb, store.lock, made */
 	bool is_volatile;      /* MDB_NOSYNC: outlives the process, not the host; one of another boot is moved aside */
 	size_t map_size;       /* to start with; 0: 64 MiB. Doubled on STORE_E_FULL up to 16 GiB */
 	const char *const *tables; /* names, NULL-terminated; the store's own are added */
 };
 
-/* A store that cannot be opened is reported in @why and left as it is. @ret_fresh_boot: it was last
+/* A store that cannot be opened, or has lost its file, is reported in @why and left as it is. @ret_fresh_boot: it was last
  * written in another boot (or is new). */
 int store_open(const struct store_options *options, struct store **ret_store, bool *ret_fresh_boot, struct why *why);
 /* Aborts what is open. */

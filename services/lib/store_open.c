@@ -79,7 +79,7 @@ static bool is_empty(const struct store *store)
 	struct stat status;
 
 	path = text_format("%s/data.mdb", store->directory);
-	return path && stat(path, &status) < 0 && errno == ENOENT;
+	return path && (stat(path, &status) < 0 ? errno == ENOENT : status.st_size == 0);
 }
 
 static int write_boot_id(const struct store *store, struct why *why)
@@ -144,6 +144,36 @@ static int check_boot(struct store *store, bool *is_fresh, struct why *why)
 			return error_trace(r);
 	}
 	return error_trace(write_boot_id(store, why));
+}
+
+/* ---- durable stores ---- */
+
+/* LMDB takes an empty or missing file for a new store, to which all files beside it would be garbage. The mark
+ * "<directory>/made" says that there has been one. */
+static int check_lost(const struct store *store, struct why *why)
+{
+	_cleanup_(cleanup_free) char *made = text_format("%s/made", store->directory);
+
+	if (!made)
+		return error_origin(-ENOMEM);
+	if (access(made, F_OK) < 0 || !is_empty(store))
+		return 0;
+	return why_set(
+		why, error_origin(-EUCLEAN),
+		"store '%s' has lost its data.mdb and is left as it is: `davit restore` puts a "
+		"copy back; without '%s' it would begin anew, and remove what is not in it",
+		store->directory, made);
+}
+
+static int mark_made(const struct store *store, struct why *why)
+{
+	_cleanup_(cleanup_free) char *made = text_format("%s/made", store->directory);
+
+	if (!made)
+		return error_origin(-ENOMEM);
+	if (access(made, F_OK) == 0)
+		return 0;
+	return error_trace(file_write(made, "", 0, 0600, true, why));
 }
 
 /* ---- the environment ---- */
@@ -322,12 +352,9 @@ static int open_whole(struct store *store, const struct store_options *options,
 	r = lock(store, why);
 	if (r)
 		return error_trace(r);
-	if (store->is_volatile) {
-		r = check_boot(store, &is_fresh, why);
-		if (r)
-			return error_trace(r);
-	}
-	r = open_environment(store, why);
+	r = store->is_volatile ? check_boot(store, &is_fresh, why) : check_lost(store, why);
+	if (!r)
+		r = open_environment(store, why);
 	if (!r)
 		r = open_tables(store, options->tables, why);
 	if (!r)
@@ -341,7 +368,7 @@ static int open_whole(struct store *store, const struct store_options *options,
 		return why_set(why, r, "store '%s' cannot be written: %s", store->directory,
 			       r < 0 ? strerror(-r) : "no space is left");
 	store_check_readers(store);
-	return 0;
+	return store->is_volatile ? 0 : error_trace(mark_made(store, why));
 }
 
 int store_open(const struct store_options *options, struct store **ret_store, bool *ret_fresh_boot,

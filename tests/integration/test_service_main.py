@@ -95,7 +95,7 @@ class ServiceMain(unittest.TestCase):
         self.assertIn("another process", self.read_log())
         self.assertIsNone(first.poll())
 
-    def test_a_store_that_was_cut_short_is_reported_and_left_as_it_is(self):
+    def test_a_store_that_was_cut_short_or_lost_is_reported_and_left_as_it_is(self):
         child = self.start()
         self.assertTrue(until(lambda: self.is_listening(child)), self.read_log())
         child.kill()
@@ -107,6 +107,14 @@ class ServiceMain(unittest.TestCase):
         self.assertNotIn(self.start().wait(20), (0, -signal.SIGBUS, -signal.SIGSEGV))
         self.assertIn("left as it is", self.read_log())
         self.assertEqual(os.path.getsize(stores[0]), 2 * 4096)
+        # For LMDB these would be new ones.
+        os.truncate(stores[0], 0)
+        self.assertEqual(self.start().wait(20), 1)
+        self.assertEqual(os.path.getsize(stores[0]), 0)
+        os.unlink(stores[0])
+        self.assertEqual(self.start().wait(20), 1)
+        self.assertFalse(os.path.exists(stores[0]))
+        self.assertEqual(self.read_log().count("has lost its data.mdb"), 2)
 
     def test_a_full_disk_refuses_changes_by_name_and_the_service_lives(self):
         os.makedirs(self.directory + "/root/container", mode=0o700)
