@@ -332,6 +332,34 @@ static int spawn_up(struct context *context, const struct up_options *options, i
 		     ret_pid, why);
 }
 
+/* The first error since @start, without the log's own words in front. */
+static void find_reason(const char *log, off_t start, char *ret_reason, size_t size)
+{
+	_cleanup_(cleanup_file) FILE *file = fopen(log, "re");
+	_cleanup_(cleanup_free) char *line = NULL;
+	size_t room = 0;
+	char *at = NULL;
+	ssize_t n;
+
+	if (!file || fseeko(file, start, SEEK_SET))
+		return;
+	while (!at && (n = getline(&line, &room, file)) > 0) {
+		line[n - 1] = line[n - 1] == '\n' ? '\0' : line[n - 1];
+		at = strstr(line, " error: ");
+		at = at ? at + strlen(" error: ") : !strncmp(line, "davit: ", 7) ? line + 7 : NULL;
+	}
+	if (at)
+		snprintf(ret_reason, size, ": %s", at);
+}
+
+static int not_up(struct context *context, const char *log, off_t start)
+{
+	char reason[1024] = "";
+
+	find_reason(log, start, reason, sizeof(reason));
+	return fail(context, "davit did not come up%s; see %s", reason, log);
+}
+
 static int up_detached(struct context *context, const struct up_options *options)
 {
 	_cleanup_(cleanup_free) char *log = options->log ? strdup(options->log)
@@ -341,6 +369,7 @@ static int up_detached(struct context *context, const struct up_options *options
 	struct why why = {};
 	int pipe_fds[2];
 	pid_t pid = 0;
+	off_t start;
 
 	if (!log || file_make_dir(context->paths.state, 0700, &why))
 		return fail(context, "%s", why.text);
@@ -349,10 +378,11 @@ static int up_detached(struct context *context, const struct up_options *options
 		return fail(context, "%s: %s", log, strerror(errno));
 	ours = pipe_fds[0];
 	theirs = pipe_fds[1];
+	start = lseek(log_fd, 0, SEEK_END);
 	if (spawn_up(context, options, theirs, log_fd, &pid, &why))
 		return fail(context, "%s", why.text);
 	theirs = close_fd(theirs);
-	return wait_ready(ours) ? EXIT_OK : fail(context, "davit did not come up; see %s", log);
+	return wait_ready(ours) ? EXIT_OK : not_up(context, log, start);
 }
 
 static int check_network_options(struct context *context, const struct up_options *options)

@@ -259,6 +259,14 @@ def test_a_container_becomes_an_image_and_a_container_again():
         assert d.json("leases", "ls") == []
 
 
+def test_what_does_not_come_up_says_why():
+    with Davit() as d:
+        result = d("up", "--detach", "--log", d.work + "/second.log")
+        assert result.returncode != 0, result
+        assert b"did not come up: davit is up already in " + d.state.encode() in result.stderr, result
+        assert d.json("tasks", "ls") == []
+
+
 def test_operations_are_listed_over_all_services():
     with Davit() as d:
         assert d.json("operations") == []
