@@ -41,14 +41,11 @@ static void do_chores(struct errand *errand)
 {
 	struct broker *broker = container_of(errand, struct broker, chores);
 	struct route_actions actions = {};
-	struct deadline *first;
-	uint64_t at = UINT64_MAX;
+	uint64_t at;
 
 	broker->is_chores_posted = false;
 	route_expire(&broker->router, time_boot_ms(), &actions);
-	first = deadlines_first(&broker->router.deadlines);
-	if (first)
-		at = first->at_ms;
+	at = route_due(&broker->router);
 	broker->router.armed_ms = at;
 	broker_perform(broker, &actions);
 	services_grow(broker->services);

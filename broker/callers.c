@@ -157,9 +157,9 @@ static bool count(struct caller *caller, bool is_quick)
 	struct exchange *exchange = &caller->exchange;
 	int r;
 
-	caller->account = (uint64_t)caller->envelope.uid << 32 | caller->envelope.pid;
+	exchange->caller = (uint64_t)caller->envelope.uid << 32 | caller->envelope.pid;
 	exchange->is_service = services_has_pid(broker->services, caller->envelope.pid);
-	r = quota_take(broker->quota, caller->account, exchange->is_service, caller->size);
+	r = quota_take(broker->quota, exchange->caller, exchange->is_service, caller->size);
 	caller->is_counted = r >= 0;
 	/* What the broker answers by itself, at once, needs no room for waiting. */
 	if (r == 0 || (is_quick && (r == QUOTA_E_CALLER || r == QUOTA_E_TOTAL)))
@@ -271,8 +271,8 @@ static void on_over(void *userdata, struct sp_peer *peer)
 
 	schema_buffer_clear(&caller->exchange.request);
 	if (caller->is_counted)
-		quota_give(callers->broker->quota, caller->account, caller->exchange.is_service,
-			   caller->size);
+		quota_give(callers->broker->quota, caller->exchange.caller,
+			   caller->exchange.is_service, caller->size);
 	caller->is_counted = false;
 }
 

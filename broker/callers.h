@@ -17,7 +17,6 @@ struct caller {
 	struct exchange exchange;
 	struct callers *callers;
 	struct envelope_request envelope; /* its body lies in peer.request */
-	uint64_t account;                 /* for the quota */
 	size_t size;                      /* for the quota */
 	bool is_counted;
 	struct schema_buffer answer; /* made on another thread */

@@ -49,10 +49,24 @@ static void queue_remove(struct exchange_queue *queue, struct exchange *exchange
 	queue->count--;
 }
 
+static size_t line_of(const struct exchange *exchange)
+{
+	return (exchange->caller * 0x9e3779b97f4a7c15u >> 32) % ROUTE_LINES;
+}
+
 static struct exchange_queue *queue_of(struct exchange *exchange)
 {
 	return exchange->is_service ? &exchange->service->from_services
-				    : &exchange->service->from_callers;
+				    : &exchange->service->from_callers[line_of(exchange)];
+}
+
+static size_t count_from_callers(const struct route_service *service)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < ROUTE_LINES; i++)
+		count += service->from_callers[i].count;
+	return count;
 }
 
 /* Ends @exchange with an answer of the router's own. */
@@ -90,8 +104,12 @@ static struct exchange *detach(struct route_connection *connection)
 
 	exchange->connection = NULL;
 	exchange->service->n_in_flight--;
-	if (!exchange->is_service && connection->instance)
+	if (!exchange->is_service && connection->instance) {
+		struct route_share *share = &connection->instance->shares[line_of(exchange)];
+
 		connection->instance->n_callers_busy--;
+		share->n_given -= share->n_given > 0;
+	}
 	return exchange;
 }
 
@@ -176,13 +194,53 @@ static bool may_get(const struct route_instance *instance)
 	return !instance->is_draining && !instance->is_suspect && !instance->is_silent;
 }
 
-/* What @service may give to its instance next: services first, callers up to their bound. */
-static struct exchange *next_held(const struct route_service *service)
+/* ---- shares ---- */
+
+static bool is_crowded(const struct router *router, const struct route_instance *instance)
+{
+	return router->now_ms < instance->crowded_until_ms;
+}
+
+static void note_asking(const struct router *router, struct route_instance *instance, size_t line)
+{
+	if (line != instance->last_line)
+		instance->crowded_until_ms = router->now_ms + ROUTE_CROWDED_MS;
+	instance->last_line = line;
+}
+
+static bool has_share(const struct router *router, const struct route_instance *instance,
+		      size_t line)
+{
+	const struct route_share *share = &instance->shares[line];
+
+	return !is_crowded(router, instance) || share->n_given < ROUTE_SHARE ||
+	       router->now_ms >= share->since_ms + ROUTE_SHARE_MS;
+}
+
+static void note_given(const struct router *router, struct route_instance *instance, size_t line)
+{
+	struct route_share *share = &instance->shares[line];
+
+	if (router->now_ms >= share->since_ms + ROUTE_SHARE_MS)
+		*share = (struct route_share){.since_ms = router->now_ms};
+	share->n_given++;
+}
+
+/* ---- who is next ---- */
+
+/* What @service may give to its instance next: services first, callers in turn and up to their bounds. */
+static struct exchange *next_held(const struct router *router, const struct route_service *service)
 {
 	if (service->from_services.first)
 		return service->from_services.first;
-	if (service->instance->n_callers_busy < ROUTE_CALLERS_MAX)
-		return service->from_callers.first;
+	if (service->instance->n_callers_busy >= ROUTE_CALLERS_MAX)
+		return NULL;
+	for (size_t i = 0; i < ROUTE_LINES; i++) {
+		size_t line = (service->line + i) % ROUTE_LINES;
+
+		if (service->from_callers[line].first && has_share(router, service->instance, line))
+			return service->from_callers[line].first;
+	}
 	return NULL;
 }
 
@@ -203,19 +261,23 @@ static void deliver(struct router *router, struct exchange *exchange,
 	} else {
 		exchange->service->n_requests++;
 	}
-	if (!exchange->is_service)
+	if (!exchange->is_service) {
 		connection->instance->n_callers_busy++;
+		note_given(router, connection->instance, line_of(exchange));
+		exchange->service->line = line_of(exchange) + 1;
+	}
 	connection->next_send = actions->sends;
 	actions->sends = connection;
 }
 
 /* The next exchange for @instance, its services in turn. */
-static struct exchange *next_of_instance(const struct route_instance *instance, size_t *ret_turn)
+static struct exchange *next_of_instance(const struct router *router,
+					 const struct route_instance *instance, size_t *ret_turn)
 {
 	for (size_t i = 0; i < instance->n_services; i++) {
 		size_t at = (instance->turn + i) % instance->n_services;
 		struct exchange *exchange = instance->services[at]
-						    ? next_held(instance->services[at])
+						    ? next_held(router, instance->services[at])
 						    : NULL;
 
 		if (exchange) {
@@ -226,13 +288,30 @@ static struct exchange *next_of_instance(const struct route_instance *instance, 
 	return NULL;
 }
 
+/* Those that have had their share go on as soon as it is a new one. */
+static void resume_later(struct router *router, const struct route_instance *instance,
+			 struct route_actions *actions)
+{
+	if (instance->n_callers_busy >= ROUTE_CALLERS_MAX || !is_crowded(router, instance))
+		return;
+	for (size_t i = 0; i < instance->n_services; i++)
+		for (size_t line = 0; instance->services[i] && line < ROUTE_LINES; line++) {
+			uint64_t at = instance->shares[line].since_ms + ROUTE_SHARE_MS;
+
+			if (instance->services[i]->from_callers[line].first &&
+			    (router->resume_ms == 0 || at < router->resume_ms))
+				router->resume_ms = at;
+		}
+	actions->needs_timer |= router->resume_ms > 0 && router->resume_ms < router->armed_ms;
+}
+
 static void hand_out(struct router *router, struct route_instance *instance,
 		     struct route_actions *actions)
 {
 	struct exchange *exchange;
 	size_t turn;
 
-	while (may_get(instance) && (exchange = next_of_instance(instance, &turn))) {
+	while (may_get(instance) && (exchange = next_of_instance(router, instance, &turn))) {
 		if (!instance->free) {
 			actions->needs_connections |= route_wanted_connections(instance) > 0;
 			return;
@@ -240,6 +319,8 @@ static void hand_out(struct router *router, struct route_instance *instance,
 		instance->turn = turn;
 		deliver(router, exchange, instance->free, actions);
 	}
+	if (may_get(instance) && router->n_held > 0)
+		resume_later(router, instance, actions);
 }
 
 size_t route_wanted_connections(const struct route_instance *instance)
@@ -249,7 +330,7 @@ size_t route_wanted_connections(const struct route_instance *instance)
 	for (size_t i = 0; i < instance->n_services; i++)
 		if (instance->services[i]) {
 			services += instance->services[i]->from_services.count;
-			callers += instance->services[i]->from_callers.count;
+			callers += count_from_callers(instance->services[i]);
 		}
 	room = instance->n_callers_busy < ROUTE_CALLERS_MAX
 		       ? ROUTE_CALLERS_MAX - instance->n_callers_busy
@@ -294,6 +375,7 @@ void route_take(struct router *router, struct exchange *exchange, const char *na
 {
 	struct route_service *service = route_find_service(router, name);
 
+	router->now_ms = now_ms;
 	exchange->n_deliveries = 0;
 	if (!service) {
 		answer(exchange, BUS_NOT_FOUND, actions,
@@ -313,6 +395,8 @@ void route_take(struct router *router, struct exchange *exchange, const char *na
 	if (exchange->deadline_ms < router->armed_ms)
 		actions->needs_timer = true;
 	hold(router, exchange, false);
+	if (service->instance && !exchange->is_service)
+		note_asking(router, service->instance, line_of(exchange));
 	if (service->instance)
 		hand_out(router, service->instance, actions);
 }
@@ -416,10 +500,29 @@ static void expire(struct router *router, struct exchange *exchange, struct rout
 		       service->name);
 }
 
+uint64_t route_due(const struct router *router)
+{
+	const struct deadline *first = deadlines_first(&router->deadlines);
+	uint64_t due = first ? first->at_ms : UINT64_MAX;
+
+	return router->resume_ms > 0 && router->resume_ms < due ? router->resume_ms : due;
+}
+
+static void resume(struct router *router, struct route_actions *actions)
+{
+	router->resume_ms = 0;
+	for (size_t i = 0; i < router->n_services; i++)
+		if (router->services[i]->instance)
+			hand_out(router, router->services[i]->instance, actions);
+}
+
 void route_expire(struct router *router, uint64_t now_ms, struct route_actions *actions)
 {
 	struct deadline *first;
 
+	router->now_ms = now_ms;
+	if (router->resume_ms > 0 && router->resume_ms <= now_ms)
+		resume(router, actions);
 	while ((first = deadlines_first(&router->deadlines)) && first->at_ms <= now_ms)
 		expire(router, container_of(first, struct exchange, deadline), actions);
 }
@@ -544,6 +647,20 @@ struct route_service *route_add_service(struct router *router, const char *name)
 	return services[position] = TAKE(service);
 }
 
+static struct exchange *first_held(const struct route_service *service)
+{
+	struct exchange *exchange = service->from_services.first;
+
+	for (size_t i = 0; !exchange && i < ROUTE_LINES; i++)
+		exchange = service->from_callers[i].first;
+	return exchange;
+}
+
+size_t route_service_held(const struct route_service *service)
+{
+	return service->from_services.count + count_from_callers(service);
+}
+
 void route_forget_service(struct router *router, struct route_service *service,
 			  struct route_actions *actions)
 {
@@ -552,8 +669,7 @@ void route_forget_service(struct router *router, struct route_service *service,
 	size_t position = find_position(router, service->name, &found);
 
 	assert(found && !service->instance && service->n_in_flight == 0);
-	while ((exchange = service->from_services.first) ||
-	       (exchange = service->from_callers.first)) {
+	while ((exchange = first_held(service))) {
 		release_held(router, exchange);
 		answer(exchange, BUS_NOT_FOUND, actions,
 		       "service '%s' was forgotten while the request was held", service->name);

@@ -17,6 +17,11 @@
  *
  * A connection that is lost makes its instance suspect: nothing is given to it
  * until a new connection is up, which shows that it lives.
+ *
+ * Callers are served in turn: what each has waiting stands in one of a few lines. A
+ * service takes up requests in the order in which it gets them, so while more than
+ * one line asks, each has only a few on their way to it: what waits in the service
+ * is short. One that is not answered soon is at work there, and waits no more.
  */
 
 #include <stdbool.h>
@@ -30,6 +35,10 @@
 #define ROUTE_NAMES_MAX       16  /* of an instance */
 #define ROUTE_CALLERS_MAX     64  /* requests of callers that an instance gets at a time */
 #define ROUTE_CONNECTIONS_MAX 512 /* to an instance: beyond ROUTE_CALLERS_MAX only for services */
+#define ROUTE_LINES           16 /* in which callers' requests for a service wait, by caller */
+#define ROUTE_SHARE           4  /* requests that a line gives to an instance while others ask, … */
+#define ROUTE_SHARE_MS        5  /* … in so long; those that were answered are not counted */
+#define ROUTE_CROWDED_MS      1000 /* so long after another line asked, others ask */
 #define ROUTE_DELIVERIES_MAX  4 /* a request that ended so many instances is not delivered again */
 #define ROUTE_TEXT_SIZE       320
 
@@ -40,6 +49,7 @@ struct exchange {
 	/* Given by the owner before route_take(). */
 	struct schema_buffer request; /* the envelope as it is delivered */
 	uint64_t deadline_ms;
+	uint64_t caller; /* its process */
 	bool is_service;
 
 	/* The router's. */
@@ -67,6 +77,12 @@ struct route_connection {
 	struct route_connection *next_send;       /* in the list of sends */
 };
 
+/* What one line has given to an instance. */
+struct route_share {
+	uint64_t since_ms;
+	unsigned n_given; /* since then, and not answered */
+};
+
 struct route_instance {
 	uint8_t id[ENVELOPE_ID_SIZE];
 	bool may_redeliver, is_draining, is_suspect, is_silent;
@@ -76,12 +92,16 @@ struct route_instance {
 	size_t turn; /* of its services, which is served next */
 	struct route_connection *connections, *free;
 	size_t n_connections, n_down, n_parked, n_callers_busy;
+	struct route_share shares[ROUTE_LINES];
+	size_t last_line; /* that asked */
+	uint64_t crowded_until_ms;
 };
 
 struct route_service {
 	char name[ENVELOPE_NAME_MAX + 1];
 	struct route_instance *instance; /* the newest live one, or NULL */
-	struct exchange_queue from_services, from_callers;
+	struct exchange_queue from_services, from_callers[ROUTE_LINES];
+	size_t line; /* whose turn it is */
 	uint64_t n_requests, n_errors, n_redelivered, n_in_flight;
 };
 
@@ -90,6 +110,8 @@ struct router {
 	size_t n_services;
 	struct deadlines deadlines; /* of all exchanges that are held or in flight */
 	uint64_t armed_ms; /* when route_expire() will be called next; UINT64_MAX: not armed */
+	uint64_t resume_ms; /* when lines that had their share may go on; 0: none waits for that */
+	uint64_t now_ms;    /* of the last call that told it */
 	uint64_t n_expired, n_redelivered;
 	size_t n_held;
 };
@@ -99,7 +121,7 @@ struct route_actions {
 	struct exchange *answers, **last_answer; /* to be answered with their status and text */
 	struct route_connection *sends;          /* each gets its exchange's request */
 	bool needs_connections; /* an instance wants more: see route_wanted_connections() */
-	bool needs_timer;       /* a deadline comes before armed_ms */
+	bool needs_timer;       /* route_due() comes before armed_ms */
 };
 
 /* Frees services; there must be no exchanges and connections any more. */
@@ -112,6 +134,8 @@ struct route_service *route_add_service(struct router *router, const char *name)
 /* Only without an instance; what is held is answered NOT_FOUND. */
 void route_forget_service(struct router *router, struct route_service *service,
 			  struct route_actions *actions);
+/* Requests that wait for it. */
+size_t route_service_held(const struct route_service *service);
 /* "live", "draining" or "away". */
 const char *route_service_state(const struct route_service *service);
 
@@ -150,7 +174,9 @@ struct exchange *route_answered(struct router *router, struct route_connection *
 /* @service is the name in the request. Room for the deadline must have been reserved. */
 void route_take(struct router *router, struct exchange *exchange, const char *service,
 		uint64_t now_ms, struct route_actions *actions);
-/* Ends what is due. */
+/* When route_expire() has something to do; UINT64_MAX: not before something else happens. */
+uint64_t route_due(const struct router *router);
+/* Ends what is due, and lets lines go on. */
 void route_expire(struct router *router, uint64_t now_ms, struct route_actions *actions);
 /* The caller went away: what is held for it is ended, so that it is never delivered. */
 void route_caller_gone(struct router *router, struct exchange *exchange,

@@ -418,7 +418,7 @@ static int describe(const struct route_service *service, struct bus_service *ite
 	item->errors = service->n_errors;
 	item->redelivered = service->n_redelivered;
 	item->in_flight = service->n_in_flight;
-	item->held = service->from_services.count + service->from_callers.count;
+	item->held = route_service_held(service);
 	if (r || !instance)
 		return r;
 	item->pid = (uint64_t)instance->pid;

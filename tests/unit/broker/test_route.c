@@ -383,6 +383,87 @@ static void test_an_instance_serves_its_names_in_turn(void **state)
 	assert_int_equal(f->exchanges[3].state, EXCHANGE_IN_FLIGHT);
 }
 
+static void ask(struct fixture *f, size_t i, uint64_t caller, uint64_t now_ms)
+{
+	f->exchanges[i].caller = caller;
+	f->exchanges[i].deadline_ms = now_ms + 1000;
+	route_take(&f->router, &f->exchanges[i], "alpha", now_ms, &f->actions);
+}
+
+static size_t count_in_flight(const struct fixture *f, size_t from, size_t to)
+{
+	size_t n = 0;
+
+	for (size_t i = from; i < to; i++)
+		n += f->exchanges[i].state == EXCHANGE_IN_FLIGHT;
+	return n;
+}
+
+static void test_callers_are_served_in_turn(void **state)
+{
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < 10; i++)
+		ask(f, i, 1, 0);
+	ask(f, 10, 2, 0);
+	live(f, &f->first, true);
+	connect(f, &f->first, 0, 2);
+	assert_int_equal(f->exchanges[0].state, EXCHANGE_IN_FLIGHT);
+	assert_int_equal(f->exchanges[10].state, EXCHANGE_IN_FLIGHT);
+}
+
+static void test_a_busy_caller_has_few_on_their_way_while_others_ask(void **state)
+{
+	struct fixture *f = *state;
+
+	live(f, &f->first, true);
+	connect(f, &f->first, 0, ROUTE_CALLERS_MAX);
+	ask(f, 0, 1, 0);
+	route_answered(&f->router, f->exchanges[0].connection, false, &f->actions);
+	for (size_t i = 1; i < 11; i++)
+		ask(f, i, 1, 2000);
+	assert_int_equal(count_in_flight(f, 1, 11), 10); /* alone */
+
+	ask(f, 20, 2, 2000);
+	assert_int_equal(f->exchanges[20].state, EXCHANGE_IN_FLIGHT);
+	for (size_t i = 11; i < 20; i++)
+		ask(f, i, 1, 2000);
+	assert_int_equal(count_in_flight(f, 11, 20), 0);
+	assert_true(f->actions.needs_timer);
+	assert_int_equal(route_due(&f->router), 2000 + ROUTE_SHARE_MS);
+	ask(f, 21, 2, 2000);
+	assert_int_equal(f->exchanges[21].state, EXCHANGE_IN_FLIGHT);
+
+	/* An answer makes room once few are left. */
+	for (size_t i = 1; i < 7; i++)
+		route_answered(&f->router, f->exchanges[i].connection, false, &f->actions);
+	assert_int_equal(count_in_flight(f, 11, 20), 0);
+	route_answered(&f->router, f->exchanges[7].connection, false, &f->actions);
+	assert_int_equal(count_in_flight(f, 11, 20), 1);
+}
+
+static void test_what_is_not_answered_soon_does_not_count(void **state)
+{
+	struct fixture *f = *state;
+
+	live(f, &f->first, true);
+	connect(f, &f->first, 0, ROUTE_CALLERS_MAX);
+	ask(f, 0, 1, 2000);
+	ask(f, 1, 2, 2000);
+	for (size_t i = 2; i < 20; i++)
+		ask(f, i, 1, 2000);
+	assert_int_equal(count_in_flight(f, 2, 20), ROUTE_SHARE - 1);
+	route_expire(&f->router, 2000 + ROUTE_SHARE_MS, &f->actions);
+	assert_int_equal(count_in_flight(f, 2, 20), 2 * ROUTE_SHARE - 1);
+	/* Alone again, it has all; its requests would be due at this time. */
+	route_expire(&f->router, 2000 + ROUTE_CROWDED_MS - 1, &f->actions);
+	assert_int_equal(count_in_flight(f, 2, 20), 3 * ROUTE_SHARE - 1);
+	assert_true(f->router.resume_ms > 0);
+	ask(f, 30, 1, 2000 + ROUTE_CROWDED_MS);
+	assert_int_equal(count_in_flight(f, 2, 20), 18);
+	assert_int_equal(f->exchanges[30].state, EXCHANGE_IN_FLIGHT);
+}
+
 static void test_a_connection_whose_peer_left_while_it_was_free_is_not_used(void **state)
 {
 	struct fixture *f = *state;
@@ -435,5 +516,8 @@ TEST_MAIN(ROUTE_TEST(test_a_request_goes_to_a_free_connection),
 	  ROUTE_TEST(test_what_callers_left_behind_is_never_delivered),
 	  ROUTE_TEST(test_a_forgotten_name_holds_nothing),
 	  ROUTE_TEST(test_an_instance_serves_its_names_in_turn),
+	  ROUTE_TEST(test_callers_are_served_in_turn),
+	  ROUTE_TEST(test_a_busy_caller_has_few_on_their_way_while_others_ask),
+	  ROUTE_TEST(test_what_is_not_answered_soon_does_not_count),
 	  ROUTE_TEST(test_a_connection_whose_peer_left_while_it_was_free_is_not_used),
 	  ROUTE_TEST(test_idle_connections_can_be_taken_away))
