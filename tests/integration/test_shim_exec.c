@@ -7,31 +7,9 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
+#include "tests/lib/shim_test.h"
 
 #define STORM 300
-
-static struct shim_case test;
-
-static int teardown(void **state)
-{
-	(void)state;
-	return shim_case_deinit(&test);
-}
-
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
-
-static const struct shim_create_request create_only, create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently, delete_by_force = {.force = true};
-
-static void must(enum bus_status expected, const char *method, const void *request)
-{
-	enum bus_status status = shim_case_call(&test, method, NULL, 0, request, NULL);
-
-	if (status != expected)
-		fail_msg("%s: status %d, not %d: %s", method, status, expected, test.text);
-}
 
 static void must_exec(enum bus_status expected, const char *id, const char *script, bool start)
 {
@@ -41,26 +19,18 @@ static void must_exec(enum bus_status expected, const char *id, const char *scri
 		fail_msg("exec %s: status %d, not %d: %s", id, status, expected, test.text);
 }
 
-static void must_say(const char *part)
-{
-	if (!strstr(test.text, part))
-		fail_msg("'%s' does not say '%s'", test.text, part);
-}
-
 static void start_container(const char *init)
 {
 	shim_case_init(&test, init);
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 }
 
 static void finish(void)
 {
-	must(BUS_OK, "shim.delete", &delete_by_force);
-	assert_int_equal(shim_case_wait_end(&test), 0);
-	assert_false(shim_case_has(&test, "bundle"));
-	assert_false(shim_case_has(&test, "control"));
+	assert_call(BUS_OK, "shim.delete", &delete_by_force);
+	shim_test_assert_gone();
 }
 
 static const struct event_task_exit *wait_exit(const char *id)
@@ -109,13 +79,13 @@ static void process_goes_through_its_life_in_order(void **state)
 	assert_int_equal(test.events[exit].exit.pid, started.pid);
 	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
 	/* Once only. */
-	must(BUS_FAILED_PRECONDITION, "shim.exec_start", &one);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.exec_start", &one);
 	assert_int_equal(shim_case_call(&test, "shim.exec_delete", NULL, 0, &one, &deleted),
 			 BUS_OK);
 	assert_int_equal(deleted.exit->exit_status, 7);
 	assert_int_equal(deleted.pid, started.pid);
 	shim_delete_reply_clear(&deleted);
-	must(BUS_NOT_FOUND, "shim.exec_delete", &one);
+	assert_call(BUS_NOT_FOUND, "shim.exec_delete", &one);
 	assert_false(shim_case_has(&test, "bundle/one.json"));
 	finish();
 }
@@ -160,18 +130,19 @@ static void bad_requests_are_refused_by_name(void **state)
 
 	(void)state;
 	start_container("exec sleep 1000\n");
-	must(BUS_INVALID_ARGUMENT, "shim.exec", &request);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.exec", &request);
 	request.exec_id = (char *)"x";
 	request.process_file = (char *)"../x.json";
-	must(BUS_INVALID_ARGUMENT, "shim.exec", &request);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.exec", &request);
 	request.process_file = (char *)"x.json";
 	request.exec_id = (char *)"web";
-	must(BUS_ALREADY_EXISTS, "shim.exec", &request);
+	assert_call(BUS_ALREADY_EXISTS, "shim.exec", &request);
 	must_exec(BUS_OK, "x", "exit 0\n", false);
 	must_exec(BUS_ALREADY_EXISTS, "x", "exit 0\n", false);
-	must_say("'x'");
-	must(BUS_NOT_FOUND, "shim.exec_start", &(struct shim_process_request){(char *)"nosuch"});
-	must_say("nosuch");
+	assert_text("'x'");
+	assert_call(BUS_NOT_FOUND, "shim.exec_start",
+		    &(struct shim_process_request){(char *)"nosuch"});
+	assert_text("nosuch");
 	finish();
 }
 
@@ -182,15 +153,15 @@ static void process_file_is_checked_before_a_runtime_reads_it(void **state)
 
 	(void)state;
 	start_container("exec sleep 1000\n");
-	must(BUS_INVALID_ARGUMENT, "shim.exec", &request);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.exec", &request);
 	shim_case_write(&test, "x.json", "{\"cwd\":\"/proc/self/fd/7\"}");
-	must(BUS_INVALID_ARGUMENT, "shim.exec", &request);
-	must_say("/proc/self/fd/7");
+	assert_call(BUS_INVALID_ARGUMENT, "shim.exec", &request);
+	assert_text("/proc/self/fd/7");
 	shim_case_write(&test, "x.json",
 			"{\"cwd\":\"/\",\"capabilities\":{\"inheritable\":[\"CAP_KILL\"]}}");
-	must(BUS_INVALID_ARGUMENT, "shim.exec", &request);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.exec", &request);
 	shim_case_write(&test, "x.json", "{\"cwd\":\"/\"}, \"process\":{\"cwd\":\"/\"");
-	must(BUS_INVALID_ARGUMENT, "shim.exec", &request);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.exec", &request);
 	assert_null(shim_case_dump(&test, "exec"));
 	finish();
 }
@@ -206,8 +177,8 @@ static void table_is_bounded(void **state)
 		must_exec(BUS_OK, id, "exit 0\n", false);
 	}
 	must_exec(BUS_RESOURCE_EXHAUSTED, "more", "exit 0\n", false);
-	must_say("256");
-	must(BUS_OK, "shim.exec_delete", &(struct shim_process_request){(char *)"p17"});
+	assert_text("256");
+	assert_call(BUS_OK, "shim.exec_delete", &(struct shim_process_request){(char *)"p17"});
 	must_exec(BUS_OK, "more", "exit 0\n", false);
 	finish();
 }
@@ -223,14 +194,14 @@ static void runtimes_words_reach_the_caller(void **state)
 	start_container("exec sleep 1000\n");
 	shim_case_order(&test, "exec fail executable file `/nosuch` not found\n");
 	must_exec(BUS_FAILED_PRECONDITION, "one", "", true);
-	must_say("executable file `/nosuch` not found");
+	assert_text("executable file `/nosuch` not found");
 	/* It was added only to be started. */
 	assert_int_equal(shim_case_call(&test, "shim.processes", NULL, 0, NULL, &list), BUS_OK);
 	assert_int_equal(list.processes.count, 0);
 	must_exec(BUS_OK, "two", "", false);
-	must(BUS_FAILED_PRECONDITION, "shim.exec_start", &two);
-	must(BUS_FAILED_PRECONDITION, "shim.exec_start", &two);
-	must(BUS_OK, "shim.exec_delete", &two);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.exec_start", &two);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.exec_start", &two);
+	assert_call(BUS_OK, "shim.exec_delete", &two);
 	assert_int_equal(count_events("/tasks/exit", "one") + count_events("/tasks/exit", "two"),
 			 0);
 	shim_case_order(&test, "");
@@ -253,17 +224,17 @@ static void exec_that_hangs_holds_up_nobody(void **state)
 	id_make(id);
 	shim_case_send(&test, test.fd, "shim.exec_start", id, deadline, &hangs);
 	must_exec(BUS_OK, "other", "exec sleep 1000\n", true);
-	must(BUS_OK, "shim.kill", &kill_other);
+	assert_call(BUS_OK, "shim.kill", &kill_other);
 	assert_int_equal(wait_exit("other")->signal, SIGTERM);
-	must(BUS_FAILED_PRECONDITION, "shim.exec_delete", &hangs);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.exec_delete", &hangs);
 	assert_true(time_boot_ms() < deadline);
 	/* Whether it was started is not known: it has an end, and is not run again. */
 	assert_int_equal(shim_case_receive(&test, test.fd, "shim.exec_start", id, NULL),
 			 BUS_DEADLINE_EXCEEDED);
-	must_say("whether it was started is not known");
+	assert_text("whether it was started is not known");
 	assert_int_equal(wait_exit("hangs")->source, EXIT_UNKNOWN);
-	must(BUS_FAILED_PRECONDITION, "shim.exec_start", &hangs);
-	must(BUS_OK, "shim.exec_delete", &hangs);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.exec_start", &hangs);
+	assert_call(BUS_OK, "shim.exec_delete", &hangs);
 	finish();
 }
 
@@ -304,9 +275,9 @@ static void runtime_that_dies_leaves_no_process_unnoticed(void **state)
 
 		must_exec(BUS_FAILED_PRECONDITION, "one", script, true);
 	}
-	must_say("whether it was started is not known");
+	assert_text("whether it was started is not known");
 	assert_int_equal(wait_exit("one")->source, EXIT_UNKNOWN);
-	must(BUS_OK, "shim.exec_delete", &(struct shim_process_request){(char *)"one"});
+	assert_call(BUS_OK, "shim.exec_delete", &(struct shim_process_request){(char *)"one"});
 	finish();
 }
 
@@ -334,11 +305,11 @@ static void process_cannot_be_started_before_init(void **state)
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
 	must_exec(BUS_FAILED_PRECONDITION, "one", "exit 0\n", true);
-	must(BUS_OK, "shim.create", &create_only);
+	assert_call(BUS_OK, "shim.create", &create_only);
 	must_exec(BUS_FAILED_PRECONDITION, "one", "exit 0\n", true);
 	must_exec(BUS_OK, "one", "exit 6\n", false);
-	must(BUS_OK, "shim.start", NULL);
-	must(BUS_OK, "shim.exec_start", &(struct shim_process_request){(char *)"one"});
+	assert_call(BUS_OK, "shim.start", NULL);
+	assert_call(BUS_OK, "shim.exec_start", &(struct shim_process_request){(char *)"one"});
 	assert_int_equal(wait_exit("one")->exit_status, 6);
 	finish();
 }
@@ -350,14 +321,14 @@ static void signals_reach_the_process_that_is_named(void **state)
 	(void)state;
 	start_container("exec sleep 1000\n");
 	must_exec(BUS_OK, "one", "exec sleep 1000\n", false);
-	must(BUS_FAILED_PRECONDITION, "shim.kill", &signal);
-	must(BUS_OK, "shim.exec_start", &(struct shim_process_request){(char *)"one"});
-	must(BUS_OK, "shim.kill", &signal);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.kill", &signal);
+	assert_call(BUS_OK, "shim.exec_start", &(struct shim_process_request){(char *)"one"});
+	assert_call(BUS_OK, "shim.kill", &signal);
 	assert_int_equal(wait_exit("one")->signal, SIGUSR1);
-	must(BUS_NOT_FOUND, "shim.kill", &signal);
+	assert_call(BUS_NOT_FOUND, "shim.kill", &signal);
 	signal.exec_id = (char *)"nosuch";
-	must(BUS_NOT_FOUND, "shim.kill", &signal);
-	must_say("nosuch");
+	assert_call(BUS_NOT_FOUND, "shim.kill", &signal);
+	assert_text("nosuch");
 	finish();
 }
 
@@ -408,14 +379,15 @@ static void exits_of_a_storm_come_once_and_before_inits(void **state)
 		if (i >= 250) {
 			snprintf(name, sizeof(name), "p%d", i - 250);
 			shim_case_wait_process(&test, "/tasks/exit", name);
-			must(BUS_OK, "shim.exec_delete", &process);
+			assert_call(BUS_OK, "shim.exec_delete", &process);
 			snprintf(name, sizeof(name), "p%d", i);
 		}
 		id_make(id);
 		shim_case_send(&test, test.fd, "shim.exec", id, 0, &request);
 		shim_case_drain(&test);
 		if (i == STORM - 20)
-			must(BUS_OK, "shim.kill", &(struct shim_kill_request){.signal = SIGKILL});
+			assert_call(BUS_OK, "shim.kill",
+				    &(struct shim_kill_request){.signal = SIGKILL});
 	}
 	assert_exits(STORM, false);
 	finish();
@@ -448,7 +420,7 @@ static void next_shim_goes_on_with_all_processes(void **state)
 	assert_int_equal(list.processes.items[2].status, TASK_STOPPED);
 	assert_int_equal(list.processes.items[2].exit->exit_status, 2);
 	shim_processes_reply_clear(&list);
-	must(BUS_OK, "shim.kill", &signal);
+	assert_call(BUS_OK, "shim.kill", &signal);
 	at = shim_case_wait_process(&test, "/tasks/exit", "runs");
 	assert_int_equal(test.events[at].exit.exit_status, 8);
 	assert_int_equal(test.events[at].exit.source, EXIT_OBSERVED);
@@ -457,7 +429,7 @@ static void next_shim_goes_on_with_all_processes(void **state)
 	assert_int_equal(deleted.exit->exit_status, 2);
 	shim_delete_reply_clear(&deleted);
 	/* And with new ones. */
-	must(BUS_OK, "shim.exec_start", &(struct shim_process_request){(char *)"added"});
+	assert_call(BUS_OK, "shim.exec_start", &(struct shim_process_request){(char *)"added"});
 	assert_int_equal(wait_exit("added")->exit_status, 9);
 	must_exec(BUS_OK, "new", "exit 1\n", true);
 	assert_int_equal(wait_exit("new")->exit_status, 1);
@@ -490,9 +462,9 @@ static void start_that_a_shims_death_cut_short_is_not_run_again(void **state)
 	assert_int_equal(list.processes.items[0].exit->source, EXIT_UNKNOWN);
 	shim_processes_reply_clear(&list);
 	assert_int_equal(shim_case_call(&test, "shim.exec_start", id, 0, &one, NULL), BUS_ABORTED);
-	must(BUS_FAILED_PRECONDITION, "shim.exec_start", &one);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.exec_start", &one);
 	assert_false(shim_case_has(&test, "ran"));
-	must(BUS_OK, "shim.exec_delete", &one);
+	assert_call(BUS_OK, "shim.exec_delete", &one);
 	finish();
 }
 
@@ -507,9 +479,9 @@ static void exits_of_before_come_before_inits_after_a_take_over(void **state)
 		must_exec(BUS_OK, id, "exec sleep 1000\n", true);
 	}
 	shim_case_replace(&test);
-	must(BUS_OK, "shim.kill", &(struct shim_kill_request){.signal = SIGKILL});
+	assert_call(BUS_OK, "shim.kill", &(struct shim_kill_request){.signal = SIGKILL});
 	assert_exits(10, false);
-	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	assert_int_equal(shim_case_wait_end(&test), 0);
 }
 

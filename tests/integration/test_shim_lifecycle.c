@@ -11,34 +11,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
-
-static struct shim_case test;
-
-static int teardown(void **state)
-{
-	(void)state;
-	return shim_case_deinit(&test);
-}
-
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
-
-static const struct shim_create_request create_only, create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently, delete_by_force = {.force = true};
-
-#define assert_call(status, method, ...)                                                           \
-	do {                                                                                       \
-		enum bus_status got_ = shim_case_call(&test, method, NULL, 0, __VA_ARGS__, NULL);  \
-		if (got_ != (status))                                                              \
-			fail_msg("%s: status %d, not %d: %s", method, got_, status, test.text);    \
-	} while (0)
-
-#define assert_text(part)                                                                          \
-	do {                                                                                       \
-		if (!strstr(test.text, part))                                                      \
-			fail_msg("'%s' does not say '%s'", test.text, part);                       \
-	} while (0)
+#include "tests/lib/shim_test.h"
 
 /* Each in its order and exactly once. */
 static void assert_events(const char *const *topics)
@@ -52,14 +25,6 @@ static void assert_events(const char *const *topics)
 		assert_int_equal(test.events[i].seq, i + 1);
 	}
 	assert_int_equal(test.n_events, n);
-}
-
-static void assert_gone(void)
-{
-	assert_int_equal(shim_case_wait_end(&test), 0);
-	assert_false(shim_case_has(&test, "bundle"));
-	assert_false(shim_case_has(&test, "control"));
-	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
 }
 
 static void kill_with(int signal)
@@ -101,7 +66,7 @@ static void container_goes_through_its_life_in_order(void **state)
 		shim_case_bus_line(&test, line, sizeof(line));
 		assert_string_equal(line, expected);
 	}
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void runtime_inherits_three_descriptors_and_a_path_and_nothing_else(void **state)
@@ -142,7 +107,7 @@ static void runtime_inherits_three_descriptors_and_a_path_and_nothing_else(void 
 	assert_int_equal(stat.st_mode & 0777, 0600);
 	shim_case_wait_event(&test, "/tasks/exit");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void init_that_ends_before_run_returns_is_created_started_and_exited(void **state)
@@ -159,7 +124,7 @@ static void init_that_ends_before_run_returns_is_created_started_and_exited(void
 	assert_events(order);
 	assert_int_equal(test.events[2].exit.exit_status, 3);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void init_that_ends_before_start_returns_has_exited_after_its_start(void **state)
@@ -177,7 +142,7 @@ static void init_that_ends_before_start_returns_has_exited_after_its_start(void 
 	assert_events(order);
 	assert_int_equal(test.events[2].exit.exit_status, 4);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void init_killed_between_create_and_start_is_never_started(void **state)
@@ -202,7 +167,7 @@ static void init_killed_between_create_and_start_is_never_started(void **state)
 	shim_state_reply_clear(&reply);
 	assert_events(order);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void start_of_an_init_that_dies_meanwhile_fails_soon(void **state)
@@ -220,7 +185,7 @@ static void start_of_an_init_that_dies_meanwhile_fails_soon(void **state)
 	assert_true(time_boot_ms() - before_ms < 10000);
 	shim_case_wait_event(&test, "/tasks/exit");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void hanging_create_ends_at_its_deadline_and_is_undone(void **state)
@@ -236,7 +201,7 @@ static void hanging_create_ends_at_its_deadline_and_is_undone(void **state)
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
 	assert_int_equal(test.n_events, 0);
 	assert_call(BUS_OK, "shim.delete", &delete_by_force);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void failing_create_tells_the_runtimes_own_words(void **state)
@@ -257,7 +222,7 @@ static void failing_create_tells_the_runtimes_own_words(void **state)
 	assert_text("not found in $PATH");
 	assert_call(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void runtime_that_dies_is_named(void **state)
@@ -269,7 +234,7 @@ static void runtime_that_dies_is_named(void **state)
 	assert_call(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
 	assert_text("fake-oci create was killed by signal 9");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void missing_runtime_is_named(void **state)
@@ -282,7 +247,7 @@ static void missing_runtime_is_named(void **state)
 	assert_call(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
 	assert_text("/nonexistent/oci");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void repeated_request_gets_the_same_answer_and_has_one_effect(void **state)
@@ -316,7 +281,7 @@ static void repeated_request_gets_the_same_answer_and_has_one_effect(void **stat
 	assert_call(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
 	assert_text("running");
 	assert_call(BUS_OK, "shim.delete", &delete_by_force);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 /* The next character that the container writes. */
@@ -361,7 +326,7 @@ static void one_kill_request_is_one_signal(void **state)
 	shim_case_wait_event(&test, "/tasks/exit");
 	assert_call(BUS_NOT_FOUND, "shim.kill", &first);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void death_by_a_signal_is_told_as_such(void **state)
@@ -380,7 +345,7 @@ static void death_by_a_signal_is_told_as_such(void **state)
 	assert_int_equal(test.events[exit].exit.exit_status, 128 + SIGTERM);
 	assert_int_equal(test.events[exit].exit.signal, SIGTERM);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void failed_delete_can_be_asked_again(void **state)
@@ -396,7 +361,7 @@ static void failed_delete_can_be_asked_again(void **state)
 	assert_text("the disk is on fire");
 	shim_case_order(&test, "");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 /* The order in which the names went, from the first IN_DELETE on. */
@@ -439,7 +404,7 @@ static void configuration_goes_before_the_lock(void **state)
 		when[i] = (size_t)fd;
 	}
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 	for (size_t i = 0; i < 2; i++) {
 		int fd = (int)when[i];
 
@@ -471,7 +436,7 @@ static void exit_while_the_broker_is_down_is_published_when_it_is_back(void **st
 	assert_string_equal(line, "3 /tasks/exit");
 	shim_case_bus_line(&test, line, sizeof(line));
 	assert_string_equal(line, "4 /tasks/delete");
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void broker_that_lost_its_log_gets_every_event_again(void **state)
@@ -496,7 +461,7 @@ static void broker_that_lost_its_log_gets_every_event_again(void **state)
 	shim_case_bus_line(&test, line, sizeof(line));
 	assert_string_equal(line, "3 /tasks/exit");
 	assert_call(BUS_OK, "shim.delete", &delete_by_force);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void output_goes_to_a_file_that_is_appended_to(void **state)
@@ -517,7 +482,7 @@ static void output_goes_to_a_file_that_is_appended_to(void **state)
 	assert_int_equal(file_read(AT_FDCWD, path, 4096, &text, NULL), 0);
 	assert_string_equal(text, "out\nerr\n");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void streams_are_the_callers_fifos_and_survive_a_reader(void **state)
@@ -551,7 +516,7 @@ static void streams_are_the_callers_fifos_and_survive_a_reader(void **state)
 	shim_case_wait_event(&test, "/tasks/exit");
 	assert_int_equal(test.events[2].exit.exit_status, 0);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void streams_that_are_no_streams_are_refused(void **state)
@@ -566,7 +531,7 @@ static void streams_that_are_no_streams_are_refused(void **state)
 	assert_text("/dev/zero is not a FIFO");
 	assert_null(shim_case_dump(&test, "create"));
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void refuse_config(const char *config, const char *root_dev, const char *says)
@@ -586,7 +551,7 @@ static void refuse_config(const char *config, const char *root_dev, const char *
 	assert_text(says);
 	assert_null(shim_case_dump(&test, "create"));
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void root_whose_dev_is_a_link_is_refused(void **state)
@@ -624,7 +589,7 @@ static void the_older_of_two_protocols_is_spoken(void **state)
 		    (&(struct shim_hello_request){.protocol = 0}));
 	assert_text("protocol 0");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void hostile_packets_are_answered_and_harm_nothing(void **state)
@@ -665,7 +630,7 @@ static void hostile_packets_are_answered_and_harm_nothing(void **state)
 	close(fd);
 	assert_call(BUS_OK, "shim.state", NULL);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static unsigned n_fds_of(pid_t pid)
@@ -705,7 +670,7 @@ static void descriptors_sent_along_are_not_taken(void **state)
 	}
 	assert_int_equal(n_fds_of(test.shim), before);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void slow_connection_is_dropped_and_stalls_nobody(void **state)
@@ -733,7 +698,7 @@ static void slow_connection_is_dropped_and_stalls_nobody(void **state)
 	}
 	assert_call(BUS_OK, "shim.state", NULL);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void container_goes_on_when_its_caller_goes_away(void **state)
@@ -762,7 +727,7 @@ static void container_goes_on_when_its_caller_goes_away(void **state)
 	kill_with(SIGKILL);
 	shim_case_wait_event(&test, "/tasks/exit");
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 /* "<name>:<spaces><number>" of a file in /proc. */
@@ -806,7 +771,7 @@ static void idle_shim_never_wakes_up_and_is_small(void **state)
 	assert_true(own <= 100);
 #endif
 	assert_call(BUS_OK, "shim.delete", &delete_by_force);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 int main(int argc, char **argv)

@@ -9,28 +9,10 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
+#include "tests/lib/shim_test.h"
 
-static struct shim_case test;
 static struct task_io io;
 static char *program;
-
-static const struct shim_create_request create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently;
-
-#define assert_call(status, method, ...)                                                           \
-	do {                                                                                       \
-		enum bus_status got_ = shim_case_call(&test, method, NULL, 0, __VA_ARGS__, NULL);  \
-		if (got_ != (status))                                                              \
-			fail_msg("%s: status %d, not %d: %s", method, got_, status, test.text);    \
-	} while (0)
-
-#define assert_text(part)                                                                          \
-	do {                                                                                       \
-		if (!strstr(test.text, part))                                                      \
-			fail_msg("'%s' does not say '%s'", test.text, part);                       \
-	} while (0)
 
 /* The script finds the scratch directory in $D; @orders: further arguments of the logger. */
 static void setup(const char *script, const char *orders)
@@ -57,7 +39,7 @@ static int teardown(void **state)
 	return shim_case_deinit(&test);
 }
 
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
+#define LOGGER_TEST(name) cmocka_unit_test_teardown(name, teardown)
 
 static void start(void)
 {
@@ -98,22 +80,6 @@ static void wait_for_file(const char *name)
 			fail_msg("there is no %s", name);
 		poll(NULL, 0, 2);
 	}
-}
-
-/* The exit may be known before anybody watches. */
-static void wait_until_stopped(void)
-{
-	struct shim_state_reply reply = {};
-	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
-	enum task_status status;
-
-	do {
-		assert_true(time_boot_ms() < limit_ms);
-		assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply),
-				 BUS_OK);
-		status = reply.status;
-		shim_state_reply_clear(&reply);
-	} while (status != TASK_STOPPED);
 }
 
 /* ---- tests --------------------------------------------------------------- */
@@ -262,7 +228,7 @@ static void it_goes_on_when_the_shim_is_killed(void **state)
 	start();
 	shim_case_replace(&test);
 	assert_int_equal(write(fd, "x\n", 2), 2);
-	wait_until_stopped();
+	shim_test_wait_stopped();
 	close(fd);
 	delete_it();
 	assert_file("log", "one\ntwo\n");
@@ -271,15 +237,15 @@ static void it_goes_on_when_the_shim_is_killed(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		SHIM_TEST(a_logging_program_gets_both_streams_and_nothing_else),
-		SHIM_TEST(closing_the_pipe_says_that_it_is_ready),
-		SHIM_TEST(one_that_is_never_ready_makes_create_fail),
-		SHIM_TEST(one_that_dies_at_once_makes_create_fail),
+		LOGGER_TEST(a_logging_program_gets_both_streams_and_nothing_else),
+		LOGGER_TEST(closing_the_pipe_says_that_it_is_ready),
+		LOGGER_TEST(one_that_is_never_ready_makes_create_fail),
+		LOGGER_TEST(one_that_dies_at_once_makes_create_fail),
 		cmocka_unit_test(what_cannot_be_run_is_named),
-		SHIM_TEST(one_that_dies_is_started_again_and_nothing_else_is_lost),
-		SHIM_TEST(delete_does_not_wait_for_one_that_does_not_end),
-		SHIM_TEST(one_that_waits_for_a_signal_gets_sigterm),
-		SHIM_TEST(it_goes_on_when_the_shim_is_killed),
+		LOGGER_TEST(one_that_dies_is_started_again_and_nothing_else_is_lost),
+		LOGGER_TEST(delete_does_not_wait_for_one_that_does_not_end),
+		LOGGER_TEST(one_that_waits_for_a_signal_gets_sigterm),
+		LOGGER_TEST(it_goes_on_when_the_shim_is_killed),
 	};
 
 	if (argc > 1)

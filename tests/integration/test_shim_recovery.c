@@ -11,37 +11,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
-
-static struct shim_case test;
-
-static int teardown(void **state)
-{
-	(void)state;
-	return shim_case_deinit(&test);
-}
-
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
-
-static const struct shim_create_request create_only, create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently, delete_by_force = {.force = true};
-
-static void must(enum bus_status expected, const char *method, const void *request)
-{
-	enum bus_status status = shim_case_call(&test, method, NULL, 0, request, NULL);
-
-	if (status != expected)
-		fail_msg("%s: status %d, not %d: %s", method, status, expected, test.text);
-}
-
-static void assert_gone(void)
-{
-	assert_int_equal(shim_case_wait_end(&test), 0);
-	assert_false(shim_case_has(&test, "bundle"));
-	assert_false(shim_case_has(&test, "control"));
-	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
-}
+#include "tests/lib/shim_test.h"
 
 static size_t count_entries(const char *path)
 {
@@ -83,7 +53,7 @@ static void adopted_container_has_its_true_exit_code(void **state)
 	shim_case_init(&test, "sleep 1000 & trap \"kill $!; exit 41\" TERM; >../oci/ready; wait\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	expect_published("1 /tasks/create");
 	expect_published("2 /tasks/start");
 	pid = init_of(TASK_RUNNING);
@@ -91,18 +61,18 @@ static void adopted_container_has_its_true_exit_code(void **state)
 	shim_case_replace(&test);
 	assert_int_equal(init_of(TASK_RUNNING), pid);
 	assert_int_equal(kill((pid_t)pid, 0), 0);
-	must(BUS_FAILED_PRECONDITION, "shim.start", NULL);
-	must(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
-	must(BUS_OK, "shim.kill", &term);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.start", NULL);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.kill", &term);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
 	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
 	assert_int_equal(test.events[exit].exit.exit_status, 41);
 	assert_int_equal(test.events[exit].exit.pid, pid);
 	assert_int_equal(test.events[exit].seq, 3);
 	expect_published("3 /tasks/exit");
-	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	expect_published("4 /tasks/delete");
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 /* Until it is started, init has the arguments of the OCI runtime that made it. */
@@ -115,16 +85,16 @@ static void created_container_of_a_killed_shim_is_started_by_the_next(void **sta
 	shim_case_init(&test, "exit 42\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_only);
+	assert_call(BUS_OK, "shim.create", &create_only);
 	pid = init_of(TASK_CREATED);
 	shim_case_replace(&test);
 	assert_int_equal(init_of(TASK_CREATED), pid);
-	must(BUS_OK, "shim.start", NULL);
+	assert_call(BUS_OK, "shim.start", NULL);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
 	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
 	assert_int_equal(test.events[exit].exit.exit_status, 42);
-	must(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
 }
 
 static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
@@ -136,7 +106,7 @@ static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	init = (pid_t)init_of(TASK_RUNNING);
 	/* Both die before anybody looks; init's parent is the test by then, which reaps later. */
 	kill(test.shim, SIGSTOP);
@@ -148,8 +118,8 @@ static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
 	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
 	assert_int_equal(test.events[exit].exit.exit_status, 137);
 	assert_int_equal(test.events[exit].exit.signal, SIGKILL);
-	must(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
 }
 
 /* Kills shim and init, and reaps init, so that nobody but a pidfd knows how it ended. */
@@ -178,11 +148,11 @@ static void exit_that_nobody_saw_is_unknown(void **state)
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	lose_init();
 	(void)init_of(TASK_UNKNOWN);
-	must(BUS_NOT_FOUND, "shim.kill", &(struct shim_kill_request){.signal = SIGKILL});
-	must(BUS_OK, "shim.adopt", &none);
+	assert_call(BUS_NOT_FOUND, "shim.kill", &(struct shim_kill_request){.signal = SIGKILL});
+	assert_call(BUS_OK, "shim.adopt", &none);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
 	assert_int_equal(test.events[exit].exit.source, EXIT_UNKNOWN);
 	assert_int_equal(test.events[exit].exit.exit_status, 255);
@@ -190,8 +160,8 @@ static void exit_that_nobody_saw_is_unknown(void **state)
 	assert_int_equal(reply.status, TASK_STOPPED);
 	assert_string_equal(reply.exit->cause, "shim-died");
 	shim_state_reply_clear(&reply);
-	must(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
 }
 
 static int take_pidfd(const char *exec_id)
@@ -225,7 +195,7 @@ static void pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim(void **
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	kept = take_pidfd(NULL);
 	lose_init();
 	/* What it is not is not taken for it. */
@@ -240,8 +210,8 @@ static void pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim(void **
 	exit = shim_case_wait_event(&test, "/tasks/exit");
 	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
 	assert_int_equal(test.events[exit].exit.exit_status, 128 + SIGTERM);
-	must(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
 }
 
 static void descriptors_are_taken_with_adopt_only(void **state)
@@ -256,7 +226,7 @@ static void descriptors_are_taken_with_adopt_only(void **state)
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	path = text_format("/proc/%d/fd", (int)test.shim);
 	expect_published("1 /tasks/create");
 	expect_published("2 /tasks/start");
@@ -272,8 +242,8 @@ static void descriptors_are_taken_with_adopt_only(void **state)
 	for (int i = 0; (after = count_entries(path)) > before && i < 100; i++)
 		(void)poll(NULL, 0, 10);
 	assert_in_range(after, 1, before);
-	must(BUS_OK, "shim.delete", &delete_by_force);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_by_force);
+	shim_test_assert_gone();
 }
 
 static void known_exit_stays_known_and_is_published_by_the_next_shim(void **state)
@@ -283,7 +253,7 @@ static void known_exit_stays_known_and_is_published_by_the_next_shim(void **stat
 	(void)state;
 	shim_case_init(&test, "exit 42\n");
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	shim_case_wait_event(&test, "/tasks/exit");
 	shim_case_replace(&test);
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
@@ -296,7 +266,7 @@ static void known_exit_stays_known_and_is_published_by_the_next_shim(void **stat
 	expect_published("2 /tasks/start");
 	expect_published("3 /tasks/exit");
 	expect_published("4 /tasks/delete");
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void requests_of_before_are_answered_from_the_journal(void **state)
@@ -318,9 +288,9 @@ static void requests_of_before_are_answered_from_the_journal(void **state)
 	assert_int_equal(shim_case_call(&test, "shim.create", create, 0, &create_and_start, NULL),
 			 BUS_OK);
 	assert_int_equal(shim_case_call(&test, "shim.kill", kill_id, 0, &stop, NULL), BUS_OK);
-	must(BUS_NOT_FOUND, "shim.kill", &stop);
-	must(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	assert_call(BUS_NOT_FOUND, "shim.kill", &stop);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
 }
 
 /* As a shim writes it that dies right after it. */
@@ -357,7 +327,7 @@ static void signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_se
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	expect_published("1 /tasks/create");
 	expect_published("2 /tasks/start");
 	path = text_format("%s/journal", test.bundle);
@@ -375,8 +345,8 @@ static void signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_se
 	init_of(TASK_RUNNING);
 	assert_int_equal(shim_case_call(&test, "shim.kill", last, 0, &end, NULL), BUS_OK);
 	shim_case_wait_event(&test, "/tasks/exit");
-	must(BUS_OK, "shim.delete", &delete_gently);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
 }
 
 static void shim_killed_in_the_midst_of_create_leaves_nothing(void **state)
@@ -395,10 +365,10 @@ static void shim_killed_in_the_midst_of_create_leaves_nothing(void **state)
 	/* The same request learns that it failed. */
 	while (shim_case_call(&test, "shim.create", id, 0, &create_only, NULL) == BUS_ABORTED)
 		sched_yield();
-	must(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
-	must(BUS_OK, "shim.delete", &delete_by_force);
-	assert_gone();
+	assert_call(BUS_OK, "shim.delete", &delete_by_force);
+	shim_test_assert_gone();
 	assert_int_equal(test.n_events, 0);
 }
 
@@ -407,16 +377,16 @@ static void shim_killed_after_delete_is_followed_by_one_that_publishes_the_rest(
 	(void)state;
 	shim_case_init(&test, "exit 0\n");
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	shim_case_wait_event(&test, "/tasks/exit");
-	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	shim_case_replace(&test);
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	expect_published("1 /tasks/create");
 	expect_published("2 /tasks/start");
 	expect_published("3 /tasks/exit");
 	expect_published("4 /tasks/delete");
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 static void torn_journal_is_cut_and_continued(void **state)
@@ -428,7 +398,7 @@ static void torn_journal_is_cut_and_continued(void **state)
 	shim_case_init(&test, "exit 0\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 	shim_case_wait_event(&test, "/tasks/exit");
 	kill(test.shim, SIGSTOP);
 	path = text_format("%s/journal", test.bundle);
@@ -436,10 +406,10 @@ static void torn_journal_is_cut_and_continued(void **state)
 	assert_int_equal(write(fd, "\x40\0\0\0torn", 8), 8);
 	close(fd);
 	shim_case_replace(&test);
-	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	assert_string_equal(test.events[test.n_events - 1].topic, "/tasks/delete");
 	assert_int_equal(test.events[test.n_events - 1].seq, 4);
-	assert_gone();
+	shim_test_assert_gone();
 }
 
 int main(int argc, char **argv)

@@ -7,45 +7,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
-
-static struct shim_case test;
-
-static int teardown(void **state)
-{
-	(void)state;
-	return shim_case_deinit(&test);
-}
-
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
-
-static const struct shim_create_request create_only, create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently, delete_by_force = {.force = true};
-
-static void must(enum bus_status expected, const char *method, const void *request)
-{
-	enum bus_status status = shim_case_call(&test, method, NULL, 0, request, NULL);
-
-	if (status != expected)
-		fail_msg("%s: status %d, not %d: %s", method, status, expected, test.text);
-}
-
-static void must_say(const char *part)
-{
-	if (!strstr(test.text, part))
-		fail_msg("'%s' does not say '%s'", test.text, part);
-}
-
-static void must_be(enum task_status expected)
-{
-	struct shim_state_reply reply = {};
-
-	must(BUS_OK, "shim.state", NULL);
-	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply), BUS_OK);
-	assert_int_equal(reply.status, expected);
-	shim_state_reply_clear(&reply);
-}
+#include "tests/lib/shim_test.h"
 
 static size_t count_events(const char *topic)
 {
@@ -61,14 +23,13 @@ static void start_container(void)
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_and_start);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
 }
 
 static void finish(void)
 {
-	must(BUS_OK, "shim.delete", &delete_by_force);
-	assert_int_equal(shim_case_wait_end(&test), 0);
-	assert_false(shim_case_has(&test, "bundle"));
+	assert_call(BUS_OK, "shim.delete", &delete_by_force);
+	shim_test_assert_gone();
 }
 
 /* ---- frozen -------------------------------------------------------------- */
@@ -77,16 +38,16 @@ static void frozen_container_goes_on_again(void **state)
 {
 	(void)state;
 	start_container();
-	must(BUS_FAILED_PRECONDITION, "shim.resume", NULL);
-	must(BUS_OK, "shim.pause", NULL);
-	must_be(TASK_PAUSED);
-	must(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.resume", NULL);
+	assert_call(BUS_OK, "shim.pause", NULL);
+	assert_int_equal(shim_test_status(), TASK_PAUSED);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
 	assert_int_equal(shim_case_exec(&test, "one", "exit 0\n", true, NULL),
 			 BUS_FAILED_PRECONDITION);
-	must_say("paused");
-	must(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
-	must(BUS_OK, "shim.resume", NULL);
-	must_be(TASK_RUNNING);
+	assert_text("paused");
+	assert_call(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.resume", NULL);
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	assert_int_equal(shim_case_exec(&test, "one", "exit 3\n", true, NULL), BUS_OK);
 	assert_int_equal(
 		test.events[shim_case_wait_process(&test, "/tasks/exit", "one")].exit.exit_status,
@@ -101,18 +62,18 @@ static void pause_that_fails_leaves_it_running(void **state)
 	(void)state;
 	start_container();
 	shim_case_order(&test, "pause fail no freezer here\n");
-	must(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
-	must_say("no freezer here");
-	must_be(TASK_RUNNING);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
+	assert_text("no freezer here");
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	shim_case_order(&test, "pause die\n");
-	must(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
-	must_be(TASK_RUNNING);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	assert_int_equal(count_events("/tasks/paused"), 0);
 	shim_case_order(&test, "resume fail cannot thaw\n");
-	must(BUS_OK, "shim.pause", NULL);
-	must(BUS_FAILED_PRECONDITION, "shim.resume", NULL);
-	must_say("cannot thaw");
-	must_be(TASK_PAUSED);
+	assert_call(BUS_OK, "shim.pause", NULL);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.resume", NULL);
+	assert_text("cannot thaw");
+	assert_int_equal(shim_test_status(), TASK_PAUSED);
 	finish();
 }
 
@@ -127,15 +88,15 @@ static void pause_that_hangs_ends_at_its_deadline(void **state)
 	shim_case_order(&test, "pause hang\n");
 	id_make(id);
 	shim_case_send(&test, test.fd, "shim.pause", id, time_boot_ms() + 700, NULL);
-	must_be(TASK_PAUSING);
-	must(BUS_ABORTED, "shim.resume", NULL);
+	assert_int_equal(shim_test_status(), TASK_PAUSING);
+	assert_call(BUS_ABORTED, "shim.resume", NULL);
 	assert_int_equal(shim_case_receive(&test, test.fd, "shim.pause", id, NULL),
 			 BUS_DEADLINE_EXCEEDED);
-	must_be(TASK_RUNNING);
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	/* Nor does it hold up signals and exits. */
 	id_make(id);
 	shim_case_send(&test, test.fd, "shim.pause", id, 0, NULL);
-	must(BUS_OK, "shim.kill", &kill_it);
+	assert_call(BUS_OK, "shim.kill", &kill_it);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
 	assert_int_equal(test.events[exit].exit.signal, SIGTERM);
 	/* The call itself is left to its own deadline: the shim is not waited for. */
@@ -149,10 +110,10 @@ static void init_that_ends_while_it_is_frozen_is_stopped(void **state)
 	(void)state;
 	start_container();
 	shim_case_order(&test, "pause kill-init\n");
-	must(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
-	must_say("init has ended");
+	assert_call(BUS_FAILED_PRECONDITION, "shim.pause", NULL);
+	assert_text("init has ended");
 	shim_case_wait_event(&test, "/tasks/exit");
-	must_be(TASK_STOPPED);
+	assert_int_equal(shim_test_status(), TASK_STOPPED);
 	assert_int_equal(count_events("/tasks/paused"), 0);
 	finish();
 }
@@ -180,7 +141,7 @@ static void frozen_container_is_deleted_by_force(void **state)
 {
 	(void)state;
 	start_container();
-	must(BUS_OK, "shim.pause", NULL);
+	assert_call(BUS_OK, "shim.pause", NULL);
 	finish();
 }
 
@@ -194,20 +155,20 @@ static void limits_reach_the_runtime(void **state)
 	(void)state;
 	start_container();
 	shim_case_write(&test, "resources.json", "{\"pids\":{\"limit\":7}}");
-	must(BUS_OK, "shim.update", &update);
+	assert_call(BUS_OK, "shim.update", &update);
 	path = scratch_path(&test.scratch, "oci/updated");
 	assert_int_equal(file_read(AT_FDCWD, path, 4096, &text, NULL), 0);
 	assert_string_equal(text, "{\"pids\":{\"limit\":7}}");
 	assert_false(shim_case_has(&test, "bundle/resources.json"));
-	must(BUS_FAILED_PRECONDITION, "shim.update", &update);
-	must_say("resources.json");
+	assert_call(BUS_FAILED_PRECONDITION, "shim.update", &update);
+	assert_text("resources.json");
 	update.resources_file = (char *)"../resources.json";
-	must(BUS_INVALID_ARGUMENT, "shim.update", &update);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.update", &update);
 	shim_case_order(&test, "update fail no such controller\n");
 	update.resources_file = (char *)"resources.json";
-	must(BUS_FAILED_PRECONDITION, "shim.update", &update);
-	must_say("no such controller");
-	must_be(TASK_RUNNING);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.update", &update);
+	assert_text("no such controller");
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	finish();
 }
 
@@ -228,11 +189,11 @@ static void checkpoint_that_fails_leaves_it_running(void **state)
 	start_container();
 	request = to_images(images = scratch_path(&test.scratch, "images"));
 	shim_case_order(&test, "checkpoint fail criu is not installed\n");
-	must(BUS_FAILED_PRECONDITION, "shim.checkpoint", &request);
-	must_say("criu is not installed");
-	must_be(TASK_RUNNING);
+	assert_call(BUS_FAILED_PRECONDITION, "shim.checkpoint", &request);
+	assert_text("criu is not installed");
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	request.image_path = (char *)"images";
-	must(BUS_INVALID_ARGUMENT, "shim.checkpoint", &request);
+	assert_call(BUS_INVALID_ARGUMENT, "shim.checkpoint", &request);
 	assert_int_equal(count_events("/tasks/checkpointed"), 0);
 	finish();
 }
@@ -246,19 +207,19 @@ static void checkpoint_comes_before_the_exit_that_it_brings(void **state)
 	start_container();
 	request = to_images(images = scratch_path(&test.scratch, "images"));
 	request.open_tcp = request.file_locks = true;
-	must(BUS_OK, "shim.checkpoint", &request);
-	must_be(TASK_RUNNING);
+	assert_call(BUS_OK, "shim.checkpoint", &request);
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	dump = shim_case_dump(&test, "checkpoint");
 	assert_non_null(strstr(dump, "argument --leave-running"));
 	assert_non_null(strstr(dump, "argument --tcp-established"));
 	assert_non_null(strstr(dump, "argument --file-locks"));
 	assert_null(strstr(dump, "argument --shell-job"));
 	request.exit = true;
-	must(BUS_OK, "shim.checkpoint", &request);
+	assert_call(BUS_OK, "shim.checkpoint", &request);
 	assert_true(shim_case_wait_event(&test, "/tasks/checkpointed") <
 		    shim_case_wait_event(&test, "/tasks/exit"));
 	assert_int_equal(count_events("/tasks/checkpointed"), 2);
-	must(BUS_OK, "shim.delete", &delete_gently);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	assert_int_equal(shim_case_wait_end(&test), 0);
 }
 
@@ -275,12 +236,12 @@ static void container_is_restored_and_runs(void **state)
 	test.config.checkpoint = images;
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_OK, "shim.create", &create_only);
-	must_be(TASK_RUNNING);
+	assert_call(BUS_OK, "shim.create", &create_only);
+	assert_int_equal(shim_test_status(), TASK_RUNNING);
 	dump = shim_case_dump(&test, "restore");
 	assert_non_null(strstr(dump, "argument --detach"));
 	/* A caller that does not know of the restoring starts it as well. */
-	must(BUS_OK, "shim.start", NULL);
+	assert_call(BUS_OK, "shim.start", NULL);
 	assert_int_equal(count_events("/tasks/start"), 1);
 	finish();
 }
@@ -294,8 +255,8 @@ static void restore_that_fails_says_why(void **state)
 	test.config.checkpoint = images = scratch_path(&test.scratch, "images");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);
-	must(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
-	must_say("no image in");
+	assert_call(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
+	assert_text("no image in");
 	assert_int_equal(test.n_events, 0);
 	finish();
 }

@@ -16,8 +16,7 @@
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
 #include "broker/lib/output_log.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
+#include "tests/lib/shim_test.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #define IS_SANITIZED true
@@ -25,28 +24,11 @@
 #define IS_SANITIZED false
 #endif
 
-static struct shim_case test;
 static struct task_log task_log;
 static struct task_io io;
 static char *log_dir;
 static bool has_mount;
 static int held = -1; /* see wait_for_script() */
-
-static const struct shim_create_request create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently;
-
-#define assert_call(status, method, ...)                                                           \
-	do {                                                                                       \
-		enum bus_status got_ = shim_case_call(&test, method, NULL, 0, __VA_ARGS__, NULL);  \
-		if (got_ != (status))                                                              \
-			fail_msg("%s: status %d, not %d: %s", method, got_, status, test.text);    \
-	} while (0)
-
-#define assert_text(part)                                                                          \
-	do {                                                                                       \
-		if (!strstr(test.text, part))                                                      \
-			fail_msg("'%s' does not say '%s'", test.text, part);                       \
-	} while (0)
 
 /* ---- a container --------------------------------------------------------- */
 
@@ -80,7 +62,7 @@ static int teardown(void **state)
 	return r;
 }
 
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
+#define STREAM_TEST(name) cmocka_unit_test_teardown(name, teardown)
 
 static void start(void)
 {
@@ -1098,30 +1080,30 @@ static int enter_namespace(void)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		SHIM_TEST(output_of_both_streams_is_in_the_log_in_order),
-		SHIM_TEST(input_that_nobody_asked_for_is_at_its_end),
-		SHIM_TEST(a_log_is_bounded_in_size_and_files),
-		SHIM_TEST(a_log_without_a_directory_is_refused),
-		SHIM_TEST(files_as_streams_of_a_log_are_refused),
-		SHIM_TEST(the_first_client_misses_nothing),
-		SHIM_TEST(clients_start_where_they_say),
-		SHIM_TEST(frames_name_their_stream_and_time),
-		SHIM_TEST(a_client_that_cannot_be_served_is_told_why),
-		SHIM_TEST(a_process_has_at_most_32_clients_and_forgets_those_that_are_gone),
-		SHIM_TEST(a_stopped_client_is_told_how_much_it_missed),
-		SHIM_TEST(added_processes_have_logs_and_clients_of_their_own),
-		SHIM_TEST(a_process_of_the_same_name_has_a_new_log),
-		SHIM_TEST(several_clients_type_until_the_input_is_closed),
-		SHIM_TEST(input_that_the_process_does_not_read_waits_for_it),
-		SHIM_TEST(much_output_comes_in_order_while_a_client_is_stopped),
-		SHIM_TEST(a_shim_with_clients_that_wait_sleeps_and_gives_its_memory_back),
-		SHIM_TEST(a_full_disk_makes_the_process_wait),
-		SHIM_TEST(on_a_full_disk_output_is_dropped_and_counted),
-		SHIM_TEST(what_a_full_disk_never_took_is_told_before_the_deletion),
-		SHIM_TEST(another_shim_goes_on_where_the_log_ends),
-		SHIM_TEST(a_log_of_an_ended_process_is_served_by_another_shim),
-		SHIM_TEST(delete_waits_for_output_only_so_long),
-		SHIM_TEST(delete_takes_along_what_comes_in_time),
+		STREAM_TEST(output_of_both_streams_is_in_the_log_in_order),
+		STREAM_TEST(input_that_nobody_asked_for_is_at_its_end),
+		STREAM_TEST(a_log_is_bounded_in_size_and_files),
+		STREAM_TEST(a_log_without_a_directory_is_refused),
+		STREAM_TEST(files_as_streams_of_a_log_are_refused),
+		STREAM_TEST(the_first_client_misses_nothing),
+		STREAM_TEST(clients_start_where_they_say),
+		STREAM_TEST(frames_name_their_stream_and_time),
+		STREAM_TEST(a_client_that_cannot_be_served_is_told_why),
+		STREAM_TEST(a_process_has_at_most_32_clients_and_forgets_those_that_are_gone),
+		STREAM_TEST(a_stopped_client_is_told_how_much_it_missed),
+		STREAM_TEST(added_processes_have_logs_and_clients_of_their_own),
+		STREAM_TEST(a_process_of_the_same_name_has_a_new_log),
+		STREAM_TEST(several_clients_type_until_the_input_is_closed),
+		STREAM_TEST(input_that_the_process_does_not_read_waits_for_it),
+		STREAM_TEST(much_output_comes_in_order_while_a_client_is_stopped),
+		STREAM_TEST(a_shim_with_clients_that_wait_sleeps_and_gives_its_memory_back),
+		STREAM_TEST(a_full_disk_makes_the_process_wait),
+		STREAM_TEST(on_a_full_disk_output_is_dropped_and_counted),
+		STREAM_TEST(what_a_full_disk_never_took_is_told_before_the_deletion),
+		STREAM_TEST(another_shim_goes_on_where_the_log_ends),
+		STREAM_TEST(a_log_of_an_ended_process_is_served_by_another_shim),
+		STREAM_TEST(delete_waits_for_output_only_so_long),
+		STREAM_TEST(delete_takes_along_what_comes_in_time),
 	};
 
 	if (enter_namespace()) {

@@ -14,29 +14,11 @@
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
 #include "broker/lib/spawn.h"
-#include "tests/lib/main.h"
-#include "tests/lib/shim_case.h"
+#include "tests/lib/shim_test.h"
 
-static struct shim_case test;
 static struct task_io io;
 static char *log_dir;
 static int screen, keys; /* of the first client */
-
-static const struct shim_create_request create_only, create_and_start = {.start = true};
-static const struct shim_delete_request delete_gently, delete_by_force = {.force = true};
-
-#define assert_call(status, method, ...)                                                           \
-	do {                                                                                       \
-		enum bus_status got_ = shim_case_call(&test, method, NULL, 0, __VA_ARGS__, NULL);  \
-		if (got_ != (status))                                                              \
-			fail_msg("%s: status %d, not %d: %s", method, got_, status, test.text);    \
-	} while (0)
-
-#define assert_text(part)                                                                          \
-	do {                                                                                       \
-		if (!strstr(test.text, part))                                                      \
-			fail_msg("'%s' does not say '%s'", test.text, part);                       \
-	} while (0)
 
 /* ---- a container --------------------------------------------------------- */
 
@@ -82,7 +64,7 @@ static int teardown(void **state)
 	return r;
 }
 
-#define SHIM_TEST(name) cmocka_unit_test_teardown(name, teardown)
+#define TERMINAL_TEST(name) cmocka_unit_test_teardown(name, teardown)
 
 static void must_run(const char *const *argv)
 {
@@ -235,22 +217,6 @@ static void input_of_a_terminal_has_no_end_to_close(void **state)
 	delete_it(&delete_gently);
 }
 
-/* The exit may be known before anybody watches. */
-static void wait_until_stopped(void)
-{
-	struct shim_state_reply reply = {};
-	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
-	enum task_status status;
-
-	do {
-		assert_true(time_boot_ms() < limit_ms);
-		assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &reply),
-				 BUS_OK);
-		status = reply.status;
-		shim_state_reply_clear(&reply);
-	} while (status != TASK_STOPPED);
-}
-
 static void the_terminal_hangs_up_when_its_shim_is_killed(void **state)
 {
 	(void)state;
@@ -258,7 +224,7 @@ static void the_terminal_hangs_up_when_its_shim_is_killed(void **state)
 	start();
 	assert_screen("ready\r\n");
 	shim_case_replace(&test);
-	wait_until_stopped();
+	shim_test_wait_stopped();
 	delete_it(&delete_gently);
 }
 
@@ -303,7 +269,7 @@ static void a_terminal_whose_master_was_kept_outlives_its_shim(void **state)
 	resize(33, 44);
 	type("\n");
 	assert_screen("44 33\r\n");
-	wait_until_stopped();
+	shim_test_wait_stopped();
 	assert_screen_ends();
 	delete_it(&delete_gently);
 }
@@ -453,18 +419,18 @@ static void output_of_a_short_container_is_whole(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		SHIM_TEST(what_is_typed_and_shown_goes_through_one_terminal),
-		SHIM_TEST(a_terminal_has_its_size_and_is_resized),
-		SHIM_TEST(input_of_a_terminal_has_no_end_to_close),
-		SHIM_TEST(the_terminal_hangs_up_when_its_shim_is_killed),
-		SHIM_TEST(a_terminal_whose_master_was_kept_outlives_its_shim),
-		SHIM_TEST(an_added_process_has_a_terminal_of_its_own),
-		SHIM_TEST(what_is_no_terminal_is_refused),
-		SHIM_TEST(a_process_of_another_mount_namespace_gives_no_terminal),
-		SHIM_TEST(a_path_that_is_too_long_for_a_socket_is_named),
-		SHIM_TEST(crun_gives_a_container_a_terminal),
-		SHIM_TEST(runc_gives_a_container_a_terminal),
-		SHIM_TEST(output_of_a_short_container_is_whole),
+		TERMINAL_TEST(what_is_typed_and_shown_goes_through_one_terminal),
+		TERMINAL_TEST(a_terminal_has_its_size_and_is_resized),
+		TERMINAL_TEST(input_of_a_terminal_has_no_end_to_close),
+		TERMINAL_TEST(the_terminal_hangs_up_when_its_shim_is_killed),
+		TERMINAL_TEST(a_terminal_whose_master_was_kept_outlives_its_shim),
+		TERMINAL_TEST(an_added_process_has_a_terminal_of_its_own),
+		TERMINAL_TEST(what_is_no_terminal_is_refused),
+		TERMINAL_TEST(a_process_of_another_mount_namespace_gives_no_terminal),
+		TERMINAL_TEST(a_path_that_is_too_long_for_a_socket_is_named),
+		TERMINAL_TEST(crun_gives_a_container_a_terminal),
+		TERMINAL_TEST(runc_gives_a_container_a_terminal),
+		TERMINAL_TEST(output_of_a_short_container_is_whole),
 	};
 
 	if (geteuid()) {
