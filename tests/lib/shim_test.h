@@ -20,7 +20,7 @@ static const struct shim_create_request create_and_start SHIM_TEST_UNUSED = {.st
 static const struct shim_delete_request delete_gently SHIM_TEST_UNUSED;
 static const struct shim_delete_request delete_by_force SHIM_TEST_UNUSED = {.force = true};
 
-static SHIM_TEST_UNUSED int shim_test_teardown(void **state)
+static inline int shim_test_teardown(void **state)
 {
 	(void)state;
 	return shim_case_deinit(&test);
@@ -42,7 +42,7 @@ static SHIM_TEST_UNUSED int shim_test_teardown(void **state)
 			fail_msg("'%s' does not say '%s'", test.text, part);                       \
 	} while (0)
 
-static SHIM_TEST_UNUSED enum task_status shim_test_status(void)
+static inline enum task_status shim_test_status(void)
 {
 	struct shim_state_reply reply = {};
 	enum task_status status;
@@ -54,7 +54,7 @@ static SHIM_TEST_UNUSED enum task_status shim_test_status(void)
 }
 
 /* The exit may be known before anybody watches. */
-static SHIM_TEST_UNUSED void shim_test_wait_stopped(void)
+static inline void shim_test_wait_stopped(void)
 {
 	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
 
@@ -63,7 +63,7 @@ static SHIM_TEST_UNUSED void shim_test_wait_stopped(void)
 }
 
 /* The shim has ended, and nothing of its container is left. */
-static SHIM_TEST_UNUSED void shim_test_assert_gone(void)
+static inline void shim_test_assert_gone(void)
 {
 	assert_int_equal(shim_case_wait_end(&test), 0);
 	assert_false(shim_case_has(&test, "bundle"));

@@ -2,46 +2,7 @@
 
 #include <string.h>
 
-#include "services/lib/store.h"
-#include "services/task/task.h"
-#include "tests/lib/main.h"
-
-struct fixture {
-	struct scratch scratch;
-	struct task_service service;
-};
-
-static int setup(void **state)
-{
-	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE,
-					     NULL};
-	struct fixture *f = calloc(1, sizeof(*f));
-	_cleanup_(cleanup_free) char *directory = NULL;
-	struct store_options options = {.tables = tables, .is_volatile = true};
-	struct why why = {};
-	bool fresh;
-
-	*state = f;
-	if (scratch_init(&f->scratch))
-		return -1;
-	directory = scratch_path(&f->scratch, "store");
-	options.directory = directory;
-	return store_open(&options, &f->service.store, &fresh, &why) ||
-			       store_begin(f->service.store)
-		       ? -1
-		       : 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	int r;
-
-	store_close(f->service.store);
-	r = scratch_deinit(&f->scratch);
-	free(f);
-	return r;
-}
+#include "tests/lib/task_case.h"
 
 static struct task_exec_record record_of(const char *id, enum task_status status, uint64_t time_ns)
 {
@@ -53,14 +14,14 @@ static struct task_exec_record record_of(const char *id, enum task_status status
 					 .status = status};
 }
 
-static int add(struct fixture *f, const char *id, enum task_status status, uint64_t time_ns)
+static int add(struct task_case *f, const char *id, enum task_status status, uint64_t time_ns)
 {
 	struct task_exec_record record = record_of(id, status, time_ns);
 
 	return added_add(&f->service, &record);
 }
 
-static bool is_known(struct fixture *f, const char *id)
+static bool is_known(struct task_case *f, const char *id)
 {
 	_cleanup_(task_exec_record_clear) struct task_exec_record record = {};
 
@@ -69,7 +30,7 @@ static bool is_known(struct fixture *f, const char *id)
 
 /* ---- moves --------------------------------------------------------------- */
 
-static void assert_moves(struct fixture *f, enum task_status from, unsigned allowed)
+static void assert_moves(struct task_case *f, enum task_status from, unsigned allowed)
 {
 	for (enum task_status to = TASK_UNKNOWN; to <= TASK_DELETED; to++) {
 		struct task_exec_record record = record_of("e", from, 1);
@@ -96,7 +57,7 @@ static void test_a_start_that_is_heard_of_after_the_end_changes_nothing_but_the_
 {
 	_cleanup_(task_exec_record_clear) struct task_exec_record record = {};
 	struct exit_record exit = {.exit_status = 3, .source = EXIT_OBSERVED};
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 
 	assert_int_equal(add(f, "e", TASK_CREATING, 1), 0);
 	assert_int_equal(added_note(&f->service, "t", "e",
@@ -115,7 +76,7 @@ static void test_a_start_that_is_heard_of_after_the_end_changes_nothing_but_the_
 
 static void test_an_id_is_free_again_when_its_process_is_deleted(void **state)
 {
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 
 	assert_int_equal(add(f, "e", TASK_RUNNING, 1), 0);
 	assert_int_equal(add(f, "e", TASK_RUNNING, 2), TASK_E_EXISTS);
@@ -126,7 +87,7 @@ static void test_an_id_is_free_again_when_its_process_is_deleted(void **state)
 
 static void test_a_task_has_so_many_added_processes_and_no_more(void **state)
 {
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	char id[16];
 
 	for (unsigned i = 0; i < PROCESSES_MAX; i++) {
@@ -143,7 +104,7 @@ static void test_a_task_has_so_many_added_processes_and_no_more(void **state)
 /* Ids in the order opposite to that in which they were added. */
 static void test_of_deleted_ones_the_oldest_go(void **state)
 {
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	char id[16];
 
 	for (unsigned i = 0; i < PROCESSES_KEPT + 5; i++) {
@@ -161,7 +122,7 @@ static void test_of_deleted_ones_the_oldest_go(void **state)
 static void test_when_a_task_is_deleted_nobody_waits_for_its_processes_for_ever(void **state)
 {
 	_cleanup_(task_exec_record_clear) struct task_exec_record record = {}, never = {};
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 
 	assert_int_equal(add(f, "e", TASK_RUNNING, 1), 0);
 	assert_int_equal(add(f, "n", TASK_CREATED, 2), 0);
@@ -177,7 +138,7 @@ static void test_when_a_task_is_deleted_nobody_waits_for_its_processes_for_ever(
 
 static void test_the_processes_of_one_task_are_none_of_another_s(void **state)
 {
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	struct task_exec_record other = record_of("e", TASK_RUNNING, 1);
 
 	other.task_id = (char *)"t2";
@@ -187,7 +148,7 @@ static void test_the_processes_of_one_task_are_none_of_another_s(void **state)
 	assert_true(is_known(f, "e"));
 }
 
-#define IN_STORE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define IN_STORE(test) cmocka_unit_test_setup_teardown(test, task_case_setup, task_case_teardown)
 
 TEST_MAIN(IN_STORE(test_only_moves_of_the_table_are_made),
 	  IN_STORE(test_a_start_that_is_heard_of_after_the_end_changes_nothing_but_the_pid),

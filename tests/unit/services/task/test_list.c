@@ -2,15 +2,9 @@
 
 #include <string.h>
 
-#include "services/task/task.h"
-#include "tests/lib/main.h"
+#include "tests/lib/task_case.h"
 
-struct fixture {
-	struct scratch scratch;
-	struct task_service service;
-};
-
-static void add(struct fixture *f, const char *namespace, const char *id, bool is_ended)
+static void add(struct task_case *f, const char *namespace, const char *id, bool is_ended)
 {
 	struct task_record record = {.task_id = (char *)id,
 				     .namespace = (char *)namespace,
@@ -23,21 +17,11 @@ static void add(struct fixture *f, const char *namespace, const char *id, bool i
 
 static int setup(void **state)
 {
-	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE,
-					     NULL};
-	struct fixture *f = calloc(1, sizeof(*f));
-	_cleanup_(cleanup_free) char *directory = NULL;
-	struct store_options options = {.tables = tables, .is_volatile = true};
-	struct why why = {};
-	bool fresh;
+	struct task_case *f;
 
-	*state = f;
-	if (scratch_init(&f->scratch))
+	if (task_case_setup(state))
 		return -1;
-	directory = scratch_path(&f->scratch, "store");
-	options.directory = directory;
-	if (store_open(&options, &f->service.store, &fresh, &why) || store_begin(f->service.store))
-		return -1;
+	f = *state;
 	add(f, "one", "a", true);
 	add(f, "one", "b", false);
 	add(f, "one", "c", true);
@@ -51,19 +35,8 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	int r;
-
-	store_close(f->service.store);
-	r = scratch_deinit(&f->scratch);
-	free(f);
-	return r;
-}
-
 /* All pages of @limit as "namespace/id " each. */
-static void assert_pages(struct fixture *f, struct task_list_request request, uint64_t limit,
+static void assert_pages(struct task_case *f, struct task_list_request request, uint64_t limit,
 			 const char *expected)
 {
 	_cleanup_(filter_freep) struct filter *every = NULL;
@@ -112,7 +85,7 @@ static void test_pages_go_over_namespaces_and_name_each_task_once(void **state)
 			     limit, "one/a one/b one/c one/d one-more/a two/a two/b two/c ");
 }
 
-#define IN_STORE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define IN_STORE(test) cmocka_unit_test_setup_teardown(test, setup, task_case_teardown)
 
 TEST_MAIN(IN_STORE(test_a_list_has_the_live_tasks_of_its_namespace_only),
 	  IN_STORE(test_ended_tasks_stand_between_the_live_ones_on_every_page),

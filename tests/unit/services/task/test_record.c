@@ -2,46 +2,7 @@
 
 #include <string.h>
 
-#include "services/lib/store.h"
-#include "services/task/task.h"
-#include "tests/lib/main.h"
-
-struct fixture {
-	struct scratch scratch;
-	struct task_service service;
-};
-
-static int setup(void **state)
-{
-	static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE,
-					     NULL};
-	struct fixture *f = calloc(1, sizeof(*f));
-	_cleanup_(cleanup_free) char *directory = NULL;
-	struct store_options options = {.tables = tables, .is_volatile = true};
-	struct why why = {};
-	bool fresh;
-
-	*state = f;
-	if (scratch_init(&f->scratch))
-		return -1;
-	directory = scratch_path(&f->scratch, "store");
-	options.directory = directory;
-	return store_open(&options, &f->service.store, &fresh, &why) ||
-			       store_begin(f->service.store)
-		       ? -1
-		       : 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	int r;
-
-	store_close(f->service.store);
-	r = scratch_deinit(&f->scratch);
-	free(f);
-	return r;
-}
+#include "tests/lib/task_case.h"
 
 static struct task_record record_of(const char *task_id, const char *id, enum task_status status)
 {
@@ -53,7 +14,7 @@ static struct task_record record_of(const char *task_id, const char *id, enum ta
 
 /* ---- moves ---- */
 
-static void assert_moves(struct fixture *f, enum task_status from, unsigned allowed)
+static void assert_moves(struct task_case *f, enum task_status from, unsigned allowed)
 {
 	for (enum task_status to = TASK_UNKNOWN; to <= TASK_DELETED; to++) {
 		struct task_record record = record_of("t", "c", from);
@@ -81,7 +42,7 @@ static void test_a_move_that_is_not_in_the_table_is_refused_and_changes_nothing(
 
 static void test_a_stopped_task_never_runs_again(void **state)
 {
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	struct task_record record = record_of("t", "c", TASK_STOPPED);
 
 	assert_int_equal(task_move(&f->service, &record, TASK_RUNNING), TASK_E_STATE);
@@ -91,7 +52,7 @@ static void test_a_stopped_task_never_runs_again(void **state)
 static void test_a_record_is_found_by_name_and_by_task_id(void **state)
 {
 	_cleanup_(task_record_clear) struct task_record by_name = {}, by_id = {}, none = {};
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	struct task_record record = record_of("t1", "web", TASK_CREATED);
 
 	assert_int_equal(task_put(&f->service, &record), 0);
@@ -106,7 +67,7 @@ static void test_a_record_is_found_by_name_and_by_task_id(void **state)
 static void test_why_a_task_was_unknown_is_forgotten_when_it_is_known_again(void **state)
 {
 	_cleanup_(task_record_clear) struct task_record stored = {};
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	struct task_record record = record_of("t", "c", TASK_UNKNOWN);
 
 	record.reason = strdup("its shim died");
@@ -118,7 +79,7 @@ static void test_why_a_task_was_unknown_is_forgotten_when_it_is_known_again(void
 
 /* ---- tasks that ended ---- */
 
-static bool has_ended(struct fixture *f, const char *id)
+static bool has_ended(struct task_case *f, const char *id)
 {
 	struct store_key key;
 
@@ -129,7 +90,7 @@ static bool has_ended(struct fixture *f, const char *id)
 static void test_a_deleted_task_leaves_its_name_free_and_its_exit_known(void **state)
 {
 	_cleanup_(task_record_clear) struct task_record none = {}, kept = {};
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	struct exit_record exit = {.exit_status = 7, .source = EXIT_OBSERVED, .exited_at_ns = 1};
 	struct task_record record = record_of("t", "c", TASK_STOPPED);
 	struct store_key key;
@@ -161,7 +122,7 @@ static void test_the_first_exit_that_is_known_stays(void **state)
 /* Names in the order opposite to that in which they end: the table's order must not decide who goes. */
 static void test_of_many_ended_tasks_the_oldest_go(void **state)
 {
-	struct fixture *f = *state;
+	struct task_case *f = *state;
 	char id[16];
 
 	for (unsigned i = 0; i < ENDED_MAX + 1; i++) {
@@ -197,7 +158,7 @@ static void test_what_callers_see_is_a_copy_with_the_exit_status(void **state)
 	assert_ptr_not_equal(process.exit, &exit);
 }
 
-#define IN_STORE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define IN_STORE(test) cmocka_unit_test_setup_teardown(test, task_case_setup, task_case_teardown)
 
 TEST_MAIN(IN_STORE(test_a_move_that_is_not_in_the_table_is_refused_and_changes_nothing),
 	  IN_STORE(test_a_stopped_task_never_runs_again),
