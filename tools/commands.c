@@ -32,6 +32,7 @@ const struct command *const commands[] = {
 	&namespaces_command,
 	&events_command,
 	&operations_command,
+	&store_command,
 	&bus_command,
 	&up_command,
 	&down_command,

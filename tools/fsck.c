@@ -190,7 +190,7 @@ static void mend_all(struct context *context, struct findings *findings)
 	if (findings_have_damage(findings)) {
 		(void)fail(context,
 			   "nothing is repaired while damaged records lie in quarantine: what they "
-			   "had would be taken for orphans");
+			   "had would be taken for orphans (davit store quarantine --help)");
 		return;
 	}
 	for (int is_mount = 1; is_mount >= 0; is_mount--)

@@ -301,3 +301,18 @@ int container_stats(struct container_service *service, const struct empty *reque
 	(void)call;
 	return service_stats(service->service, reply);
 }
+
+int container_quarantine(struct container_service *service, const struct empty *request,
+			 struct store_quarantine_reply *reply, struct call *call)
+{
+	(void)request;
+	(void)call;
+	return service_quarantine(service->service, reply);
+}
+
+int container_quarantine_drop(struct container_service *service,
+			      const struct store_drop_request *request,
+			      struct store_drop_reply *reply, struct call *call)
+{
+	return service_quarantine_drop(service->service, call, request, reply);
+}

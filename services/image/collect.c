@@ -101,8 +101,10 @@ static int run_step(void *userdata)
 static const char *note_of(const struct collect_run *run)
 {
 	if (run->is_blind)
-		return "a record of the image service is damaged and in quarantine: blobs and "
-		       "snapshots are left alone, since it is not known what it kept";
+		return "a damaged record of the image service lies in quarantine: blobs and snapshots are left "
+		       "alone, since it is not known what it kept. `davit store quarantine list image` shows it; "
+		       "make again what it was (import or pull the image, make the lease), then "
+		       "`davit store quarantine drop --all image` lets collections go on";
 	if (run->has_undecided)
 		return "the container service did not say what containers keep: snapshots of "
 		       "namespaces are left alone";

@@ -317,6 +317,25 @@ int image_stats(struct image_service *image, const struct empty *request,
 	return service_stats(image->service, reply);
 }
 
+int image_quarantine(struct image_service *image, const struct empty *request,
+		     struct store_quarantine_reply *reply, struct call *call)
+{
+	(void)request;
+	(void)call;
+	return service_quarantine(image->service, reply);
+}
+
+int image_quarantine_drop(struct image_service *image, const struct store_drop_request *request,
+			  struct store_drop_reply *reply, struct call *call)
+{
+	int r = service_quarantine_drop(image->service, call, request, reply);
+
+	/* What a damaged record kept from being collected is looked at again. */
+	if (!r)
+		collect(image);
+	return r;
+}
+
 static const char *const names[] = {"image", "content", "snapshot", "lease", NULL};
 static const char *const tables[] = {TABLE_IMAGES, TABLE_BLOBS,           TABLE_SNAPSHOTS,
 				     TABLE_LEASES, TABLE_LEASE_RESOURCES, TABLE_INGESTS,

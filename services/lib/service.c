@@ -239,3 +239,20 @@ int service_stats(struct service *service, struct service_stats_reply *reply)
 	store_usage(service->store, &reply->map_size, &reply->map_used, &reply->commits);
 	return schema_set(&reply->program, program);
 }
+
+int service_quarantine(struct service *service, struct store_quarantine_reply *reply)
+{
+	return store_list_quarantine(service->store, reply);
+}
+
+int service_quarantine_drop(struct service *service, struct call *call,
+			    const struct store_drop_request *request,
+			    struct store_drop_reply *reply)
+{
+	int r = store_drop_quarantine(service->store, request, &reply->count);
+
+	if (r == STORE_E_NOT_FOUND)
+		return call_fail(call, BUS_NOT_FOUND, "no such record is in the quarantine of %s",
+				 service->definition->program);
+	return error_trace(r);
+}

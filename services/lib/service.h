@@ -64,6 +64,10 @@ const struct paths *service_paths(struct service *service);
 void service_drained(struct service *service);
 bool service_is_draining(struct service *service);
 int service_stats(struct service *service, struct service_stats_reply *reply);
+/* Handlers of <service>.quarantine and <service>.quarantine_drop. */
+int service_quarantine(struct service *service, struct store_quarantine_reply *reply);
+int service_quarantine_drop(struct service *service, struct call *call, const struct store_drop_request *request,
+			    struct store_drop_reply *reply);
 
 /*
  * Runs @fn inside a transaction of its own turn, from any callback (a timer, a child's end, a reply): handlers do not

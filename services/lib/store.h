@@ -83,6 +83,10 @@ bool store_is_damaged(struct store *store, const char *table);
 /* Tells @fn of each record in quarantine while it returns 0: part 0 of the key is the table, the rest the key there. */
 int store_quarantined(struct store *store, int (*fn)(void *userdata, const struct store_key *key), void *userdata);
 
+/* The quarantine: its first records and their number; and dropping those that @request means (STORE_E_NOT_FOUND: none). */
+int store_list_quarantine(struct store *store, struct store_quarantine_reply *ret_reply);
+int store_drop_quarantine(struct store *store, const struct store_drop_request *request, uint64_t *ret_count);
+
 /* ---- maintenance ---- */
 /* Makes <to>/data.mdb of the store in @directory, as it is at one instant, fewer pages if possible, synced. For another
  * process than the one that has it open; that one goes on. STORE_E_NOT_FOUND: there is no store. */

@@ -245,30 +245,6 @@ bool store_is_damaged(struct store *store, const char *table)
 	return is_damaged;
 }
 
-int store_quarantined(struct store *store, int (*fn)(void *userdata, const struct store_key *key),
-		      void *userdata)
-{
-	struct store_key found;
-	MDB_cursor *cursor;
-	struct MDB_txn *txn;
-	MDB_val key, value;
-	int r;
-
-	r = store_read_txn(store, &txn);
-	if (!r)
-		r = store_map_result(
-			store, mdb_cursor_open(txn, store_find_table(store, STORE_QUARANTINE)->dbi,
-					       &cursor));
-	if (r)
-		return error_trace(r);
-	while (!r && !mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-		store_key_bytes(&found, key.mv_data, key.mv_size);
-		r = fn(userdata, &found);
-	}
-	mdb_cursor_close(cursor);
-	return r;
-}
-
 /* ---- records ---- */
 
 int store_get(struct store *store, const char *table_name, const struct store_key *key,

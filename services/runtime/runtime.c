@@ -555,6 +555,21 @@ static int runtime_stats(struct runtime_service *service, const struct empty *re
 	return service_stats(service->service, reply);
 }
 
+static int runtime_quarantine(struct runtime_service *service, const struct empty *request,
+			      struct store_quarantine_reply *reply, struct call *call)
+{
+	(void)request;
+	(void)call;
+	return service_quarantine(service->service, reply);
+}
+
+static int runtime_quarantine_drop(struct runtime_service *service,
+				   const struct store_drop_request *request,
+				   struct store_drop_reply *reply, struct call *call)
+{
+	return service_quarantine_drop(service->service, call, request, reply);
+}
+
 /* ---- the service's life ---- */
 
 static void close_runtime(void *object)

@@ -550,6 +550,20 @@ int task_stats(struct task_service *service, const struct empty *request,
 	return service_stats(service->service, reply);
 }
 
+int task_quarantine(struct task_service *service, const struct empty *request,
+		    struct store_quarantine_reply *reply, struct call *call)
+{
+	(void)request;
+	(void)call;
+	return service_quarantine(service->service, reply);
+}
+
+int task_quarantine_drop(struct task_service *service, const struct store_drop_request *request,
+			 struct store_drop_reply *reply, struct call *call)
+{
+	return service_quarantine_drop(service->service, call, request, reply);
+}
+
 static const char *const names[] = {"task", NULL};
 static const char *const tables[] = {TASK_TABLE, SHIM_TABLE, ENDED_TABLE, PROCESS_TABLE, NULL};
 static const struct operation_type *const operations[] = {

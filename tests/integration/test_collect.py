@@ -172,6 +172,50 @@ def test_a_real_run_says_the_same_as_the_dry_one():
         assert d.json("prune") == {"count": 0, "size": 0}
 
 
+# ---- damage ----
+
+def damage(d, mark):
+    """Other bytes where @mark stands in the image service's store, while nobody has it open."""
+    path = os.path.join(d.root, "image", "data.mdb")
+    with open(path, "rb") as f:
+        data = f.read()
+    assert mark in data
+    with open(path, "r+b") as f:
+        f.write(data.replace(mark, mark.upper()))
+
+
+def test_a_damaged_record_blocks_collections_until_the_quarantine_is_emptied():
+    with Davit() as d:
+        make_image(d, "keep")
+        make_image(d, "lost")
+        d.check("images", "label", "t:lost", "mark=damage-me")
+        assert d.json("store", "quarantine", "ls") == []
+        d.down()
+        damage(d, b"damage-me")
+        d.up()
+        make_image(d, "drop")
+        d.check("images", "rm", "t:drop")
+        result = d("prune")
+        assert result.returncode == 0 and b"davit store quarantine list image" in result.stderr, result
+        assert len(blobs(d)) == 9, "nothing is removed while it is not known what the damaged record kept"
+        records = {(r["service"], r["table"], r["key"]) for r in d.json("store", "quarantine", "list")}
+        assert ("image", "images", "default,t:lost") in records and {r[0] for r in records} == {"image"}, records
+        assert "default,t:lost" in d.check("store", "quarantine", "list", "-q", "image").split()
+        assert d.check("store", "quarantine", "list", "-q", "task", "container") == ""
+        result = d("store", "quarantine", "drop", "image", "default,t:other")
+        assert result.returncode == 1 and b"no such record is in the quarantine of davit-image" in result.stderr, result
+        result = d("store", "quarantine", "drop", "image")
+        assert result.returncode == 2 and b"--all" in result.stderr, result
+        result = d("store", "quarantine", "drop", "broker", "x")
+        assert result.returncode == 2 and b"'broker' is not a service with a store" in result.stderr, result
+        # What it was is made again first, so that nothing of it is lost.
+        make_image(d, "lost")
+        d.check("store", "quarantine", "drop", "image", "default,t:lost")
+        wait_for(lambda: len(blobs(d)) == 6, "collections go on by themselves", 30)
+        assert d("prune").stderr == b""
+        assert {i["name"] for i in d.json("images", "ls")} == {"t:keep", "t:lost"}
+
+
 # ---- containers ----
 
 def test_a_containers_snapshot_needs_no_lease_and_none_without_a_container_is_kept():

@@ -221,6 +221,104 @@ static void test_a_walk_skips_and_quarantines_what_is_damaged(void **state)
 	store_close(store);
 }
 
+/* A record under a key of any bytes, damaged. */
+static void put_damaged(struct store *store, const char *table, const void *key, size_t size)
+{
+	struct operation_record wrong = {.method = "a.b"};
+	uint8_t id[16] = {};
+	struct store_key at;
+
+	wrong.id = (struct schema_bytes){id, sizeof(id)};
+	store_key_bytes(&at, key, size);
+	assert_int_equal(store_put(store, table, &at, schema_operation_record(), &wrong), 0);
+}
+
+static int pass_over(void *userdata, const struct store_key *key, void *record)
+{
+	(void)userdata;
+	(void)key;
+	(void)record;
+	return 0;
+}
+
+static void walk_damaged(struct store *store, const char *table)
+{
+	assert_int_equal(
+		store_walk(store, table, NULL, NULL, schema_event_cursor(), pass_over, NULL), 0);
+}
+
+static uint64_t drop(struct store *store, const char *table, const char *key)
+{
+	struct store_drop_request request = {.table = (char *)table, .key = (char *)key};
+	uint64_t count = 0;
+	int r = store_drop_quarantine(store, &request, &count);
+
+	assert_int_equal(r, count ? 0 : STORE_E_NOT_FOUND);
+	return count;
+}
+
+static void test_the_quarantine_is_listed_and_dropped_by_key_table_or_whole(void **state)
+{
+	static const char key[] = "ns\0a,b\\\xff c";
+	struct store_quarantine_reply reply = {};
+	struct store *store = open_store(*state, false, 0, NULL);
+
+	assert_int_equal(store_list_quarantine(store, &reply), 0);
+	assert_int_equal(reply.count, 0);
+	put_damaged(store, "things", "one", 3);
+	put_damaged(store, "things", key, sizeof(key) - 1);
+	put_damaged(store, "others", "one", 3);
+	walk_damaged(store, "things");
+	walk_damaged(store, "others");
+	assert_int_equal(store_commit(store), 0);
+	assert_true(store_is_damaged(store, "things"));
+
+	assert_int_equal(store_list_quarantine(store, &reply), 0);
+	assert_int_equal(reply.count, 3);
+	assert_int_equal(reply.records.count, 3);
+	assert_string_equal(reply.records.items[0].table, "others");
+	assert_string_equal(reply.records.items[1].table, "things");
+	assert_string_equal(reply.records.items[1].key, "ns,a\\x2cb\\x5c\\xff\\x20c");
+	assert_string_equal(reply.records.items[2].key, "one");
+	assert_true(reply.records.items[2].size > 0);
+
+	assert_int_equal(drop(store, NULL, "two"), 0);
+	assert_int_equal(drop(store, "things", reply.records.items[1].key), 1);
+	assert_true(store_is_damaged(store, "things"));
+	assert_int_equal(drop(store, "things", NULL), 1);
+	assert_false(store_is_damaged(store, "things"));
+	assert_int_equal(drop(store, NULL, NULL), 1);
+	assert_int_equal(drop(store, NULL, NULL), 0);
+	assert_int_equal(store_commit(store), 0);
+	store_quarantine_reply_clear(&reply);
+	store_close(store);
+}
+
+/* So many that a reply does not hold them: they are counted. */
+static void test_a_large_quarantine_is_counted_and_dropped_whole(void **state)
+{
+	struct store_quarantine_reply reply = {};
+	struct store *store = open_store(*state, false, 0, NULL);
+
+	for (unsigned i = 0; i < 300; i++) {
+		char key[16];
+
+		snprintf(key, sizeof(key), "%u", i);
+		put_damaged(store, "things", key, strlen(key));
+	}
+	/* So many at a time are moved aside. */
+	for (unsigned i = 0; i < 300 / 64 + 1; i++) {
+		walk_damaged(store, "things");
+		assert_int_equal(store_commit(store), 0);
+	}
+	assert_int_equal(store_list_quarantine(store, &reply), 0);
+	assert_int_equal(reply.count, 300);
+	assert_int_equal(reply.records.count, 200);
+	assert_int_equal(drop(store, NULL, NULL), 300);
+	store_quarantine_reply_clear(&reply);
+	store_close(store);
+}
+
 /* ---- room ---- */
 
 static int put_large(struct store *store, unsigned n, size_t size)
@@ -576,6 +674,8 @@ TEST_MAIN(TEST_IN_SCRATCH(test_a_record_outlives_the_process),
 	  TEST_IN_SCRATCH(test_a_turn_without_changes_is_no_commit),
 	  TEST_IN_SCRATCH(test_a_damaged_record_is_quarantined_and_no_other_is_touched),
 	  TEST_IN_SCRATCH(test_a_walk_skips_and_quarantines_what_is_damaged),
+	  TEST_IN_SCRATCH(test_the_quarantine_is_listed_and_dropped_by_key_table_or_whole),
+	  TEST_IN_SCRATCH(test_a_large_quarantine_is_counted_and_dropped_whole),
 	  TEST_IN_SCRATCH(test_a_full_map_grows_and_loses_nothing),
 	  TEST_IN_SCRATCH(test_a_full_disk_refuses_and_keeps_what_was_committed),
 	  TEST_IN_SCRATCH(test_keys_are_in_order_of_their_parts),
