@@ -10,7 +10,7 @@
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
 
-#define ARGUMENTS_MAX  20
+#define ARGUMENTS_MAX  64
 #define BACKOFF_MIN_MS 20
 #define BACKOFF_MAX_MS 10000
 #define SERVED_MAX_MS  500  /* the same for one that has served: callers wait for it */

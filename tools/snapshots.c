@@ -348,25 +348,52 @@ static int unpack(struct context *context, void *data, char **args, int n_args)
 	return EXIT_OK;
 }
 
+struct repair_options {
+	bool dry_run;
+};
+
 static int repair_one(struct context *context, const char *key, void *data)
 {
-	struct snapshot_key_request request = {.key = (char *)key,
-					       .snapshotter = context->snapshotter};
+	const struct repair_options *options = data;
+	_cleanup_(snapshot_repair_reply_clear) struct snapshot_repair_reply reply = {};
+	struct snapshot_repair_request request = {.key = (char *)key,
+						  .snapshotter = context->snapshotter,
+						  .dry_run = options->dry_run};
 	int r;
 
-	(void)data;
 	if (!context->ask.timeout_ms)
 		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
-	r = snapshot_repair_ask(&context->ask, &request, NULL);
+	r = snapshot_repair_ask(&context->ask, &request, &reply);
 	if (r)
 		return fail_ask(context, r);
-	puts(key);
+	if (!options->dry_run) {
+		puts(key);
+		return EXIT_OK;
+	}
+	printf("%s would be made again of %s\n", key, reply.blob);
+	for (size_t i = 0; i < reply.above.count; i++)
+		printf("%s would be made again when it is needed: it lies on that\n",
+		       reply.above.items[i]);
 	return EXIT_OK;
 }
 
 static int repair(struct context *context, void *data, char **args, int n_args)
 {
 	return list_each(context, args, n_args, repair_one, data);
+}
+
+static int cleanup(struct context *context, void *data, char **args, int n_args)
+{
+	struct empty request = {};
+	int r;
+
+	(void)data;
+	(void)args;
+	(void)n_args;
+	if (!context->ask.timeout_ms)
+		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
+	r = snapshot_cleanup_ask(&context->ask, &request, NULL);
+	return r ? fail_ask(context, r) : EXIT_OK;
 }
 
 /* ---- diff ---------------------------------------------------------------- */
@@ -579,13 +606,24 @@ static const struct command unpack_command = {
 	.max_args = 1,
 	.run = unpack,
 };
+static const struct option_spec repair_options[] = {
+	OPTION(struct repair_options, dry_run, FLAG, "dry-run", 0, NULL,
+	       "only say what would be made again, and whether it can be"),
+	{}};
 static const struct command repair_command = {
 	.name = "repair",
 	.arguments = "CHAIN_ID [CHAIN_ID...]",
 	.summary = "make layers that are damaged or missing again, each from its blob",
+	.options = repair_options,
+	.options_size = sizeof(struct repair_options),
 	.min_args = 1,
 	.max_args = -1,
 	.run = repair,
+};
+static const struct command cleanup_command = {
+	.name = "cleanup",
+	.summary = "wait until the files of removed snapshots are gone",
+	.run = cleanup,
 };
 static const struct command usage_command = {
 	.name = "usage",
@@ -606,6 +644,6 @@ const struct command snapshots_command = {
 		(const struct command *const[]){&commit_command, &diff_command, &info_command,
 						&list_command, &mounts_command, &prepare_command,
 						&delete_command, &label_command, &tree_command,
-						&unpack_command, &repair_command, &usage_command,
-						&view_command, NULL},
+						&unpack_command, &repair_command, &cleanup_command,
+						&usage_command, &view_command, NULL},
 };

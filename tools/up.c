@@ -28,10 +28,14 @@ static const char *const programs[] = {"davit-broker", "davit-runtime", "davit-i
 
 /* Of davit-runtime, as words and NULL. */
 #define NETWORK_WORDS_MAX 7
+/* Of davit-image. */
+#define IMAGE_LIMITS_MAX 16
+#define IMAGE_WORDS_MAX  (2 * IMAGE_LIMITS_MAX + 1)
 
 struct supervisor {
 	struct context *context;
 	const char *network_words[NETWORK_WORDS_MAX];
+	const char *image_words[IMAGE_WORDS_MAX];
 	struct loop *loop;
 	struct loop_signals signals;
 	struct loop_timer ready_limit;
@@ -171,7 +175,21 @@ struct up_options {
 	uint64_t ready_fd;
 	char *log;
 	char *cni_conf_dir, *cni_bin_dir, *cni_timeout;
+	struct schema_strs image_limits;
 };
+
+/* What davit-image is started with besides. */
+static void list_image_options(const struct up_options *options, const char *option,
+			       const char *ret_words[IMAGE_WORDS_MAX])
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < options->image_limits.count; i++) {
+		ret_words[n++] = option;
+		ret_words[n++] = options->image_limits.items[i];
+	}
+	ret_words[n] = NULL;
+}
 
 /* What davit-runtime is started with besides. */
 static void list_network_options(const struct up_options *options,
@@ -204,6 +222,8 @@ static int find_programs(struct context *context, struct supervisor *supervisor)
 					  .replaced = on_member_replaced};
 		if (!strcmp(programs[i], "davit-runtime"))
 			member->words = supervisor->network_words;
+		if (!strcmp(programs[i], "davit-image"))
+			member->words = supervisor->image_words;
 		member_init(member);
 		if (spawn_find_program(programs[i], &member->path))
 			return fail(context, "%s is not beside this program", programs[i]);
@@ -279,6 +299,7 @@ static int up_here(struct context *context, const struct up_options *options)
 	if (code)
 		return code;
 	list_network_options(options, supervisor.network_words);
+	list_image_options(options, "--limit", supervisor.image_words);
 	if (options->ready_fd)
 		supervisor.tell_fd = (int)options->ready_fd;
 	if (!context->debug)
@@ -311,14 +332,18 @@ static int spawn_up(struct context *context, const struct up_options *options, i
 		    int log_fd, pid_t *ret_pid, struct why *why)
 {
 	_cleanup_(cleanup_free) char *self = NULL;
-	const char *argv[8 + NETWORK_WORDS_MAX] = {
+	const char *argv[8 + NETWORK_WORDS_MAX + IMAGE_WORDS_MAX] = {
 		"davit",      "--root", context->paths.root, "--state", context->paths.state, "up",
 		"--ready-fd", "3"};
 	const char *envp[MEMBER_ENVIRONMENT];
 	struct spawn_fd fds[] = {{log_fd, 1}, {log_fd, 2}, {ready_fd, 3}};
 	int r = spawn_find_program("davit", &self);
+	size_t n = 8;
 
 	list_network_options(options, argv + 8);
+	while (argv[n])
+		n++;
+	list_image_options(options, "--image-limit", argv + n);
 	member_environment(context->debug, true, envp);
 	if (r)
 		return why_errno(why, r, "davit is not beside itself");
@@ -402,10 +427,23 @@ static int check_network_options(struct context *context, const struct up_option
 	return 0;
 }
 
+static int check_image_options(struct context *context, const struct up_options *options)
+{
+	struct work_limits limits = {};
+	struct schema_fault fault = {};
+
+	if (options->image_limits.count > IMAGE_LIMITS_MAX)
+		return fail_usage(context, "--image-limit: at most %d", IMAGE_LIMITS_MAX);
+	if (json_parse_words(schema_work_limits(), options->image_limits.items,
+			     options->image_limits.count, &limits, &fault))
+		return fail_usage(context, "--image-limit: %s", fault.text);
+	return 0;
+}
+
 static int up(struct context *context, void *data, char **args, int n_args)
 {
 	const struct up_options *options = data;
-	int code = check_network_options(context, options);
+	int code = check_network_options(context, options) ?: check_image_options(context, options);
 
 	(void)args;
 	(void)n_args;
@@ -427,13 +465,19 @@ static const struct option_spec up_options[] = {
 	       "where CNI plugins are (default: /opt/cni/bin:/usr/lib/cni)"),
 	OPTION(struct up_options, cni_timeout, TEXT, "cni-timeout", 0, "SECONDS",
 	       "for all plugins of a network together (default: 30)"),
+	OPTION(struct up_options, image_limits, LIST, "image-limit", 0, "NAME=NUMBER",
+	       "a limit on what images may have and on work with them; may be given several times"),
 	{}};
 
 const struct command up_command = {
 	.name = "up",
 	.summary = "start the broker and the services",
 	.details =
-		"   Stays in the foreground, starts again what dies, and stops all in order on SIGTERM or SIGINT.",
+		"   Stays in the foreground, starts again what dies, and stops all in order on SIGTERM or SIGINT.\n"
+		"   Limits of --image-limit, for each archive or layer: entries (1000000), bytes, uncompressed (64 GiB),\n"
+		"   ratio of uncompressed to compressed bytes (1000), path_depth (255), path_size (4096), xattr_bytes\n"
+		"   of an entry (262144); for the children that read and write them: memory in bytes (768 MiB), seconds\n"
+		"   (3600), and children at a time, of each kind, beyond which the next one waits (8).",
 	.options = up_options,
 	.options_size = sizeof(struct up_options),
 	.run = up,

@@ -70,6 +70,9 @@ static int fill_work(struct applying *applying, struct why *why)
 			operation_namespace(applying->operation), asked, &record, why);
 	if (!r)
 		r = fill_parents(applying, &record, why);
+	if (!r)
+		r = image_limits_copy(operation_object(applying->operation),
+				      &applying->work.limits);
 	if (r)
 		return r;
 	applying->work.target = text_format("%llu", (unsigned long long)record.number);
@@ -88,7 +91,9 @@ static void applied(void *userdata, void *data, const struct why *why)
 	struct why own = {};
 	int r = 0;
 
-	if (!result || result->error)
+	if (!result && operation_is_cancelled(applying->operation))
+		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
+	else if (!result || result->error)
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot apply %s to snapshot '%s': %s", asked->digest, asked->key,
 			    result ? result->error : why->text);
@@ -139,6 +144,11 @@ static int apply_finish(struct operation *operation, void *reply)
 	return error_trace(lease_end_of(operation));
 }
 
+static void apply_cancelled(struct operation *operation)
+{
+	image_work_drop(operation_object(operation), operation_data(operation));
+}
+
 static const struct operation_step apply_steps[] = {
 	{.name = "apply", .run = apply_step, .undo = lease_undo},
 	{},
@@ -151,6 +161,7 @@ const struct operation_type snapshot_apply_operation = {
 	.reply = schema_empty,
 	.context = schema_empty,
 	.finish = apply_finish,
+	.cancelled = apply_cancelled,
 };
 
 int snapshot_apply(struct image_service *image, const struct snapshot_apply_request *request,

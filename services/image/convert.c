@@ -45,6 +45,8 @@ static int fill_work(struct converting *converting, struct why *why)
 	work->oci = asked->oci;
 	r = descriptor_copy(record.target, work->target);
 	if (!r)
+		r = image_limits_copy(image, &work->limits);
+	if (!r)
 		r = resolve_platform(image, asked->platform, work->platform, why);
 	if (!r)
 		r = schema_set(&work->compression, asked->compression);
@@ -125,6 +127,11 @@ static int convert_finish(struct operation *operation, void *data)
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
+static void convert_cancelled(struct operation *operation)
+{
+	image_work_drop(operation_object(operation), operation_data(operation));
+}
+
 static const struct operation_step convert_steps[] = {
 	{.name = "convert", .run = convert_layers, .undo = lease_undo},
 	{},
@@ -137,6 +144,7 @@ const struct operation_type convert_operation = {
 	.reply = schema_image_reply,
 	.context = schema_empty,
 	.finish = convert_finish,
+	.cancelled = convert_cancelled,
 };
 
 int image_convert(struct image_service *image, const struct image_convert_request *request,

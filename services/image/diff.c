@@ -91,6 +91,8 @@ static int fill_work(struct differing *differing, struct why *why)
 	if (!r)
 		r = add_tree(differing, &record, &differing->work.right, why);
 	if (!r)
+		r = image_limits_copy(differing->batch.image, &differing->work.limits);
+	if (!r)
 		r = find_base(differing, &record, why);
 	if (!r)
 		r = schema_set(&differing->work.media_type,
@@ -204,6 +206,11 @@ static int diff_finish(struct operation *operation, void *reply)
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
+static void diff_cancelled(struct operation *operation)
+{
+	image_work_drop(operation_object(operation), operation_data(operation));
+}
+
 static const struct operation_step diff_steps[] = {
 	{.name = "compare", .run = diff_compare, .undo = lease_undo},
 	{},
@@ -216,6 +223,7 @@ const struct operation_type snapshot_diff_operation = {
 	.reply = schema_snapshot_diff_reply,
 	.context = schema_empty,
 	.finish = diff_finish,
+	.cancelled = diff_cancelled,
 };
 
 static int check_request(struct image_service *image, const char *namespace,

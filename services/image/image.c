@@ -18,9 +18,6 @@
 #define SERVICE_LINKAGE extern
 #include "services/lib/methods.h"
 
-#define WORK_PROGRAM "davit-image-work"
-#define WORK_FDS_MAX 4
-
 /* ---- failures ---- */
 
 int image_answer(struct call *call, int r, const struct why *why, const char *what)
@@ -62,89 +59,6 @@ void image_step_ended(struct operation *operation, int r, const struct why *why)
 		operation_step_failed(operation, status_of(r), "%s", text_of(r, why));
 	else
 		operation_step_done(operation);
-}
-
-/* ---- children ---- */
-
-struct image_work {
-	struct image_work *next;
-	struct image_service *image;
-	struct work *work;
-	work_fn fn;
-	void *userdata;
-	bool is_awaited; /* by the end of the service: a sync cannot be killed, and changes nothing */
-};
-
-static bool is_any_awaited(const struct image_service *image)
-{
-	for (const struct image_work *child = image->works; child; child = child->next) {
-		if (child->is_awaited)
-			return true;
-	}
-	return false;
-}
-
-static void image_work_free(struct image_work *child)
-{
-	for (struct image_work **at = &child->image->works; *at; at = &(*at)->next) {
-		if (*at == child) {
-			*at = child->next;
-			break;
-		}
-	}
-	free(child);
-}
-
-/* When the service ends, nobody is told: the next instance begins that work again. */
-static void work_ended(void *userdata, void *reply, const struct why *why)
-{
-	struct image_work *child = userdata;
-	struct image_service *image = child->image;
-	bool is_awaited = child->is_awaited;
-	work_fn fn = child->fn;
-	void *fn_userdata = child->userdata;
-
-	image_work_free(child);
-	if (!image->is_draining)
-		fn(fn_userdata, reply, why);
-	else if (is_awaited && !is_any_awaited(image))
-		service_drained(image->service);
-}
-
-int image_work_start(struct image_service *image, const char *mode,
-		     const struct schema_message *request, const void *message, const int *fds,
-		     size_t n_fds, const struct schema_message *reply, uint64_t deadline_ms,
-		     work_fn fn, void *userdata, struct why *why)
-{
-	const char *argv[] = {mode, NULL};
-	struct spawn_fd passed[WORK_FDS_MAX];
-	struct work_options options = {
-		.program = WORK_PROGRAM,
-		.argv = argv,
-		.fds = passed,
-		.n_fds = n_fds,
-		.request = request,
-		.request_message = message,
-		.reply = reply,
-		.deadline_ms = deadline_ms,
-	};
-	struct image_work *child = calloc(1, sizeof(*child));
-	int r;
-
-	if (!child)
-		return error_origin(-ENOMEM);
-	*child = (struct image_work){.next = image->works,
-				     .image = image,
-				     .fn = fn,
-				     .userdata = userdata,
-				     .is_awaited = strcmp(mode, "sync") != 0};
-	image->works = child;
-	for (size_t i = 0; i < n_fds; i++)
-		passed[i] = (struct spawn_fd){.from = fds[i], .to = 5 + (int)i};
-	r = work_start(image->service, &options, work_ended, child, &child->work, why);
-	if (r)
-		image_work_free(child);
-	return error_trace(r);
 }
 
 /* ---- start and end ---- */
@@ -226,8 +140,7 @@ static void image_close(void *object)
 {
 	struct image_service *image = object;
 
-	while (image->works)
-		image_work_free(image->works);
+	image_work_close(image);
 	collect_close(image);
 	references_close(image);
 	ingest_close(image);
@@ -245,6 +158,13 @@ static void image_close(void *object)
 	free(image);
 }
 
+static struct work_limits configured_limits;
+
+void image_configure(const struct work_limits *limits)
+{
+	configured_limits = *limits;
+}
+
 static int image_open(struct service *service, void **ret_object)
 {
 	struct image_service *image = calloc(1, sizeof(*image));
@@ -254,6 +174,7 @@ static int image_open(struct service *service, void **ret_object)
 		return error_origin(-ENOMEM);
 	image->service = service;
 	image->store = service_store(service);
+	image->limits = configured_limits;
 	image->blobs = image->ingest = image->snapshots = image->trash = -1;
 	/* Places in trash/ of an earlier process of the same pid are not taken again. */
 	image->next_trash = time_boot_ms() << 20;
@@ -286,10 +207,7 @@ static void image_drain(void *object)
 	struct image_service *image = object;
 
 	image->is_draining = true;
-	for (struct image_work *child = image->works; child; child = child->next)
-		work_kill(child->work);
-	if (!is_any_awaited(image))
-		service_drained(image->service);
+	image_work_drain(image);
 }
 
 /* ---- methods that are the library's ---- */

@@ -13,6 +13,7 @@
 
 #include "broker/lib/file.h"
 #include "services/image/document.h"
+#include "services/image/limits.h"
 #include "services/image/platform.h"
 #include "services/image/reference.h"
 #include "services/image/set.h"
@@ -73,6 +74,7 @@ struct image_service {
 	uint64_t next_trash;
 	bool is_removing;
 	struct trash_waiter *trash_waiters;
+	struct work_limits limits;
 	struct image_work *works; /* children */
 	bool is_ready, is_draining;
 
@@ -100,11 +102,24 @@ int image_answer(struct call *call, int r, const struct why *why, const char *wh
 int image_step_failed(struct operation *operation, int r, const struct why *why);
 /* For a callback of a step. */
 void image_step_ended(struct operation *operation, int r, const struct why *why);
-/* Starts a child; @fn is not called when the service ends first. */
+/* `--limit`, before the service is opened. */
+void image_configure(const struct work_limits *limits);
+/* ---- children.c ---- */
+/*
+ * Starts a child, or lets it wait for its turn: of each kind that reads or writes images only so many run at a time.
+ * What it is given is copied then. @fn is not called when the service ends first.
+ */
 int image_work_start(struct image_service *image, const char *mode,
 		     const struct schema_message *request, const void *message, const int *fds,
 		     size_t n_fds, const struct schema_message *reply, uint64_t deadline_ms,
 		     work_fn fn, void *userdata, struct why *why);
+/* A child of @userdata that still waits for its turn will not have it: its @fn is called soon, with no reply (true). One that runs goes on. */
+bool image_work_drop(struct image_service *image, const void *userdata);
+/* For a request to a child. */
+int image_limits_copy(const struct image_service *image, struct work_limits **ret_limits);
+void image_work_drain(struct image_service *image);
+void image_work_close(struct image_service *image);
+/* ---- image.c ---- */
 /* Cuts labels so that they fit into an event. */
 int image_event_labels(const struct schema_map *labels, struct schema_map *ret_labels);
 
@@ -231,7 +246,9 @@ int unpack_start_arriving(struct image_service *image, const struct resolved *re
 void unpack_poke(struct unpack *unpack);
 /* So many layers are done. */
 size_t unpack_position(const struct unpack *unpack);
-/* No callback will come; layers that are being made go on. */
+/* The callback comes at once. Layers that are being made go on; one that waits for its turn does not begin if only this waits for it. */
+void unpack_cancel(struct unpack *unpack);
+/* The same, and no callback comes. */
 void unpack_forget(struct unpack *unpack);
 /* Adds what unpacking needs. */
 int unpack_references(struct image_service *image, struct references *references);

@@ -71,6 +71,8 @@ static int fill_request(struct importing *importing, struct work_import_request 
 			       : default_base(&request->base_name);
 	if (!r)
 		r = schema_set(&request->path, asked->path);
+	if (!r)
+		r = image_limits_copy(importing->image, &request->limits);
 	if (!r && asked->index_name && asked->index_name[0])
 		r = schema_set(&request->index_name, asked->index_name);
 	if (!r)
@@ -316,12 +318,13 @@ static int import_finish(struct operation *operation, void *data)
 	return r ? image_step_failed(operation, r, NULL) : 0;
 }
 
-/* Unpacking asks for itself whether it shall go on. */
 static void import_cancelled(struct operation *operation)
 {
 	struct importing *importing = operation_data(operation);
 
-	if (importing && importing->transfer)
+	if (importing && importing->unpack)
+		unpack_cancel(importing->unpack);
+	else if (importing && importing->transfer)
 		transfer_stop(importing->transfer);
 }
 

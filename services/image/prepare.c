@@ -242,7 +242,9 @@ static void copied(void *userdata, void *data, const struct why *why)
 	struct why own = {};
 	int r = 0;
 
-	if (!result)
+	if (!result && operation_is_cancelled(working->operation))
+		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
+	else if (!result)
 		r = why_set(&own, refused(BUS_INTERNAL), "cannot copy layer %s: %s",
 			    working_parent(working), why->text);
 	else if (result->error)
@@ -346,6 +348,16 @@ static int prepare_finish(struct operation *operation, void *data)
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 
+static void prepare_cancelled(struct operation *operation)
+{
+	struct working *working = operation_data(operation);
+
+	if (working && working->unpack)
+		unpack_cancel(working->unpack);
+	else if (working)
+		image_work_drop(working->image, working);
+}
+
 static const struct operation_step prepare_steps[] = {
 	{.name = "unpack", .run = prepare_unpack, .undo = lease_undo},
 	{.name = "copy", .run = prepare_copy, .undo = lease_undo_copy},
@@ -359,4 +371,5 @@ const struct operation_type prepare_operation = {
 	.reply = schema_image_prepare_reply,
 	.context = schema_image_prepare_context,
 	.finish = prepare_finish,
+	.cancelled = prepare_cancelled,
 };

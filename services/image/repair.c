@@ -159,6 +159,14 @@ static int unpack_finish(struct operation *operation, void *data)
 	return r ? error_trace(r) : lease_undo(operation);
 }
 
+static void unpack_cancelled(struct operation *operation)
+{
+	struct unpacking *unpacking = operation_data(operation);
+
+	if (unpacking && unpacking->unpack)
+		unpack_cancel(unpacking->unpack);
+}
+
 static const struct operation_step unpack_steps[] = {
 	{.name = "unpack", .run = unpack_step, .undo = lease_undo},
 	{},
@@ -171,6 +179,7 @@ const struct operation_type unpack_operation = {
 	.reply = schema_image_unpack_reply,
 	.context = schema_empty,
 	.finish = unpack_finish,
+	.cancelled = unpack_cancelled,
 };
 
 int image_unpack(struct image_service *image, const struct image_unpack_request *request,
@@ -287,35 +296,42 @@ static int check_unused(struct image_service *image, const char *snapshotter, co
 }
 
 /* Natively each layer is a copy with what lies below it: those above are made again too. */
-static int forget_above(struct image_service *image, const char *snapshotter, const char *chain);
-
 struct above {
 	struct image_service *image;
 	const char *snapshotter, *chain;
+	struct schema_strs *found;
 };
 
-static int forget_child(void *userdata, const struct store_key *key, void *data)
+static int find_above(struct image_service *image, const char *snapshotter, const char *chain,
+		      struct schema_strs *found);
+
+static int look_at_child(void *userdata, const struct store_key *key, void *data)
 {
 	const struct snapshot_record *record = data;
 	const struct above *above = userdata;
 	int r;
 
+	(void)key;
 	if (!record->parent || strcmp(record->parent, above->chain) ||
 	    strcmp(record->snapshotter, above->snapshotter))
 		return 0;
-	r = forget_above(above->image, above->snapshotter, record->key);
-	return r ? r : snapshot_forget(above->image, key, "", record);
+	r = schema_strs_add(above->found, record->key);
+	return r ? error_trace(r)
+		 : find_above(above->image, above->snapshotter, record->key, above->found);
 }
 
-static int forget_above(struct image_service *image, const char *snapshotter, const char *chain)
+/* The lowest first. */
+static int find_above(struct image_service *image, const char *snapshotter, const char *chain,
+		      struct schema_strs *found)
 {
-	struct above above = {.image = image, .snapshotter = snapshotter, .chain = chain};
+	struct above above = {
+		.image = image, .snapshotter = snapshotter, .chain = chain, .found = found};
 	struct store_key prefix;
 	int r = store_key(&prefix, SCOPE_SHARED, snapshotter, "", NULL);
 
 	return r ? error_trace(r)
 		 : store_walk(image->store, TABLE_SNAPSHOTS, &prefix, NULL,
-			      schema_snapshot_record(), forget_child, &above);
+			      schema_snapshot_record(), look_at_child, &above);
 }
 
 static int forget_layer(struct image_service *image, const char *snapshotter, const char *chain)
@@ -330,29 +346,51 @@ static int forget_layer(struct image_service *image, const char *snapshotter, co
 			      &record);
 	if (r)
 		return r == STORE_E_NOT_FOUND ? 0 : r;
-	if (!strcmp(snapshotter, SNAPSHOTTER_NATIVE))
-		r = forget_above(image, snapshotter, chain);
-	return r ? r : snapshot_forget(image, &key, "", &record);
+	return error_trace(snapshot_forget(image, &key, "", &record));
 }
 
-static int forget(struct unpacking *unpacking, struct why *why)
+/* What is to be made again, if that can be. */
+static int find_repair(struct image_service *image, const struct snapshot_repair_request *request,
+		       struct resolved **ret_resolved, const char **ret_snapshotter,
+		       struct snapshot_repair_reply *reply, struct why *why)
 {
-	const struct snapshot_key_request *request = operation_request(unpacking->operation);
-	struct image_service *image = operation_object(unpacking->operation);
+	const char *snapshotter;
 	int r;
 
-	r = snapshot_check_name(image, request->snapshotter, &unpacking->snapshotter, why);
+	r = snapshot_check_name(image, request->snapshotter, &snapshotter, why);
 	if (!r && !check_digest(request->key))
 		r = why_set(why, refused(BUS_INVALID_ARGUMENT),
 			    "'%.100s' is not the chain id of a layer: only layers have blobs to be "
 			    "made of",
 			    request->key);
 	if (!r)
-		r = find_blob(image, request->key, &unpacking->resolved, why);
+		r = find_blob(image, request->key, ret_resolved, why);
 	if (!r)
-		r = check_unused(image, unpacking->snapshotter, request->key, why);
+		r = check_unused(image, snapshotter, request->key, why);
+	if (!r && !strcmp(snapshotter, SNAPSHOTTER_NATIVE))
+		r = find_above(image, snapshotter, request->key, &reply->above);
+	if (!r)
+		r = schema_set(&reply->snapshotter, snapshotter);
+	if (!r)
+		r = schema_set(&reply->blob,
+			       (*ret_resolved)->layers[(*ret_resolved)->n_layers - 1].blob->digest);
+	*ret_snapshotter = snapshotter;
+	return r;
+}
+
+static int forget(struct unpacking *unpacking, struct why *why)
+{
+	const struct snapshot_repair_request *request = operation_request(unpacking->operation);
+	struct image_service *image = operation_object(unpacking->operation);
+	struct snapshot_repair_reply *reply = operation_context(unpacking->operation);
+	int r;
+
+	snapshot_repair_reply_clear(reply);
+	r = find_repair(image, request, &unpacking->resolved, &unpacking->snapshotter, reply, why);
 	if (!r)
 		r = lease_hold_content(unpacking->operation, unpacking->resolved->target);
+	for (size_t i = 0; i < reply->above.count && !r; i++)
+		r = forget_layer(image, unpacking->snapshotter, reply->above.items[i]);
 	return r ? r : forget_layer(image, unpacking->snapshotter, request->key);
 }
 
@@ -374,8 +412,9 @@ static int repair_step(struct operation *operation)
 
 static int repair_finish(struct operation *operation, void *reply)
 {
-	(void)reply;
-	return lease_undo(operation);
+	int r = snapshot_repair_reply_copy(operation_context(operation), reply);
+
+	return r ? error_trace(r) : lease_undo(operation);
 }
 
 static const struct operation_step repair_steps[] = {
@@ -386,19 +425,27 @@ static const struct operation_step repair_steps[] = {
 const struct operation_type snapshot_repair_operation = {
 	.method = "snapshot.repair",
 	.steps = repair_steps,
-	.request = schema_snapshot_key_request,
-	.reply = schema_empty,
-	.context = schema_empty,
+	.request = schema_snapshot_repair_request,
+	.reply = schema_snapshot_repair_reply,
+	.context = schema_snapshot_repair_reply,
 	.finish = repair_finish,
+	.cancelled = unpack_cancelled,
 };
 
-int snapshot_repair(struct image_service *image, const struct snapshot_key_request *request,
-		    struct empty *reply, struct call *call)
+int snapshot_repair(struct image_service *image, const struct snapshot_repair_request *request,
+		    struct snapshot_repair_reply *reply, struct call *call)
 {
-	(void)image;
-	(void)reply;
+	struct resolved *resolved = NULL;
+	const char *snapshotter;
+	struct why why = {};
+	int r;
+
 	if (!call_checked_namespace(call))
 		return 0;
-	return error_trace(
-		operation_start(call, &snapshot_repair_operation, request, request->key, true));
+	if (!request->dry_run)
+		return error_trace(operation_start(call, &snapshot_repair_operation, request,
+						   request->key, true));
+	r = find_repair(image, request, &resolved, &snapshotter, reply, &why);
+	resolved_free(resolved);
+	return r ? image_answer(call, r, &why, "the layer") : 0;
 }

@@ -211,7 +211,9 @@ static void copied(void *userdata, void *data, const struct why *why)
 	struct why own = {};
 	int r = 0;
 
-	if (!result || result->error)
+	if (!result && operation_is_cancelled(making->operation))
+		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
+	else if (!result || result->error)
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot copy snapshot '%s': %s", making->request->parent,
 			    result ? result->error : why->text);
@@ -299,6 +301,11 @@ static const struct operation_step make_steps[] = {
 	{},
 };
 
+static void make_cancelled(struct operation *operation)
+{
+	image_work_drop(operation_object(operation), operation_data(operation));
+}
+
 const struct operation_type snapshot_prepare_operation = {
 	.method = "snapshot.prepare",
 	.steps = make_steps,
@@ -306,6 +313,7 @@ const struct operation_type snapshot_prepare_operation = {
 	.reply = schema_snapshot_prepare_reply,
 	.context = schema_empty,
 	.finish = finish_prepare,
+	.cancelled = make_cancelled,
 };
 
 const struct operation_type snapshot_view_operation = {
@@ -315,6 +323,7 @@ const struct operation_type snapshot_view_operation = {
 	.reply = schema_snapshot_prepare_reply,
 	.context = schema_empty,
 	.finish = finish_view,
+	.cancelled = make_cancelled,
 };
 
 /* ---- measuring ---- */

@@ -330,6 +330,7 @@ void transfer_stop(struct transfer *transfer)
 {
 	loop_file_remove(&transfer->file);
 	transfer->channel = close_fd(transfer->channel);
+	image_work_drop(transfer->image, transfer);
 }
 
 struct transfer *transfer_free(struct transfer *transfer)

@@ -34,6 +34,7 @@ struct layer_job {
 	uint64_t number;
 	const struct work_apply_result *result; /* while it is recorded */
 	struct unpack *waiters;
+	bool is_dropped; /* before its turn */
 };
 
 static void unpack_continue(struct unpack *unpack);
@@ -44,7 +45,8 @@ static struct layer_job *find_job(struct image_service *image, const char *snaps
 				  const char *chain)
 {
 	for (struct layer_job *job = image->layer_jobs; job; job = job->next) {
-		if (!strcmp(job->chain, chain) && !strcmp(job->snapshotter, snapshotter))
+		if (!job->is_dropped && !strcmp(job->chain, chain) &&
+		    !strcmp(job->snapshotter, snapshotter))
 			return job;
 	}
 	return NULL;
@@ -178,6 +180,8 @@ static int fill_request(struct layer_job *job, const char *diff_id,
 	if (!request->target)
 		return error_origin(-ENOMEM);
 	r = schema_set(&request->diff_id, diff_id) ?: schema_set(&request->blob, job->blob);
+	if (!r)
+		r = image_limits_copy(job->image, &request->limits);
 	return r ? error_trace(r) : add_parents(job, request, lookup.numbers, lookup.count);
 }
 
@@ -348,6 +352,8 @@ size_t unpack_position(const struct unpack *unpack)
 
 static void leave_job(struct unpack *unpack)
 {
+	struct layer_job *job = unpack->job;
+
 	for (struct unpack **at = &unpack->job->waiters; *at; at = &(*at)->next_waiter) {
 		if (*at == unpack) {
 			*at = unpack->next_waiter;
@@ -355,6 +361,16 @@ static void leave_job(struct unpack *unpack)
 		}
 	}
 	unpack->job = NULL;
+	if (!job->waiters)
+		job->is_dropped = image_work_drop(job->image, job);
+}
+
+void unpack_cancel(struct unpack *unpack)
+{
+	struct why why = {};
+
+	why_set(&why, 0, "unpacking was cancelled");
+	unpack_end(unpack, refused(BUS_CANCELED), &why);
 }
 
 void unpack_forget(struct unpack *unpack)

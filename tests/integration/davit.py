@@ -49,16 +49,17 @@ def command_lines():
 
 
 class Davit:
-    def __init__(self, keep_log=True):
+    def __init__(self, keep_log=True, up=()):
         self.work = tempfile.mkdtemp(prefix="dv-", dir="/tmp")
         self.root, self.state = os.path.join(self.work, "r"), os.path.join(self.work, "s")
         self.base = [os.path.join(BIN, "davit"), "--root", self.root, "--state", self.state]
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("DAVIT_")}
         self.is_up = False
+        self.up_words = list(up)
 
     # ---- life ----
     def up(self):
-        self.check("up", "--detach")
+        self.check("up", "--detach", *self.up_words)
         self.is_up = True
         return self
 

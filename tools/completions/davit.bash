@@ -57,7 +57,7 @@ _davit_step() {
 	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --help"; path='davit images delete' ;;
 	'davit images tag') words=" --force --help"; path='davit images tag' ;;
 	'davit images label') words=" --replace-all --help"; path='davit images label' ;;
-	'davit snapshots' | 'davit snapshot') words=" commit diff info list mounts prepare delete label tree unpack repair usage view --snapshotter --help"; path='davit snapshots' ;;
+	'davit snapshots' | 'davit snapshot') words=" commit diff info list mounts prepare delete label tree unpack repair cleanup usage view --snapshotter --help"; path='davit snapshots' ;;
 	'davit snapshots commit') words=" --help"; path='davit snapshots commit' ;;
 	'davit snapshots diff') words=" --media-type --ref --keep --label --help"; path='davit snapshots diff' ;;
 	'davit snapshots info') words=" --help"; path='davit snapshots info' ;;
@@ -68,7 +68,8 @@ _davit_step() {
 	'davit snapshots label') words=" --help"; path='davit snapshots label' ;;
 	'davit snapshots tree') words=" --help"; path='davit snapshots tree' ;;
 	'davit snapshots unpack') words=" --snapshotter --help"; path='davit snapshots unpack' ;;
-	'davit snapshots repair') words=" --help"; path='davit snapshots repair' ;;
+	'davit snapshots repair') words=" --dry-run --help"; path='davit snapshots repair' ;;
+	'davit snapshots cleanup') words=" --help"; path='davit snapshots cleanup' ;;
 	'davit snapshots usage') words=" --bytes --help"; path='davit snapshots usage' ;;
 	'davit snapshots view') words=" --target --mounts --help"; path='davit snapshots view' ;;
 	'davit content') words=" active delete get ingest list label verify fetch prune --help"; path='davit content' ;;
@@ -94,6 +95,10 @@ _davit_step() {
 	'davit namespaces label') words=" --help"; path='davit namespaces label' ;;
 	'davit events' | 'davit event') words=" --from --cursor --topic --object --no-follow --count --format --help"; path='davit events' ;;
 	'davit operations') words=" --quiet --format --help"; path='davit operations' ;;
+	'davit store') words=" quarantine --help"; path='davit store' ;;
+	'davit store quarantine') words=" list drop --help"; path='davit store quarantine' ;;
+	'davit store quarantine list' | 'davit store quarantine ls') words=" --quiet --format --help"; path='davit store quarantine list' ;;
+	'davit store quarantine drop') words=" --table --all --help"; path='davit store quarantine drop' ;;
 	'davit bus') words=" list describe call subscribe monitor publish stats bench --help"; path='davit bus' ;;
 	'davit bus list' | 'davit bus ls') words=" --quiet --format --help"; path='davit bus list' ;;
 	'davit bus describe') words=" --help"; path='davit bus describe' ;;
@@ -103,7 +108,7 @@ _davit_step() {
 	'davit bus publish') words=" --object --help"; path='davit bus publish' ;;
 	'davit bus stats' | 'davit bus top') words=" --help"; path='davit bus stats' ;;
 	'davit bus bench') words=" --callers --requests --method --events --batch --format --help"; path='davit bus bench' ;;
-	'davit up') words=" --detach --log --ready-fd --cni-conf-dir --cni-bin-dir --cni-timeout --help"; path='davit up' ;;
+	'davit up') words=" --detach --log --ready-fd --cni-conf-dir --cni-bin-dir --cni-timeout --image-limit --help"; path='davit up' ;;
 	'davit down') words=" --containers --help"; path='davit down' ;;
 	'davit upgrade') words=" --help"; path='davit upgrade' ;;
 	'davit doctor') words=" --help"; path='davit doctor' ;;
@@ -118,7 +123,7 @@ _davit_step() {
 }
 _davit() {
 	local path=davit words i
-	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations bus up down upgrade doctor fsck backup restore info oci version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations store bus up down upgrade doctor fsck backup restore info oci version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;

@@ -63,10 +63,10 @@ static int check_xattr(struct apply *apply, const char *name, size_t size, uint6
 		return refuse(apply, "has an extended attribute of overlayfs");
 	*total += strlen(name) + size;
 	if (*total > apply->limits.xattr_bytes)
-		return why_set(apply->why, WORK_E_INVALID,
-			       "entry '%s' has more than %llu bytes of extended attributes",
-			       work_show(apply->path),
-			       (unsigned long long)apply->limits.xattr_bytes);
+		return why_set(
+			apply->why, WORK_E_INVALID,
+			"entry '%s' has more than %llu bytes of extended attributes (limit xattr_bytes)",
+			work_show(apply->path), (unsigned long long)apply->limits.xattr_bytes);
 	return 0;
 }
 
@@ -242,7 +242,8 @@ static int check_size(struct apply *apply, struct archive_entry *entry)
 	if (size < 0)
 		return refuse(apply, "has a size below zero");
 	if ((uint64_t)size > apply->limits.bytes)
-		return why_set(apply->why, WORK_E_INVALID, "entry '%s' has more than %llu bytes",
+		return why_set(apply->why, WORK_E_INVALID,
+			       "entry '%s' has more than %llu bytes (limit bytes)",
 			       work_show(apply->path), (unsigned long long)apply->limits.bytes);
 	return 0;
 }

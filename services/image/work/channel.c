@@ -33,7 +33,7 @@ int channel_watch(int channel, struct why *why)
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	r = pthread_create(&thread, &attributes, watch, &fd);
 	pthread_attr_destroy(&attributes);
-	return r ? why_errno(why, error_origin(-r), "cannot start a thread") : 0;
+	return r ? why_set(why, -ENOMEM, "cannot start a thread") : 0;
 }
 
 int channel_note(int channel, const struct work_note *note)

@@ -23,6 +23,7 @@ struct convert {
 	bool is_changing; /* compression is asked for */
 	enum compression compression;
 	size_t n_written;
+	struct work_limits limits;
 	struct work_import_result result;
 	struct why *why;
 };
@@ -65,6 +66,10 @@ static int create(struct convert *convert, char name[24], int *ret_fd)
 
 static int cannot_write(struct convert *convert, int r)
 {
+	if (r == -EFBIG)
+		return why_set(convert->why, WORK_E_INVALID,
+			       "a layer has more than %llu bytes (limit bytes)",
+			       (unsigned long long)convert->limits.bytes);
 	return why_errno(convert->why, r, "cannot write a blob");
 }
 
@@ -131,9 +136,9 @@ static int recompress(struct convert *convert, int from, int to, struct written 
 	size_t size = 1;
 	int r;
 
-	r = stream_new(from, false, NULL, &stream, convert->why);
+	r = stream_new(from, false, &convert->limits, &stream, convert->why);
 	if (!r)
-		r = writer_new(to, convert->compression, true, &writer);
+		r = writer_new(to, convert->compression, true, convert->limits.bytes, &writer);
 	while (!r && size) {
 		r = stream_read(stream, &data, &size, convert->why);
 		if (!r && size)
@@ -405,7 +410,11 @@ static void read_compression(struct convert *convert)
 int work_convert(const struct work_convert_request *request, int blobs, int ingest,
 		 struct work_import_result *ret_result, struct why *why)
 {
-	struct convert convert = {.request = request, .blobs = blobs, .ingest = ingest, .why = why};
+	struct convert convert = {.request = request,
+				  .blobs = blobs,
+				  .ingest = ingest,
+				  .limits = work_limits_fill(request->limits),
+				  .why = why};
 	struct outcome outcome;
 	int r;
 

@@ -52,6 +52,10 @@ struct place {
 
 static int failed(struct diff *diff, int r)
 {
+	if (r == -EFBIG)
+		return why_set(diff->why, WORK_E_INVALID,
+			       "entry '%s': the layer has more than %llu bytes (limit bytes)",
+			       work_show(diff->path), (unsigned long long)diff->limits.bytes);
 	return why_errno(diff->why, r, "entry '%s'", work_show(diff->path));
 }
 
@@ -250,7 +254,7 @@ static int is_same(struct diff *diff, const struct place *place, const char *nam
 static int count_entry(struct diff *diff)
 {
 	if (++diff->n_entries > diff->limits.entries)
-		return why_set(diff->why, WORK_E_INVALID, "more than %llu entries",
+		return why_set(diff->why, WORK_E_INVALID, "more than %llu entries (limit entries)",
 			       (unsigned long long)diff->limits.entries);
 	return 0;
 }
@@ -484,7 +488,7 @@ static int enter(struct diff *diff, const struct place *place, const char *name,
 
 	if (depth >= diff->limits.path_depth)
 		return why_set(diff->why, WORK_E_INVALID,
-			       "entry '%s' is more than %llu directories deep",
+			       "entry '%s' is more than %llu directories deep (limit path_depth)",
 			       work_show(diff->path), (unsigned long long)diff->limits.path_depth);
 	r = open_dir(place->right, name, &right);
 	if (!r && is_left)
@@ -528,10 +532,11 @@ static int push(struct diff *diff, const char *name, size_t *ret_size)
 
 	if (size + strlen(name) + 2 > diff->limits.path_size ||
 	    size + strlen(name) + 2 > sizeof(diff->path))
-		return why_set(diff->why, WORK_E_INVALID,
-			       "entry '%s/%.100s' has a path of more than %llu bytes",
-			       work_show(diff->path), work_show(name),
-			       (unsigned long long)diff->limits.path_size);
+		return why_set(
+			diff->why, WORK_E_INVALID,
+			"entry '%s/%.100s' has a path of more than %llu bytes (limit path_size)",
+			work_show(diff->path), work_show(name),
+			(unsigned long long)diff->limits.path_size);
 	*ret_size = size;
 	snprintf(diff->path + size, sizeof(diff->path) - size, "%s%s", size ? "/" : "", name);
 	return 0;
@@ -678,7 +683,7 @@ static int set_up(struct diff *diff, const struct work_diff_request *request, in
 	diff->blocks[1] = malloc(BLOCK_SIZE);
 	if (!diff->blocks[0] || !diff->blocks[1])
 		return error_origin(-ENOMEM);
-	return error_trace(writer_new(fd, compression, true, &diff->writer));
+	return error_trace(writer_new(fd, compression, true, diff->limits.bytes, &diff->writer));
 }
 
 static int fill_result(const struct work_diff_request *request, const struct written *written,

@@ -47,10 +47,10 @@ static int clean(const char *path, const struct work_limits *limits, char **ret_
 			return refuse(path, "has a name of more than 255 bytes", why);
 		if (size && !(size == 1 && at[0] == '.')) {
 			if (++depth > limits->path_depth)
-				return why_set(why, WORK_E_INVALID,
-					       "entry '%s' is more than %llu directories deep",
-					       work_show(path),
-					       (unsigned long long)limits->path_depth);
+				return why_set(
+					why, WORK_E_INVALID,
+					"entry '%s' is more than %llu directories deep (limit path_depth)",
+					work_show(path), (unsigned long long)limits->path_depth);
 			if (end != result)
 				*end++ = '/';
 			memcpy(end, at, size);
@@ -71,7 +71,8 @@ static int split(const char *path, const struct work_limits *limits, struct entr
 	int r;
 
 	if (strlen(path) > limits->path_size)
-		return why_set(why, WORK_E_INVALID, "entry '%s' has a path of more than %llu bytes",
+		return why_set(why, WORK_E_INVALID,
+			       "entry '%s' has a path of more than %llu bytes (limit path_size)",
 			       work_show(path), (unsigned long long)limits->path_size);
 	r = clean(path, limits, &whole, why);
 	if (r)

@@ -162,7 +162,7 @@ int work_export(const struct work_export_request *request, int blobs, struct met
 		return why_errno(why, error_origin(-errno), "cannot create archive '%s'",
 				 request->path);
 	export.block = malloc(BLOCK_SIZE);
-	r = export.block ? writer_new(fd, COMPRESSION_NONE, false, &export.writer)
+	r = export.block ? writer_new(fd, COMPRESSION_NONE, false, UINT64_MAX, &export.writer)
 			 : error_origin(-ENOMEM);
 	if (!r)
 		r = hash_new(&export.hash);

@@ -162,7 +162,7 @@ static int compress_into(int from, int to, struct written *ret_written)
 
 	if (!block)
 		return error_origin(-ENOMEM);
-	r = writer_new(to, COMPRESSION_GZIP, true, &writer);
+	r = writer_new(to, COMPRESSION_GZIP, true, UINT64_MAX, &writer);
 	if (r)
 		return error_trace(r);
 	while ((n = read(from, block, BLOCK_SIZE)) > 0) {

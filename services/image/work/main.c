@@ -5,9 +5,11 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "broker/lib/file.h"
 #include "broker/lib/log.h"
 #include "services/image/work/fetch.h"
 #include "services/image/work/meter.h"
@@ -59,12 +61,19 @@ static int write_answer(const struct schema_message *schema, const void *answer)
 	return 0;
 }
 
+static uint64_t memory_limit;
+
 /* What every result says of a failure. */
 static int describe(int r, const struct why *why, char **error, enum bus_status *status)
 {
 	*status = work_status(r);
 	if (!r)
 		return 0;
+	if (r == -ENOMEM) {
+		*error = text_format("%s%sit needs more than %llu bytes (limit memory)", why->text,
+				     why->text[0] ? ": " : "", (unsigned long long)memory_limit);
+		return *error ? 0 : error_origin(-ENOMEM);
+	}
 	return schema_set(error, why->text[0] ? why->text : strerror(r < 0 ? -r : EINVAL));
 }
 
@@ -253,7 +262,7 @@ static int run(const char *mode, struct why *why)
 {
 	int r;
 
-	r = sandbox_limit(why);
+	r = sandbox_limit(memory_limit, why);
 	if (r)
 		return error_trace(r);
 	if (!strcmp(mode, "import"))
@@ -295,12 +304,13 @@ int main(int argc, char *argv[])
 	struct why why = {};
 
 	log_init("davit-image-work", LOG_INFO);
-	if (argc != 2 || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
+	memory_limit = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
+	if (!memory_limit || fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(ANSWER_FD, F_GETFD) < 0) {
 		fprintf(stderr,
 			"davit-image-work is started by davit-image:\n"
 			"usage: davit-image-work "
 			"import|apply|convert|diff|export|remove|digest|sync|usage|fetch|push "
-			"3<REQUEST 4>ANSWER\n");
+			"MEMORY 3<REQUEST 4>ANSWER\n");
 		return 2;
 	}
 	/* Names are bytes; libarchive takes those of pax headers through the locale. Built into libc. */

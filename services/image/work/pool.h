@@ -8,7 +8,7 @@
 
 #define POOL_THREADS_DEFAULT 3
 #define POOL_THREADS_MAX     16
-#define POOL_JOBS_MAX        2048 /* what is known of them fits into a message */
+#define POOL_JOBS_MAX        3500 /* what is known of them fits into a message */
 
 /* Of a job's function, beside WORK_E_*: @is_again() decides. */
 #define POOL_AGAIN 300

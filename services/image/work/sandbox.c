@@ -18,7 +18,6 @@
 #include "broker/lib/file.h"
 #include "services/image/work/work.h"
 
-#define MEMORY_MAX        (768ull << 20) /* address space */
 #define DESCRIPTORS_MAX   1024
 #define RESOLVER_FILE_MAX (1u << 20)
 
@@ -37,12 +36,14 @@ static int lower(int resource, rlim_t value)
 	return 0;
 }
 
-int sandbox_limit(struct why *why)
+int sandbox_limit(uint64_t memory, struct why *why)
 {
 	int r = 0;
 
 #ifndef __SANITIZE_ADDRESS__
-	r = lower(RLIMIT_AS, MEMORY_MAX);
+	r = lower(RLIMIT_AS, memory);
+#else
+	(void)memory;
 #endif
 	if (!r)
 		r = lower(RLIMIT_CORE, 0);

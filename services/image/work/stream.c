@@ -28,7 +28,8 @@ struct stream {
 	struct work_limits limits;
 	uint64_t n_in, n_out, n_entries;
 	const char *limit; /* which one was exceeded */
-	int error;         /* of read(2) */
+	uint64_t limit_value;
+	int error; /* of read(2) */
 
 	/* Between the two: slots [taken, filled) are full. What stands above is the thread's while it runs. */
 	pthread_t thread;
@@ -69,11 +70,14 @@ static la_ssize_t read_file(struct archive *raw, void *userdata, const void **re
 /* Is there more than a sane image has? */
 static bool is_over_limit(struct stream *stream)
 {
-	if (stream->n_out > stream->limits.bytes)
-		stream->limit = "bytes";
-	else if (stream->n_out > RATIO_FREE &&
-		 (stream->n_out - RATIO_FREE) / stream->limits.ratio > stream->n_in)
-		stream->limit = "compression ratio";
+	if (stream->n_out > stream->limits.bytes) {
+		stream->limit = "uncompressed bytes (limit bytes)";
+		stream->limit_value = stream->limits.bytes;
+	} else if (stream->n_out > RATIO_FREE &&
+		   (stream->n_out - RATIO_FREE) / stream->limits.ratio > stream->n_in) {
+		stream->limit = "uncompressed bytes for each byte of the blob (limit ratio)";
+		stream->limit_value = stream->limits.ratio;
+	}
 	return stream->limit;
 }
 
@@ -92,9 +96,12 @@ static la_ssize_t next_block(struct stream *stream, const void **ret_block)
 	stream->n_out += size;
 	if (r == ARCHIVE_OK && !is_over_limit(stream))
 		return (la_ssize_t)size;
-	snprintf(stream->failure, sizeof(stream->failure), "%s%s",
-		 stream->limit ? "over the limit of " : "",
-		 stream->limit ? stream->limit : archive_error_string(stream->raw) ?: "damaged");
+	if (stream->limit)
+		snprintf(stream->failure, sizeof(stream->failure), "more than %llu %s",
+			 (unsigned long long)stream->limit_value, stream->limit);
+	else
+		snprintf(stream->failure, sizeof(stream->failure), "%s",
+			 archive_error_string(stream->raw) ?: "damaged");
 	return -1;
 }
 
@@ -318,7 +325,7 @@ static int start_thread(struct stream *stream, struct why *why)
 	if (stream->is_at_end || stream->has_thread)
 		return 0;
 	if (pthread_create(&stream->thread, NULL, decompress, stream))
-		return why_set(why, -EAGAIN, "cannot start a thread");
+		return why_set(why, -ENOMEM, "cannot start a thread");
 	stream->has_thread = true;
 	return 0;
 }
@@ -377,7 +384,7 @@ int stream_next(struct stream *stream, struct archive_entry **ret_entry, struct 
 	if (r != ARCHIVE_OK)
 		return refuse(stream, stream->tar, "damaged tar header", why);
 	if (++stream->n_entries > stream->limits.entries)
-		return why_set(why, WORK_E_INVALID, "more than %llu entries",
+		return why_set(why, WORK_E_INVALID, "more than %llu entries (limit entries)",
 			       (unsigned long long)stream->limits.entries);
 	note_data_end(stream, *ret_entry);
 	return 0;

@@ -43,19 +43,6 @@ enum bus_status work_status(int r)
 	}
 }
 
-struct work_limits work_limits_fill(const struct work_limits *limits)
-{
-	struct work_limits all = limits ? *limits : (struct work_limits){};
-
-	all.entries = all.entries ?: 1000000;
-	all.bytes = all.bytes ?: 64ull << 30;
-	all.ratio = all.ratio ?: 1000;
-	all.path_depth = all.path_depth ?: 255;
-	all.path_size = all.path_size ?: 4096;
-	all.xattr_bytes = all.xattr_bytes ?: 262144;
-	return all;
-}
-
 const char *work_show(const char *text)
 {
 	static char buffers[4][SHOWN_MAX + 4];

@@ -10,6 +10,7 @@
 
 #include "broker/lib/error.h"
 #include "schemas/messages.h"
+#include "services/image/limits.h"
 
 enum {
 	_WORK_E_SUCCESS,
@@ -24,9 +25,6 @@ enum {
 
 /* The class of a failure for the caller: WORK_E_* or a negative errno. */
 enum bus_status work_status(int r);
-
-/* Zeroes become the defaults of schemas/image.def. */
-struct work_limits work_limits_fill(const struct work_limits *limits);
 
 /* @text for a sentence: at most 200 bytes, control characters and broken UTF-8 as '?'. Static buffers, used in turn. */
 const char *work_show(const char *text);
@@ -53,8 +51,8 @@ int work_digest_files(const struct work_digest_request *request, int directory,
 int work_remove(const struct work_remove_request *request, int directory, struct why *why);
 
 /* ---- sandbox.c ---- */
-/* Memory, core and descriptors; what no mode needs is given up. */
-int sandbox_limit(struct why *why);
+/* @memory bytes of address space, core and descriptors; what no mode needs is given up. */
+int sandbox_limit(uint64_t memory, struct why *why);
 /*
  * Own network and mount namespace; mounts made later do not reach the host. @directory is opened again within
  * (a descriptor from outside belongs to mounts that an overlay of this namespace may not use).

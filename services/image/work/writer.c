@@ -79,7 +79,8 @@ static int open_raw(struct writer *writer, enum compression compression)
 	return is_open ? 0 : error_origin(-ENOMEM);
 }
 
-int writer_new(int fd, enum compression compression, bool is_hashed, struct writer **ret_writer)
+int writer_new(int fd, enum compression compression, bool is_hashed, uint64_t limit,
+	       struct writer **ret_writer)
 {
 	_cleanup_(writer_freep) struct writer *writer = calloc(1, sizeof(*writer));
 	int r = 0;
@@ -87,7 +88,7 @@ int writer_new(int fd, enum compression compression, bool is_hashed, struct writ
 	if (!writer)
 		return error_origin(-ENOMEM);
 	writer->fd = fd;
-	writer->limit = is_hashed ? work_limits_fill(NULL).bytes : UINT64_MAX;
+	writer->limit = limit;
 	if (is_hashed)
 		r = hash_new(&writer->out);
 	if (!r && is_hashed && compression)

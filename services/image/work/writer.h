@@ -17,7 +17,8 @@ struct written {
 };
 
 /* @fd is borrowed. @is_hashed: it becomes a blob: keep the digests, and the limit of bytes. */
-int writer_new(int fd, enum compression compression, bool is_hashed, struct writer **ret_writer);
+int writer_new(int fd, enum compression compression, bool is_hashed, uint64_t limit,
+	       struct writer **ret_writer);
 struct writer *writer_free(struct writer *writer);
 void writer_freep(struct writer **writer);
 /* Negative errno; -EFBIG above the limit of bytes. */

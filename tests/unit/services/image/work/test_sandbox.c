@@ -33,7 +33,7 @@ static int try_calls(const char *directory)
 	char *const argv[] = {(char *)"false", NULL}; /* should it be run, it fails the test */
 
 	(void)directory;
-	if (sandbox_limit(NULL) || sandbox_filter(NULL))
+	if (sandbox_limit(768ull << 20, NULL) || sandbox_filter(NULL))
 		return 1;
 	if (socket(AF_UNIX, SOCK_STREAM, 0) >= 0 || errno != EPERM)
 		return 2;
@@ -53,7 +53,7 @@ static int try_limits(const char *directory)
 	struct rlimit limit;
 
 	(void)directory;
-	if (sandbox_limit(NULL))
+	if (sandbox_limit(768ull << 20, NULL))
 		return 1;
 	if (getrlimit(RLIMIT_CORE, &limit) || limit.rlim_max)
 		return 2;
@@ -113,7 +113,7 @@ static int try_network(const char *directory)
 	struct stat status;
 	int fds[2], own = open(directory, O_RDONLY | O_DIRECTORY), fd;
 
-	if (own < 0 || sandbox_limit(NULL) || sandbox_network(NULL))
+	if (own < 0 || sandbox_limit(768ull << 20, NULL) || sandbox_network(NULL))
 		return 1;
 	/* Of the file system: copies of what names are resolved with, and what was opened before. */
 	if (!stat("/etc/passwd", &status) || !stat("/proc", &status) || !stat(directory, &status) ||

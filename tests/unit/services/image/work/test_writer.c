@@ -38,7 +38,7 @@ static struct written write_archive(int fd, enum compression compression)
 	struct written written;
 
 	memset(long_name, 'n', sizeof(long_name) - 1);
-	assert_int_equal(writer_new(fd, compression, true, &writer), 0);
+	assert_int_equal(writer_new(fd, compression, true, UINT64_MAX, &writer), 0);
 	put(writer,
 	    &(struct tar_head){.path = "file",
 			       .type = '0',
@@ -170,7 +170,7 @@ static void test_a_full_disk_is_an_error(void **state)
 	for (int compression = COMPRESSION_NONE; compression <= COMPRESSION_ZSTD; compression++) {
 		assert_int_equal(pipe(pipes), 0);
 		close(pipes[0]);
-		assert_int_equal(writer_new(pipes[1], compression, true, &writer), 0);
+		assert_int_equal(writer_new(pipes[1], compression, true, UINT64_MAX, &writer), 0);
 		r = writer_add(writer, block, sizeof(block));
 		if (!r)
 			r = writer_finish(writer, &(struct written){});

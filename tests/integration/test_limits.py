@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Limits on what images may have and on the work with them: each can be set, and is named by whoever meets it."""
+
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import layers  # noqa: E402
+from davit import BIN, BUILD, DEADLINE, Davit, main, wait_for  # noqa: E402
+from test_export import archive_of, digests, imported  # noqa: E402
+
+
+def limited(*words):
+    return Davit(up=[w for word in words for w in ("--image-limit", word)])
+
+
+class Held(Davit):
+    """Its children of a mode begin only when the test lets them. The programs are copies: they find each other by their place."""
+
+    SCRIPT = """#!/bin/sh
+: >"%(work)s/begun-$1-$$"
+while [ -e "%(work)s/hold-$1" ]; do sleep 0.01; done
+rm -f "%(work)s/begun-$1-$$"
+exec "%(bin)s/davit-image-work" "$@"
+"""
+
+    def __init__(self, *words):
+        super().__init__(up=[w for word in words for w in ("--image-limit", word)])
+        place = os.path.join(self.work, "bin")
+        shutil.copytree(BIN, place)
+        self.base[0] = os.path.join(place, "davit")
+        with open(os.path.join(place, "davit-image-work"), "w") as out:
+            out.write(self.SCRIPT % {"work": self.work, "bin": BIN})
+
+    def hold(self, mode):
+        open(os.path.join(self.work, "hold-" + mode), "w").close()
+
+    def release(self, mode):
+        os.unlink(os.path.join(self.work, "hold-" + mode))
+
+    def begun(self, mode):
+        return [n for n in os.listdir(self.work) if n.startswith("begun-%s-" % mode)]
+
+    def operations(self, method):
+        return [o for o in self.json("operations") if o["method"] == method]
+
+
+def refused(d, limit, *contents):
+    path, _ = archive_of(d, "docker.io/library/big:1", *contents)
+    result = d("images", "import", path)
+    assert result.returncode == 1 and ("(limit %s)" % limit).encode() in result.stderr, result
+    assert d.check("images", "ls", "-q").split() == ["docker.io/library/t:1"], "it has no name"
+
+
+def test_each_limit_on_layers_can_be_set_and_is_named_when_it_is_met():
+    small = [layers.d("a"), layers.f("a/x")]
+    cases = [
+        ("entries", "30", [layers.f("f%d" % i) for i in range(40)]),
+        ("bytes", "1000000", [layers.f("f", os.urandom(900000)), layers.f("g", os.urandom(300000))]),
+        ("ratio", "2", [layers.f("f", bytes(70 << 20))]),
+        ("path_depth", "6", [layers.f("/".join("abcdefgh"))]),
+        ("path_size", "100", [layers.f("n" * 101)]),
+        ("xattr_bytes", "64", [layers.f("f", xattrs={"user.a": "v" * 70})]),
+    ]
+    for limit, value, content in cases:
+        with limited("%s=%s" % (limit, value)) as d:
+            imported(d, "docker.io/library/t:1", small)
+            refused(d, limit, content)
+
+
+def test_memory_and_time_of_children_can_be_set_and_are_named():
+    with limited("memory=40000000") as d:
+        path, _ = archive_of(d, "docker.io/library/t:1", *layers.LAYERS)
+        result = d("images", "import", path)
+        if b"__asan" not in open(os.path.join(BIN, "davit-image-work"), "rb").read():  # which sets no limit of memory
+            assert result.returncode == 1 and b"(limit memory)" in result.stderr, result
+    with Held("seconds=1") as d:
+        path, _ = archive_of(d, "docker.io/library/t:1", *layers.LAYERS)
+        d.check("images", "import", "--no-unpack", path)
+        d.hold("apply")
+        result = d("snapshots", "unpack", digests(d)["docker.io/library/t:1"])
+        assert result.returncode == 1 and b"more than 1 seconds (limit seconds)" in result.stderr, result
+        d.release("apply")
+
+
+def test_a_limit_that_makes_no_sense_is_refused_before_anything_starts():
+    with Davit() as d:
+        for word, says in (("sizes=3", b"sizes"), ("bytes=-1", b"bytes"), ("path_size=5000", b"path_size"),
+                           ("bytes=many", b"bytes"), ("children", b"children")):
+            result = d("up", "--detach", "--image-limit", word)
+            assert result.returncode == 2 and says in result.stderr, (word, result)
+
+
+# ---- how many at a time ----
+
+def start_imports(d, n):
+    """One after the other, so that their order is known."""
+    found, paths = [], []
+    for i in range(n):
+        path, _ = archive_of(d, "docker.io/library/t:%d" % i, [layers.f("f%d" % i)])
+        found.append(d.start("images", "import", path))
+        paths.append(path)
+        wait_for(lambda: len(d.operations("image.import")) == i + 1, "import %d is known" % i)
+    return found, paths
+
+
+def names(d):
+    return d.check("images", "ls", "-q").split()
+
+
+def test_so_many_imports_run_at_a_time_and_the_rest_waits_in_order():
+    with Held("children=1") as d:
+        d.hold("import")
+        imports, paths = start_imports(d, 5)
+        wait_for(lambda: len(d.begun("import")) == 1, "the first has begun")
+        # One that waits is cancelled, and so is one whose caller does not wait so long.
+        (third,) = [o for o in d.operations("image.import") if o["object"] == paths[2]]
+        d.check("operations", "cancel", third["id"])
+        out, err = imports[2].communicate(timeout=DEADLINE)
+        assert imports[2].returncode == 130 and b"cancelled" in err, (imports[2].returncode, out, err)
+        path, _ = archive_of(d, "docker.io/library/late:1", [layers.f("late")])
+        late = d("--timeout", "1s", "images", "import", path)
+        assert late.returncode == 1, late
+        assert len(d.begun("import")) == 1 and not names(d)
+        # Pulls, layers and the rest have their own turns.
+        d.release("import")
+        assert [i.wait(DEADLINE) for i in imports] == [0, 0, 130, 0, 0]
+        made = [e["event"]["name"] for e in d.events() if e["topic"] == "/images/create"]
+        assert made == ["docker.io/library/t:%d" % i for i in (0, 1, 3, 4)], made
+
+
+def test_layers_wait_for_their_turn_and_are_forgotten_when_nobody_wants_them_any_more():
+    with Held("children=2") as d:
+        for i in range(4):
+            path, _ = archive_of(d, "docker.io/library/t:%d" % i, [layers.f("f%d" % i)])
+            d.check("images", "import", "--no-unpack", path)
+        targets = digests(d)
+        d.hold("apply")
+        unpacks = []
+        for i in range(4):
+            unpacks.append(d.start("snapshots", "unpack", targets["docker.io/library/t:%d" % i]))
+            wait_for(lambda: len(d.operations("image.unpack")) == i + 1, "it is known")
+        wait_for(lambda: len(d.begun("apply")) == 2, "two have begun")
+        (third,) = [o for o in d.operations("image.unpack") if targets["docker.io/library/t:2"] in str(o)]
+        d.check("operations", "cancel", third["id"])
+        assert unpacks[2].wait(DEADLINE) == 1 and b"cancelled" in unpacks[2].stderr.read()
+        assert len(d.begun("apply")) == 2
+        d.release("apply")
+        assert [u.wait(DEADLINE) for u in unpacks] == [0, 0, 1, 0]
+        assert len(d.json("snapshots", "ls")) == 3
+
+
+def test_what_waits_for_its_turn_is_done_by_the_next_service_when_this_one_dies():
+    with Held("children=1") as d:
+        d.hold("import")
+        imports, _ = start_imports(d, 3)
+        wait_for(lambda: len(d.begun("import")) == 1, "the first has begun")
+        d.kill("davit-image")
+        d.release("import")
+        assert [i.wait(DEADLINE) for i in imports] == [0, 0, 0]
+        assert len(names(d)) == 3
+
+
+if __name__ == "__main__":
+    main(globals())
