@@ -5,7 +5,6 @@
  */
 
 #include <string.h>
-#include <sys/stat.h>
 
 #include "broker/lib/file.h"
 #include "services/image/handlers.h"
@@ -314,15 +313,6 @@ static int find_all(struct exporting *exporting, struct why *why)
 
 /* ---- the operation ---- */
 
-/* The child had no time to do it. */
-static void remove_half(const struct exporting *exporting)
-{
-	struct stat status;
-
-	if (!lstat(exporting->request->path, &status) && S_ISREG(status.st_mode))
-		(void)unlink(exporting->request->path);
-}
-
 static void written(void *userdata, void *data, const struct why *why)
 {
 	const struct work_remove_result *result = data;
@@ -330,13 +320,11 @@ static void written(void *userdata, void *data, const struct why *why)
 	struct why own = {};
 	int r = 0;
 
-	if (operation_is_cancelled(exporting->operation)) {
-		remove_half(exporting);
+	if (operation_is_cancelled(exporting->operation))
 		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
-	} else if (!result || result->error) {
+	else if (!result || result->error)
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot export: %s", result ? result->error : why->text);
-	}
 	image_step_ended(exporting->operation, r, &own);
 }
 

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -184,12 +186,53 @@ def test_a_damaged_or_missing_blob_is_never_exported():
             if bad is not None:
                 with open(blob, "wb") as out:
                     out.write(bad)
-            path = os.path.join(d.work, "bad.tar")
-            refused = d("images", "export", path, NAME)
-            assert refused.returncode == 1 and layer.encode() in refused.stderr and b"again" in refused.stderr, refused
-            assert not os.path.exists(path)
+            place = os.path.join(d.work, "out")
+            shutil.rmtree(place, ignore_errors=True)
+            os.mkdir(place)
+            path = os.path.join(place, "bad.tar")
+            for old in (False, True):
+                if old:
+                    with open(path, "w") as out:
+                        out.write("what was there before")
+                refused = d("images", "export", path, NAME)
+                assert refused.returncode == 1 and layer.encode() in refused.stderr and b"again" in refused.stderr, refused
+                assert os.listdir(place) == ["bad.tar"] * old
+            with open(path) as kept:
+                assert kept.read() == "what was there before"
         missing = d("images", "export", os.path.join(d.work, "bad.tar"), "none")
         assert missing.returncode == 1 and b"no image 'none'" in missing.stderr, missing
+
+
+def test_an_export_replaces_a_file_when_it_is_whole_and_keeps_its_owner():
+    with Davit() as d:
+        imported(d)
+        with open(exported(d, NAME), "rb") as whole:
+            expected = whole.read()
+        place = os.path.join(d.work, "place")
+        os.mkdir(place)
+        old, alias = os.path.join(place, "old.tar"), os.path.join(d.work, "alias.tar")
+        with open(old, "w") as out:
+            out.write("old")
+        os.chown(old, 12, 34)
+        os.chmod(old, 0o640)
+        os.symlink("place/old.tar", alias)
+        with open(old) as reader:  # of what was there
+            d.check("images", "export", alias, NAME)
+            assert reader.read() == "old"
+        status = os.stat(old)
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12, 34, 0o640), status
+        assert os.path.islink(alias) and os.listdir(place) == ["old.tar"]
+        with open(old, "rb") as new:
+            assert new.read() == expected
+        os.symlink("place/new.tar", os.path.join(d.work, "dangling"))
+        d.check("images", "export", os.path.join(d.work, "dangling"), NAME)
+        with open(os.path.join(place, "new.tar"), "rb") as new:
+            assert new.read() == expected
+        d.check("images", "export", "/dev/null", NAME)
+        assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+        for path, says in (("/dev/full", b"No space left"), (os.path.join(place, "no", "x.tar"), b"No such file"), (place, b"directory")):
+            refused = d("images", "export", path, NAME)
+            assert refused.returncode == 1 and says in refused.stderr, refused
 
 
 # ---- peers ----
@@ -412,12 +455,24 @@ def stands_still(pid):
     return wait_for(lambda: state_of(pid) in "TZX", "it is stopped or has ended") and state_of(pid) == "T"
 
 
+def written(pid):
+    """The bytes of the largest file that it has open to be written."""
+    sizes = [0]
+    with contextlib.suppress(OSError):
+        for fd in os.listdir("/proc/%d/fd" % pid):
+            with contextlib.suppress(OSError):
+                status = os.stat("/proc/%d/fd/%s" % (pid, fd))
+                if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                    sizes.append(status.st_size)
+    return max(sizes)
+
+
 def caught_export(d, out):
     """An export to the file @out whose child stands still in the midst of it; None when it was done before."""
     command = d.start("images", "export", out, NAME)
     while command.poll() is None:
         pid = child(d, b"export")
-        if pid and os.path.exists(out) and os.path.getsize(out) > 1000000:
+        if pid and written(pid) > 1000000:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
             if stands_still(pid):
@@ -426,15 +481,19 @@ def caught_export(d, out):
     command.wait(60)
     assert command.returncode == 0, command.communicate()
     command.communicate()
-    os.unlink(out)
+    with open(out, "w") as again:
+        again.write("old")
     return None
 
 
-def test_a_cancelled_export_leaves_no_half_archive():
+def test_a_cancelled_export_leaves_no_half_archive_and_what_was_there_before():
     with Davit() as d:
         path, _ = archive_of(d, NAME, [layers.f("big", os.urandom(40000000))], compress=False)
         d.check("images", "import", "--no-unpack", path)
-        out = os.path.join(d.work, "half.tar")
+        os.mkdir(os.path.join(d.work, "place"))
+        out = os.path.join(d.work, "place", "half.tar")
+        with open(out, "w") as old:
+            old.write("old")
         caught = next(filter(None, (caught_export(d, out) for _ in range(50))))
         command, pid = caught
         command.send_signal(signal.SIGINT)
@@ -444,7 +503,9 @@ def test_a_cancelled_export_leaves_no_half_archive():
         wait_for(lambda: not d.is_alive(pid), "the child has ended")
         assert command.wait(60) == 130, command.communicate()
         command.communicate()
-        assert not os.path.exists(out), "half an archive is left"
+        assert os.listdir(os.path.dirname(out)) == ["half.tar"], "half an archive is left"
+        with open(out) as old:
+            assert old.read() == "old"
         d.check("images", "export", out, NAME)
 
 

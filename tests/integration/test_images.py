@@ -310,18 +310,25 @@ def test_a_lost_or_damaged_layer_is_made_again_from_its_blob():
             group = ["snapshots", "--snapshotter", snapshotter]
             used = d(*group, "repair", chains[0])
             assert used.returncode == 1 and b"'k' lies on it" in used.stderr, used
+            used = d(*group, "repair", "--dry-run", chains[0])
+            assert used.returncode == 1 and b"'k' lies on it" in used.stderr, used
             d.check("bus", "call", "image.release", "key=k", "snapshotter=" + snapshotter)
             shutil.rmtree(directory_of(d, chains[1], snapshotter))
             with open(os.path.join(directory_of(d, chains[0], snapshotter), "fs", "etc", "passwd"), "w") as out:
                 out.write("damaged")
+            dry = d.check(*group, "repair", "--dry-run", chains[1]).splitlines()
+            assert dry[0].startswith(chains[1] + " would be made again of sha256:"), dry
+            assert [l.split()[0] for l in dry[1:]] == ([chains[2]] if snapshotter == "native" else []), dry
+            assert not os.path.exists(directory_of(d, chains[1], snapshotter)), "nothing was done"
             assert d.check(*group, "repair", chains[1], chains[0]).split() == [chains[1], chains[0]]
             d.check("snapshots", "unpack", "--snapshotter", snapshotter, digests(d)[NAME])
             reply = json.loads(d.check("bus", "call", "image.prepare", "name=" + NAME, "key=k", "snapshotter=" + snapshotter))
             assert not layers.differences(mounted_tree(reply["mounts"], d.work), tree)
             d.check("bus", "call", "image.release", "key=k", "snapshotter=" + snapshotter)
         for words, text in (["0" * 3], b"not the chain id"), (["sha256:" + "0" * 64], b"no image"):
-            refused = d("snapshots", "repair", *words)
-            assert refused.returncode == 1 and text in refused.stderr, refused
+            for dry in ([], ["--dry-run"]):
+                refused = d("snapshots", "repair", *dry, *words)
+                assert refused.returncode == 1 and text in refused.stderr, refused
         layer = json.loads(d.check("images", "inspect", NAME))[0]["layers"][2]
         os.unlink(blob_path(d, layer["blob"]["digest"]))
         refused = d("snapshots", "repair", layer["chain_id"])

@@ -97,7 +97,7 @@ def test_snapshots_are_prepared_committed_and_lie_on_each_other():
                 refused = d("snapshots", "--snapshotter", snapshotter, "rm", key)
                 assert refused.returncode == 1 and key.encode() in refused.stderr, refused
             d.check("snapshots", "--snapshotter", snapshotter, "rm", "v", "layer-b", "layer-a")
-        d.call("snapshot.cleanup")
+        d.check("snapshots", "cleanup")
         left = set(os.listdir(os.path.join(d.root, "image", "snapshots")))
         assert left == {str(r["number"]) for r in d.json("snapshots", "ls")}, left
         topics = [e["topic"] for e in d.events() if e["topic"].startswith("/snapshot/")]

@@ -1,7 +1,7 @@
 /*
  * davit-image-work export: blobs and documents as one archive, in the order in
  * which they are named. Each blob is compared with its digest as it passes: one
- * that is damaged ends the export, and what was written of a file is removed.
+ * that is damaged ends the export, and the file that was there before stays.
  */
 
 #include <fcntl.h>
@@ -10,6 +10,7 @@
 
 #include "broker/lib/file.h"
 #include "services/image/work/meter.h"
+#include "services/image/work/output.h"
 #include "services/image/work/tar_writer.h"
 
 #define BLOCK_SIZE (256u << 10)
@@ -137,38 +138,29 @@ static int write_all(struct export *export)
 	return r ? failed(export, r) : 0;
 }
 
-/* A file is on disk before the answer; a FIFO or the like cannot be. */
-static int settle(struct export *export, int fd, int r)
-{
-	struct stat status;
-	bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-
-	if (r && is_file)
-		(void)unlink(export->request->path);
-	if (!r && is_file && fdatasync(fd) < 0)
-		return failed(export, error_origin(-errno));
-	return error_trace(r);
-}
-
 int work_export(const struct work_export_request *request, int blobs, struct meter *meter,
 		struct why *why)
 {
 	struct export export = {.request = request, .meter = meter, .blobs = blobs, .why = why};
-	_cleanup_(cleanup_fd) int fd = -1;
+	_cleanup_(output_clear) struct output output = OUTPUT;
 	int r;
 
-	fd = open(request->path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC, 0644);
-	if (fd < 0)
-		return why_errno(why, error_origin(-errno), "cannot create archive '%s'",
-				 request->path);
+	r = output_open(request->path, &output, why);
+	if (r)
+		return error_trace(r);
 	export.block = malloc(BLOCK_SIZE);
-	r = export.block ? writer_new(fd, COMPRESSION_NONE, false, UINT64_MAX, &export.writer)
-			 : error_origin(-ENOMEM);
+	r = export.block
+		    ? writer_new(output.fd, COMPRESSION_NONE, false, UINT64_MAX, &export.writer)
+		    : error_origin(-ENOMEM);
 	if (!r)
 		r = hash_new(&export.hash);
 	if (!r)
 		r = write_all(&export);
-	r = settle(&export, fd, r);
+	if (!r) {
+		r = output_keep(&output);
+		if (r)
+			r = failed(&export, r);
+	}
 	writer_free(export.writer);
 	hash_free(export.hash);
 	free(export.block);
