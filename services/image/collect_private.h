@@ -61,4 +61,5 @@ int sweep_find_snapshot(struct collect_run *run, const struct store_key *key, vo
 /* Removes the next of what the walk found. */
 int sweep_snapshot(struct collect_run *run, bool *ret_is_last);
 int sweep_blob(struct collect_run *run, const struct store_key *key, void *data);
+int sweep_image(struct collect_run *run, const struct store_key *key, void *data);
 int sweep_ingest(struct collect_run *run, const struct store_key *key, void *data);

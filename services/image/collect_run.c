@@ -31,6 +31,8 @@ int collect_add_container(struct collect_run *run, const struct container_root *
 	bool has_snapshot = root->snapshot_key && root->snapshot_key[0] && root->snapshotter;
 	int r = reference_labels(&run->references, root->namespace, &root->labels);
 
+	if (!r)
+		r = reference_container(&run->references, root->namespace, root->id);
 	if (r || !has_snapshot)
 		return error_trace(r);
 	r = add_name(&run->used, root->namespace, root->snapshot_key);
@@ -39,15 +41,18 @@ int collect_add_container(struct collect_run *run, const struct container_root *
 						  root->snapshotter, root->snapshot_key));
 }
 
+/* One that has expired is no root, but something may refer to it: a container, too. */
 static int mark_image(struct collect_run *run, const struct store_key *key, void *data)
 {
 	const struct image_record *record = data;
-	int r;
+	const char *namespace = store_key_part(key, 0);
+	uint64_t end = label_expiry(&record->labels);
 
-	r = reference_labels(&run->references, store_key_part(key, 0), &record->labels);
-	return r ? error_trace(r)
-		 : error_trace(reference_blob(&run->references, record->target->digest,
-					      REFERENCE_DOCUMENT));
+	if (end <= time_real_ns() && run->knows_containers)
+		return error_trace(reference_back(&run->references, namespace, NULL, record->name,
+						  &record->labels, true));
+	collect_expires(run->image, end);
+	return error_trace(reference_image_record(&run->references, namespace, record));
 }
 
 static int mark_lease(struct collect_run *run, const struct store_key *key, void *data)
@@ -78,20 +83,28 @@ static int mark_resource(struct collect_run *run, const struct store_key *key, v
 static int mark_snapshot(struct collect_run *run, const struct store_key *key, void *data)
 {
 	const struct snapshot_record *record = data;
+	const char *scope = store_key_part(key, 0);
+	uint64_t end;
 
-	if (!schema_map_get(&record->labels, LABEL_ROOT))
-		return 0;
-	return error_trace(reference_snapshot(&run->references, store_key_part(key, 0),
-					      record->snapshotter, record->key));
+	if (!label_is_root(&record->labels, time_real_ns(), &end))
+		return error_trace(reference_back(&run->references, scope, record->snapshotter,
+						  record->key, &record->labels,
+						  run->knows_containers));
+	collect_expires(run->image, end);
+	return error_trace(
+		reference_snapshot(&run->references, scope, record->snapshotter, record->key));
 }
 
 static int mark_blob(struct collect_run *run, const struct store_key *key, void *data)
 {
 	const struct content_record *record = data;
+	uint64_t end;
 
 	(void)key;
-	if (!schema_map_get(&record->labels, LABEL_ROOT))
-		return 0;
+	if (!label_is_root(&record->labels, time_real_ns(), &end))
+		return error_trace(reference_back(&run->references, NULL, NULL, record->digest,
+						  &record->labels, run->knows_containers));
+	collect_expires(run->image, end);
 	return error_trace(reference_blob(&run->references, record->digest, REFERENCE_DOCUMENT));
 }
 
@@ -117,7 +130,7 @@ static int note_put(struct collect_run *run, const char *table, const struct sto
 	const char *namespace = store_key_part(key, 0);
 
 	if (!strcmp(table, TABLE_IMAGES))
-		return error_trace(mark_image(run, key, (void *)data));
+		return error_trace(reference_image_record(&run->references, namespace, data));
 	if (!strcmp(table, TABLE_LEASE_RESOURCES))
 		return error_trace(reference_leased(&run->references, namespace, data, false));
 	if (!strcmp(table, TABLE_SNAPSHOTS)) {
@@ -167,6 +180,7 @@ static const struct phase {
 	{TABLE_INGESTS, schema_content_ingest, mark_ingest},
 	{TABLE_LEASES, schema_lease_record, sweep_lease},
 	{TABLE_INGESTS, schema_content_ingest, sweep_ingest},
+	{TABLE_IMAGES, schema_image_record, sweep_image},
 	{TABLE_SNAPSHOTS, schema_snapshot_record, sweep_find_snapshot},
 	{NULL, NULL, NULL},
 	{TABLE_BLOBS, schema_content_record, sweep_blob},

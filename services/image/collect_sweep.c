@@ -68,6 +68,40 @@ int sweep_lease(struct collect_run *run, const struct store_key *key, void *data
 	return r ? error_trace(r) : error_trace(report(run, &garbage));
 }
 
+/* ---- images ---- */
+
+static int end_image(struct collect_run *run, const char *namespace, const struct store_key *key,
+		     const struct image_record *record)
+{
+	const struct event_image_delete event = {.name = record->name};
+	int r = store_delete(run->image->store, TABLE_IMAGES, key);
+
+	return r ? error_trace(r)
+		 : error_trace(service_emit(run->image->service, namespace,
+					    schema_find_event("/images/delete"), record->name,
+					    &event));
+}
+
+int sweep_image(struct collect_run *run, const struct store_key *key, void *data)
+{
+	const struct image_record *record = data;
+	const char *namespace = store_key_part(key, 0);
+	char reason[256];
+	struct image_garbage garbage = {.kind = GARBAGE_IMAGE,
+					.namespace = (char *)namespace,
+					.id = record->name,
+					.reason = reason};
+	int r;
+
+	if (run->is_blind || label_expiry(&record->labels) > time_real_ns() ||
+	    references_have_image(&run->references, namespace, record->name))
+		return 0;
+	snprintf(reason, sizeof(reason), "it expired at %.200s",
+		 schema_map_get(&record->labels, LABEL_EXPIRE));
+	r = run->is_dry ? 0 : end_image(run, namespace, key, record);
+	return r ? error_trace(r) : error_trace(report(run, &garbage));
+}
+
 /* ---- ingests ---- */
 
 int sweep_ingest(struct collect_run *run, const struct store_key *key, void *data)

@@ -198,6 +198,7 @@ static int put_record(struct image_service *image, struct content_record *record
 	r = content_key(record->digest, &key);
 	if (!r)
 		r = store_put(image->store, TABLE_BLOBS, &key, schema_content_record(), record);
+	collect_expires(image, label_expiry(&record->labels));
 	return error_trace(r);
 }
 
@@ -353,13 +354,15 @@ static int update(struct image_service *image, const char *namespace,
 		  struct why *why)
 {
 	struct schema_fault fault = {};
+	uint64_t end;
 	int r;
 
 	r = content_get(image, request->content->digest, record, why);
 	if (!r)
 		r = copy_fields(request, record, why);
 	/* Who labels it lists it, too. */
-	if (!r && schema_map_get(&record->labels, LABEL_ROOT) && !has_namespace(record, namespace))
+	if (!r && label_is_root(&record->labels, time_real_ns(), &end) &&
+	    !has_namespace(record, namespace))
 		r = schema_strs_add(&record->namespaces, namespace);
 	if (r)
 		return r;

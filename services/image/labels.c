@@ -18,21 +18,46 @@ static bool is_label(const char *key, const char *name)
 	return !strncmp(key, name, size) && (!key[size] || key[size] == '.' || key[size] == '/');
 }
 
-enum label_reference label_reference(const char *key, char snapshotter[LABEL_SNAPSHOTTER_SIZE])
+/* "snapshot.<snapshotter>", or "snapshot.<snapshotter>/<x>". */
+static enum label_reference read_snapshotter(const char *rest,
+					     char snapshotter[LABEL_SNAPSHOTTER_SIZE])
 {
-	size_t size;
+	size_t size = strcspn(rest, "/");
 
-	if (is_label(key, LABEL_REF_CONTENT))
-		return LABEL_CONTENT;
-	if (strncmp(key, LABEL_REF_SNAPSHOT, strlen(LABEL_REF_SNAPSHOT)) != 0)
-		return LABEL_NONE;
-	key += strlen(LABEL_REF_SNAPSHOT);
-	size = strcspn(key, "/");
 	if (!size || size >= LABEL_SNAPSHOTTER_SIZE)
 		return LABEL_NONE;
-	memcpy(snapshotter, key, size);
+	memcpy(snapshotter, rest, size);
 	snapshotter[size] = '\0';
 	return LABEL_SNAPSHOT;
+}
+
+static enum label_reference read_kind(const char *kind, char snapshotter[LABEL_SNAPSHOTTER_SIZE])
+{
+	if (is_label(kind, "content"))
+		return LABEL_CONTENT;
+	if (is_label(kind, "image"))
+		return LABEL_IMAGE;
+	if (!strncmp(kind, "snapshot.", 9))
+		return read_snapshotter(kind + 9, snapshotter);
+	return LABEL_NONE;
+}
+
+enum label_reference label_reference(const char *key, char snapshotter[LABEL_SNAPSHOTTER_SIZE])
+{
+	size_t size = strlen(LABEL_REF);
+
+	return strncmp(key, LABEL_REF, size) ? LABEL_NONE : read_kind(key + size, snapshotter);
+}
+
+enum label_reference label_back_reference(const char *key, char snapshotter[LABEL_SNAPSHOTTER_SIZE])
+{
+	size_t size = strlen(LABEL_BACK_REF);
+
+	if (strncmp(key, LABEL_BACK_REF, size) != 0)
+		return LABEL_NONE;
+	if (is_label(key + size, "container"))
+		return LABEL_CONTAINER;
+	return read_kind(key + size, snapshotter);
 }
 
 /* ---- times ---- */
@@ -106,4 +131,25 @@ uint64_t label_expiry(const struct schema_map *labels)
 	uint64_t ns;
 
 	return text && !label_parse_time(text, &ns) ? ns : UINT64_MAX;
+}
+
+bool label_says_how_long(const struct schema_map *labels)
+{
+	char snapshotter[LABEL_SNAPSHOTTER_SIZE];
+
+	for (size_t i = 0; i < labels->count; i++) {
+		if (label_back_reference(labels->items[i].key, snapshotter) != LABEL_NONE)
+			return true;
+	}
+	return schema_map_get(labels, LABEL_ROOT) || schema_map_get(labels, LABEL_EXPIRE);
+}
+
+bool label_is_root(const struct schema_map *labels, uint64_t now, uint64_t *ret_end)
+{
+	const char *text = schema_map_get(labels, LABEL_EXPIRE);
+
+	*ret_end = UINT64_MAX;
+	if (schema_map_get(labels, LABEL_ROOT))
+		return true;
+	return text && !label_parse_time(text, ret_end) && *ret_end > now;
 }

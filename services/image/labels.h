@@ -6,8 +6,8 @@
 #define LABEL_ROOT         "containerd.io/gc.root"
 #define LABEL_EXPIRE       "containerd.io/gc.expire"
 #define LABEL_FLAT         "containerd.io/gc.flat"
-#define LABEL_REF_CONTENT  "containerd.io/gc.ref.content"
-#define LABEL_REF_SNAPSHOT "containerd.io/gc.ref.snapshot."
+#define LABEL_REF          "containerd.io/gc.ref."  /* it keeps what it names */
+#define LABEL_BACK_REF     "containerd.io/gc.bref." /* what it names keeps it */
 
 #define LABEL_SNAPSHOTTER_SIZE 77
 #define LABEL_TIME_SIZE        40
@@ -16,13 +16,21 @@ enum label_reference {
 	LABEL_NONE,
 	LABEL_CONTENT,  /* the label's value is a digest */
 	LABEL_SNAPSHOT, /* the label's value is a key of the snapshotter that its name names */
+	LABEL_IMAGE,    /* an image's name */
+	LABEL_CONTAINER,
 };
 
-/* What a label refers to; @snapshotter is set for LABEL_SNAPSHOT. */
+/* What a label refers to, forth or back; @snapshotter is set for LABEL_SNAPSHOT. */
 enum label_reference label_reference(const char *key, char snapshotter[LABEL_SNAPSHOTTER_SIZE]);
+enum label_reference label_back_reference(const char *key,
+					  char snapshotter[LABEL_SNAPSHOTTER_SIZE]);
 
 /* RFC 3339; ns since 1970. -EINVAL. */
 int label_parse_time(const char *text, uint64_t *ret_ns);
 void label_format_time(uint64_t ns, char text[LABEL_TIME_SIZE]);
 /* When the object ends by LABEL_EXPIRE; UINT64_MAX: never, or the label cannot be read. */
 uint64_t label_expiry(const struct schema_map *labels);
+/* Do they say by themselves how long a blob or a snapshot stays? */
+bool label_says_how_long(const struct schema_map *labels);
+/* Is a blob or a snapshot to stay for these? *ret_end: until then (UINT64_MAX: for good). */
+bool label_is_root(const struct schema_map *labels, uint64_t now, uint64_t *ret_end);

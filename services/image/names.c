@@ -5,6 +5,7 @@
 #include "schemas/check.h"
 #include "services/image/collect.h"
 #include "services/image/handlers.h"
+#include "services/image/labels.h"
 #include "services/image/list.h"
 
 #define EVENT_LABELS_MAX 8192
@@ -113,6 +114,7 @@ static int put(struct image_service *image, const char *namespace, const struct 
 	if (!r)
 		r = emit_change(image, namespace, old ? "/images/update" : "/images/create",
 				record);
+	collect_expires(image, label_expiry(&record->labels));
 	return r;
 }
 

@@ -14,10 +14,17 @@
 
 struct grey {
 	struct grey *next;
-	bool is_snapshot;
+	enum grey_kind { GREY_BLOB, GREY_SNAPSHOT, GREY_IMAGE } what;
 	enum reference_kind kind;
-	char *scope, *snapshotter; /* of a snapshot */
-	char *name;                /* digest or key */
+	char *scope, *snapshotter; /* of a snapshot; an image's namespace */
+	char *name;                /* digest, key or name */
+};
+
+/* An object that lives while another one does. */
+struct back {
+	char *target;                     /* content/<digest>, snapshot/<scope>/<snapshotter>/<key>,
+					     image/<namespace>/<name>, container/<namespace>/<id> */
+	char *scope, *snapshotter, *name; /* the object, as of reference_back() */
 };
 
 static void grey_free(struct grey *grey)
@@ -28,13 +35,29 @@ static void grey_free(struct grey *grey)
 	free(grey);
 }
 
+static void back_clear(struct back *back)
+{
+	free(back->target);
+	free(back->scope);
+	free(back->snapshotter);
+	free(back->name);
+}
+
 void references_clear(struct references *references)
 {
 	set_clear(&references->digests);
 	set_clear(&references->chains);
 	set_clear(&references->snapshots);
 	set_clear(&references->ingests);
+	set_clear(&references->images);
 	set_clear(&references->followed);
+	set_clear(&references->live);
+	set_clear(&references->back_targets);
+	for (size_t i = 0; i < references->n_backs; i++)
+		back_clear(&references->backs[i]);
+	free(references->backs);
+	references->backs = NULL;
+	references->n_backs = 0;
 	while (references->grey) {
 		struct grey *grey = references->grey;
 
@@ -73,8 +96,8 @@ int reference_blob(struct references *references, const char *digest, enum refer
 	return r ? error_trace(r) : error_trace(push_blob(references, digest, kind));
 }
 
-static int push_snapshot(struct references *references, const char *scope, const char *snapshotter,
-			 const char *key)
+static int push(struct references *references, enum grey_kind what, const char *scope,
+		const char *snapshotter, const char *key)
 {
 	struct grey *grey = calloc(1, sizeof(*grey));
 	int r;
@@ -87,7 +110,7 @@ static int push_snapshot(struct references *references, const char *scope, const
 		grey_free(grey);
 		return error_trace(r);
 	}
-	grey->is_snapshot = true;
+	grey->what = what;
 	grey->next = references->grey;
 	references->grey = grey;
 	return 0;
@@ -107,7 +130,22 @@ int reference_snapshot(struct references *references, const char *scope, const c
 	/* A digest is a layer's key, whoever names it. */
 	if (!r && strcmp(scope, SCOPE_SHARED) != 0 && check_digest(key))
 		r = reference_snapshot(references, SCOPE_SHARED, snapshotter, key);
-	return r ? error_trace(r) : error_trace(push_snapshot(references, scope, snapshotter, key));
+	return r ? error_trace(r)
+		 : error_trace(push(references, GREY_SNAPSHOT, scope, snapshotter, key));
+}
+
+int reference_image(struct references *references, const char *namespace, const char *name)
+{
+	_cleanup_(cleanup_free) char *text = text_format("%s/%s", namespace, name);
+	int r;
+
+	if (!text)
+		return error_origin(-ENOMEM);
+	if (set_has(&references->images, text))
+		return 0;
+	r = set_add(&references->images, text);
+	return r ? error_trace(r)
+		 : error_trace(push(references, GREY_IMAGE, namespace, NULL, name));
 }
 
 int reference_labels(struct references *references, const char *namespace,
@@ -126,6 +164,10 @@ int reference_labels(struct references *references, const char *namespace,
 		case LABEL_SNAPSHOT:
 			r = reference_snapshot(references, namespace, snapshotter, label->value);
 			break;
+		case LABEL_IMAGE:
+			r = reference_image(references, namespace, label->value);
+			break;
+		case LABEL_CONTAINER:
 		case LABEL_NONE:
 			break;
 		}
@@ -152,6 +194,130 @@ int reference_leased(struct references *references, const char *namespace,
 						      resource->type + strlen(LEASE_SNAPSHOTS),
 						      resource->id));
 	return error_trace(add_ingest(references, namespace, resource->id));
+}
+
+/* ---- back references ---- */
+
+static int reference_holder(struct references *references, const struct back *back)
+{
+	if (back->snapshotter)
+		return error_trace(
+			reference_snapshot(references, back->scope, back->snapshotter, back->name));
+	if (back->scope)
+		return error_trace(reference_image(references, back->scope, back->name));
+	return error_trace(reference_blob(references, back->name, REFERENCE_DOCUMENT));
+}
+
+/* What is there is live once it is followed. Those that live with it are grey then: no chain of them is gone along here. */
+static int become_live(struct references *references, const char *target)
+{
+	int r = set_add(&references->live, target);
+
+	if (r || !set_has(&references->back_targets, target))
+		return error_trace(r);
+	for (size_t i = 0; i < references->n_backs && !r; i++) {
+		if (!strcmp(references->backs[i].target, target))
+			r = reference_holder(references, &references->backs[i]);
+	}
+	return error_trace(r);
+}
+
+/* In its namespace, and for labels of what all namespaces share. */
+static int become_live_in(struct references *references, const char *kind, const char *scope,
+			  const char *rest)
+{
+	_cleanup_(cleanup_free) char *own = text_format("%s/%s/%s", kind, scope, rest);
+	_cleanup_(cleanup_free) char *any = text_format("%s/" SCOPE_ANY "/%s", kind, rest);
+	int r = own && any ? become_live(references, own) : error_origin(-ENOMEM);
+
+	return r ? error_trace(r) : error_trace(become_live(references, any));
+}
+
+static int blob_is_live(struct references *references, const char *digest)
+{
+	char target[DIGEST_SIZE + 16];
+
+	snprintf(target, sizeof(target), "content/%s", digest);
+	return error_trace(become_live(references, target));
+}
+
+static int snapshot_is_live(struct references *references, const char *scope,
+			    const struct snapshot_record *record)
+{
+	_cleanup_(cleanup_free) char *rest = text_format("%s/%s", record->snapshotter, record->key);
+
+	return rest ? error_trace(become_live_in(references, "snapshot", scope, rest))
+		    : error_origin(-ENOMEM);
+}
+
+int reference_container(struct references *references, const char *namespace, const char *id)
+{
+	return error_trace(become_live_in(references, "container", namespace, id));
+}
+
+static char *name_target(enum label_reference reference, const char *scope, const char *snapshotter,
+			 const char *value)
+{
+	switch (reference) {
+	case LABEL_CONTENT:
+		return text_format("content/%s", value);
+	case LABEL_SNAPSHOT:
+		return text_format("snapshot/%s/%s/%s", check_digest(value) ? SCOPE_SHARED : scope,
+				   snapshotter, value);
+	case LABEL_IMAGE:
+		return text_format("image/%s/%s", scope, value);
+	case LABEL_CONTAINER:
+		return text_format("container/%s/%s", scope, value);
+	case LABEL_NONE:
+		break;
+	}
+	return NULL;
+}
+
+/* Takes @back. */
+static int add_back(struct references *references, struct back *back)
+{
+	struct back *backs;
+	int r = set_add(&references->back_targets, back->target);
+
+	if (r)
+		return error_trace(r);
+	backs = reallocarray(references->backs, references->n_backs + 1, sizeof(*backs));
+	if (!backs)
+		return error_origin(-ENOMEM);
+	references->backs = backs;
+	backs[references->n_backs++] = *back;
+	*back = (struct back){};
+	return 0;
+}
+
+int reference_back(struct references *references, const char *scope, const char *snapshotter,
+		   const char *name, const struct schema_map *labels, bool knows_containers)
+{
+	bool is_shared = !scope || !strcmp(scope, SCOPE_SHARED);
+	char of[LABEL_SNAPSHOTTER_SIZE];
+	int r = 0;
+
+	for (size_t i = 0; i < labels->count && !r; i++) {
+		enum label_reference reference = label_back_reference(labels->items[i].key, of);
+		_cleanup_(back_clear) struct back back = {};
+
+		if (reference == LABEL_NONE)
+			continue;
+		back.target = name_target(reference, is_shared ? SCOPE_ANY : scope, of,
+					  labels->items[i].value);
+		r = back.target ? 0 : error_origin(-ENOMEM);
+		if (!r)
+			r = schema_set(&back.scope, scope) ?: schema_set(&back.name, name);
+		if (!r)
+			r = schema_set(&back.snapshotter, snapshotter);
+		if (!r)
+			r = set_has(&references->live, back.target) ||
+					    (reference == LABEL_CONTAINER && !knows_containers)
+				    ? reference_holder(references, &back)
+				    : add_back(references, &back);
+	}
+	return error_trace(r);
 }
 
 /* ---- following: a document that cannot be read leads nowhere; whoever needs what it led to is told then ---- */
@@ -350,7 +516,9 @@ static int follow_blob(struct references *references, const char *digest, enum r
 	r = content_get(references->image, digest, &record, NULL);
 	if (r)
 		return r >= REFUSED || r == STORE_E_DAMAGED ? 0 : error_trace(r);
-	r = reference_labels(references, SCOPE_ANY, &record.labels);
+	r = blob_is_live(references, digest);
+	if (!r)
+		r = reference_labels(references, SCOPE_ANY, &record.labels);
 	if (r || kind == REFERENCE_BLOB || record.size > DOCUMENT_SIZE_MAX)
 		return error_trace(r);
 	return error_trace(follow_document(references, digest, kind));
@@ -386,23 +554,79 @@ static int follow_snapshot(struct references *references, const struct grey *gre
 	r = snapshot_get(references->image, grey->scope, grey->snapshotter, grey->name, &record);
 	if (r)
 		return r == STORE_E_NOT_FOUND || r == STORE_E_DAMAGED ? 0 : error_trace(r);
-	r = reference_labels(references, grey->scope, &record.labels);
+	r = snapshot_is_live(references, grey->scope, &record);
+	if (!r)
+		r = reference_labels(references, grey->scope, &record.labels);
 	if (!r && record.parent && record.parent[0])
 		r = reference_snapshot(references, grey->scope, grey->snapshotter, record.parent);
 	return error_trace(r);
 }
 
+int reference_image_record(struct references *references, const char *namespace,
+			   const struct image_record *record)
+{
+	_cleanup_(cleanup_free) char *text = text_format("%s/%s", namespace, record->name);
+	int r = text ? set_add(&references->images, text) : error_origin(-ENOMEM);
+
+	if (!r)
+		r = become_live_in(references, "image", namespace, record->name);
+	if (!r)
+		r = reference_labels(references, namespace, &record->labels);
+	return r ? error_trace(r)
+		 : error_trace(
+			   reference_blob(references, record->target->digest, REFERENCE_DOCUMENT));
+}
+
+static int find_image_anywhere(void *userdata, const struct store_key *key, void *data)
+{
+	const struct image_record *record = data;
+	const struct search *search = userdata;
+
+	if (strcmp(record->name, search->grey->name) != 0)
+		return 0;
+	return error_trace(
+		reference_image(search->references, store_key_part(key, 0), record->name));
+}
+
+static int follow_image(struct references *references, const struct grey *grey)
+{
+	_cleanup_(image_record_clear) struct image_record record = {};
+	struct search search = {references, grey};
+	struct store *store = references->image->store;
+	struct store_key key;
+	int r;
+
+	if (!strcmp(grey->scope, SCOPE_ANY))
+		return store_walk(store, TABLE_IMAGES, NULL, NULL, schema_image_record(),
+				  find_image_anywhere, &search);
+	r = store_key(&key, grey->scope, grey->name, NULL);
+	if (!r)
+		r = store_get(store, TABLE_IMAGES, &key, schema_image_record(), &record);
+	if (r) /* not there, damaged, or a name that no image can have */
+		return r > 0 || r == -ENAMETOOLONG ? 0 : error_trace(r);
+	return error_trace(reference_image_record(references, grey->scope, &record));
+}
+
 int references_follow(struct references *references, bool *ret_was_grey)
 {
 	struct grey *grey = references->grey;
-	int r;
+	int r = 0;
 
 	*ret_was_grey = grey != NULL;
 	if (!grey)
 		return 0;
 	references->grey = grey->next;
-	r = grey->is_snapshot ? follow_snapshot(references, grey)
-			      : follow_blob(references, grey->name, grey->kind);
+	switch (grey->what) {
+	case GREY_BLOB:
+		r = follow_blob(references, grey->name, grey->kind);
+		break;
+	case GREY_SNAPSHOT:
+		r = follow_snapshot(references, grey);
+		break;
+	case GREY_IMAGE:
+		r = follow_image(references, grey);
+		break;
+	}
 	grey_free(grey);
 	return error_trace(r);
 }
@@ -424,6 +648,14 @@ bool references_have_snapshot(const struct references *references, const char *s
 {
 	return has(references, scope, record) ||
 	       (!strcmp(scope, SCOPE_SHARED) && set_has(&references->chains, record->key));
+}
+
+bool references_have_image(const struct references *references, const char *namespace,
+			   const char *name)
+{
+	_cleanup_(cleanup_free) char *text = text_format("%s/%s", namespace, name);
+
+	return !text || set_has(&references->images, text);
 }
 
 bool references_have_ingest(const struct references *references, const char *namespace,
@@ -503,9 +735,10 @@ static int find_root_blob(void *userdata, const struct store_key *key, void *dat
 {
 	const struct content_record *record = data;
 	struct finding *finding = userdata;
+	uint64_t end;
 
 	(void)key;
-	if (!schema_map_get(&record->labels, LABEL_ROOT) || !is_of(finding, record))
+	if (!label_is_root(&record->labels, time_real_ns(), &end) || !is_of(finding, record))
 		return 0;
 	return error_trace(reference_blob(finding->references, record->digest, REFERENCE_DOCUMENT));
 }

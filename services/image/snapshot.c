@@ -217,7 +217,7 @@ int snapshot_keep(struct schema_map *labels)
 {
 	char now[LABEL_TIME_SIZE];
 
-	if (schema_map_get(labels, LABEL_ROOT))
+	if (label_says_how_long(labels))
 		return 0;
 	label_format_time(time_real_ns(), now);
 	return error_trace(schema_map_set(labels, LABEL_ROOT, now));
@@ -261,6 +261,7 @@ int snapshot_record_own(struct image_service *image, const char *namespace,
 	if (!r)
 		r = store_put(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
 			      &record);
+	collect_expires(image, label_expiry(&record.labels));
 	if (!r)
 		r = emit_prepare(image, namespace, request->key, parent, snapshotter);
 	return error_trace(r);

@@ -9,6 +9,7 @@
 #include "broker/lib/file.h"
 #include "schemas/check.h"
 #include "services/image/handlers.h"
+#include "services/image/labels.h"
 #include "services/image/lease.h"
 
 /* ---- what others lie on ---- */
@@ -499,6 +500,7 @@ static int rename_record(struct operation *operation, const struct store_key *ol
 		r = schema_map_set(&record->labels, request->labels.items[i].key,
 				   request->labels.items[i].value);
 	r = r ?: snapshot_keep(&record->labels);
+	collect_expires(operation_object(operation), label_expiry(&record->labels));
 	r = r
 		    ?: snapshot_key(operation_namespace(operation), record->snapshotter,
 				    request->name, &new);

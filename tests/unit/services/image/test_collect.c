@@ -387,6 +387,240 @@ static void test_a_lease_that_has_expired_is_removed_with_what_it_held(void **st
 	collect_run_clear(&run);
 }
 
+/* ---- labels ---- */
+
+#define PAST   "2020-01-01T00:00:00Z"
+#define FUTURE "2200-01-01T00:00:00Z"
+
+struct labelled {
+	const char *namespace, *name, *target; /* of an image; of a snapshot name alone */
+	struct schema_pair pair;
+};
+
+static struct labelled labelled(const char *namespace, const char *name, const char *target,
+				const char *key, const char *value)
+{
+	return (struct labelled){namespace, name, target, {(char *)key, (char *)value}};
+}
+
+static int record_image(void *userdata)
+{
+	struct labelled *image = userdata;
+	struct descriptor target = {
+		.media_type = (char *)"a/b", .digest = (char *)image->target, .size = 1};
+	struct image_record record = {.name = (char *)image->name,
+				      .target = &target,
+				      .labels = {&image->pair, image->pair.key != NULL}};
+	struct store_key key;
+
+	return store_key(&key, image->namespace, image->name, NULL)
+		       ?: store_put(service()->store, TABLE_IMAGES, &key, schema_image_record(),
+				    &record);
+}
+
+static int record_labelled_snapshot(void *userdata)
+{
+	struct labelled *snapshot = userdata;
+	struct snapshot_record record = {.key = (char *)snapshot->name,
+					 .kind = SNAPSHOT_ACTIVE,
+					 .snapshotter = (char *)SNAPSHOTTER_OVERLAY,
+					 .labels = {&snapshot->pair, 1},
+					 .number = 1};
+	struct store_key key;
+
+	return store_key(&key, snapshot->namespace, SNAPSHOTTER_OVERLAY, snapshot->name, NULL)
+		       ?: store_put(service()->store, TABLE_SNAPSHOTS, &key,
+				    schema_snapshot_record(), &record);
+}
+
+static void put_labelled(int (*record)(void *userdata), struct labelled object)
+{
+	assert_int_equal(transact(record, &object), 0);
+}
+
+static void put_labelled_blob(const char *text, const char *key, const char *value,
+			      struct blob *ret_blob)
+{
+	struct schema_pair pair = {(char *)key, (char *)value};
+
+	*ret_blob = (struct blob){.labels = {&pair, 1}};
+	put_blob(text, ret_blob);
+	ret_blob->labels = (struct schema_map){};
+}
+
+static bool has_garbage(const struct collect_run *run, enum garbage_kind kind, const char *id)
+{
+	for (size_t i = 0; i < run->report.garbage.count; i++) {
+		const struct image_garbage *garbage = &run->report.garbage.items[i];
+
+		if (garbage->kind == kind && !strcmp(garbage->id, id))
+			return true;
+	}
+	return false;
+}
+
+static void test_blobs_and_snapshots_are_roots_until_they_expire(void **state)
+{
+	struct blob over, good;
+	struct collect_run run;
+
+	(void)state;
+	put_labelled_blob("over", LABEL_EXPIRE, PAST, &over);
+	put_labelled_blob("good", LABEL_EXPIRE, FUTURE, &good);
+	put_labelled(record_labelled_snapshot,
+		     labelled("default", "over", NULL, LABEL_EXPIRE, PAST));
+	put_labelled(record_labelled_snapshot,
+		     labelled("default", "good", NULL, LABEL_EXPIRE, FUTURE));
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 2);
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, over.digest));
+	assert_true(has_garbage(&run, GARBAGE_SNAPSHOT, "over"));
+	collect_run_clear(&run);
+	assert_true(has_blob(good.digest));
+}
+
+static void test_an_image_that_has_expired_goes_unless_something_refers_to_it(void **state)
+{
+	struct blob target = {}, kept = {}, holder;
+	struct collect_run run;
+
+	(void)state;
+	put_blob("target", &target);
+	put_blob("kept", &kept);
+	put_labelled(record_image,
+		     labelled("default", "t:over", target.digest, LABEL_EXPIRE, PAST));
+	put_labelled(record_image, labelled("default", "t:kept", kept.digest, LABEL_EXPIRE, PAST));
+	put_labelled(record_image,
+		     labelled("default", "t:good", kept.digest, LABEL_EXPIRE, FUTURE));
+	put_labelled(record_image, labelled("default", "t:odd", kept.digest, LABEL_EXPIRE, "soon"));
+	put_labelled(record_image, labelled("default", "t:from", kept.digest,
+					    "containerd.io/gc.ref.image", "t:kept"));
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 2);
+	assert_true(has_garbage(&run, GARBAGE_IMAGE, "t:over"));
+	assert_non_null(strstr(run.report.garbage.items[0].reason, PAST));
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, target.digest));
+	collect_run_clear(&run);
+	/* The label of a blob, which all namespaces share, means images of any of them. */
+	put_labelled(record_image, labelled("default", "t:from", kept.digest, "other", "x"));
+	put_labelled_blob("holder", "containerd.io/gc.ref.image.x", "t:kept", &holder);
+	assert_int_equal(transact(hold, holder.digest), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	assert_int_equal(transact(drop, NULL), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 2);
+	assert_true(has_garbage(&run, GARBAGE_IMAGE, "t:kept"));
+	collect_run_clear(&run);
+}
+
+static void test_what_refers_back_lives_as_long_as_that(void **state)
+{
+	struct container_root root = {.namespace = (char *)"default", .id = (char *)"c"};
+	struct blob first = {}, second, third, of_container, of_image, of_snapshot, of_nothing;
+	struct collect_run run;
+
+	(void)state;
+	put_blob("first", &first);
+	put_labelled_blob("second", "containerd.io/gc.bref.content", first.digest, &second);
+	put_labelled_blob("third", "containerd.io/gc.bref.content.0", second.digest, &third);
+	put_labelled_blob("c", "containerd.io/gc.bref.container", "c", &of_container);
+	put_labelled_blob("i", "containerd.io/gc.bref.image", "t:1", &of_image);
+	put_labelled_blob("s", "containerd.io/gc.bref.snapshot.overlayfs", "s", &of_snapshot);
+	put_labelled_blob("n", "containerd.io/gc.bref.image", "t:none", &of_nothing);
+	put_labelled(record_labelled_snapshot,
+		     labelled("default", "s", NULL, "containerd.io/gc.bref.content", third.digest));
+	put_labelled(record_image, labelled("other", "t:1", first.digest, NULL, NULL));
+	begin(&run, false);
+	assert_int_equal(collect_add_container(&run, &root), 0);
+	finish(&run);
+	assert_int_equal(run.report.count, 1);
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, of_nothing.digest));
+	collect_run_clear(&run);
+	/* Without the container. */
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 1);
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, of_container.digest));
+	collect_run_clear(&run);
+	put_labelled(record_image, labelled("other", "t:1", of_nothing.digest, LABEL_EXPIRE, PAST));
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 7);
+	assert_true(has_garbage(&run, GARBAGE_SNAPSHOT, "s"));
+	collect_run_clear(&run);
+}
+
+static void test_what_refers_back_to_a_container_stays_while_containers_are_not_known(void **state)
+{
+	struct collect_run run;
+	struct blob blob;
+
+	(void)state;
+	put_labelled_blob("c", "containerd.io/gc.bref.container", "c", &blob);
+	put_labelled(record_image, labelled("default", "t:1", blob.digest, LABEL_EXPIRE, PAST));
+	begin(&run, false);
+	run.knows_containers = false;
+	finish(&run);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	assert_true(has_blob(blob.digest));
+}
+
+/* However far the run is: what lives with it stays when it is leased. */
+static void test_what_refers_back_to_what_is_leased_between_any_two_steps_stays(void **state)
+{
+	bool was_done = false;
+
+	(void)state;
+	for (unsigned n_steps = 0; !was_done; n_steps++) {
+		struct blob target = {}, holder;
+		struct collect_run run;
+		bool was_there, had_holder;
+
+		put_blob("target", &target);
+		put_labelled_blob("holder", "containerd.io/gc.bref.content", target.digest,
+				  &holder);
+		begin(&run, false);
+		was_done = go_on(&run, n_steps);
+		was_there = has_blob(target.digest);
+		had_holder = has_blob(holder.digest);
+		assert_int_equal(transact(hold, target.digest), 0);
+		finish(&run);
+		collect_run_clear(&run);
+		if (was_there)
+			assert_int_equal(has_blob(holder.digest), had_holder);
+		assert_int_equal(transact(drop, NULL), 0);
+		run_whole(false, &run);
+		collect_run_clear(&run);
+		assert_false(has_blob(holder.digest));
+	}
+}
+
+/* Nothing is gone along by calls within calls. */
+static void test_a_long_chain_of_back_references_is_followed(void **state)
+{
+	struct blob blob = {}, last = {};
+	struct collect_run run;
+
+	(void)state;
+	put_blob("link", &blob);
+	assert_int_equal(transact(hold, blob.digest), 0);
+	for (unsigned i = 0; i < 300; i++) {
+		char text[32];
+
+		snprintf(text, sizeof(text), "link %u", i);
+		put_labelled_blob(text, "containerd.io/gc.bref.content", blob.digest, &last);
+		blob = last;
+	}
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	assert_int_equal(transact(drop, NULL), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 301);
+	collect_run_clear(&run);
+}
+
 static int record_many(void *userdata)
 {
 	int r = 0;
@@ -427,4 +661,9 @@ TEST_MAIN(CASE(test_what_nothing_needs_goes_and_the_rest_stays),
 	  CASE(test_a_damaged_record_lets_nothing_be_removed),
 	  CASE(test_a_damaged_record_that_is_met_in_a_runs_only_step_lets_nothing_be_removed),
 	  CASE(test_a_lease_that_has_expired_is_removed_with_what_it_held),
-	  CASE(test_a_long_report_is_cut))
+	  CASE(test_blobs_and_snapshots_are_roots_until_they_expire),
+	  CASE(test_an_image_that_has_expired_goes_unless_something_refers_to_it),
+	  CASE(test_what_refers_back_lives_as_long_as_that),
+	  CASE(test_what_refers_back_to_a_container_stays_while_containers_are_not_known),
+	  CASE(test_what_refers_back_to_what_is_leased_between_any_two_steps_stays),
+	  CASE(test_a_long_chain_of_back_references_is_followed), CASE(test_a_long_report_is_cut))

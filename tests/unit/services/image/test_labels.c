@@ -22,6 +22,11 @@ static void test_labels_refer_as_containerds_do(void **state)
 		{"containerd.io/gc.ref.snapshot.native/2", "native", LABEL_SNAPSHOT},
 		{"containerd.io/gc.ref.snapshot.", NULL, LABEL_NONE},
 		{"containerd.io/gc.ref.snapshot./x", NULL, LABEL_NONE},
+		{"containerd.io/gc.ref.image", NULL, LABEL_IMAGE},
+		{"containerd.io/gc.ref.image.base", NULL, LABEL_IMAGE},
+		{"containerd.io/gc.ref.images", NULL, LABEL_NONE},
+		{"containerd.io/gc.ref.container", NULL, LABEL_NONE},
+		{"containerd.io/gc.bref.content", NULL, LABEL_NONE},
 		{"containerd.io/gc.root", NULL, LABEL_NONE},
 		{"", NULL, LABEL_NONE},
 	};
@@ -33,6 +38,61 @@ static void test_labels_refer_as_containerds_do(void **state)
 		assert_int_equal(label_reference(cases[i].key, snapshotter), cases[i].expected);
 		assert_string_equal(snapshotter, cases[i].snapshotter ?: "");
 	}
+}
+
+static void test_labels_refer_back_as_containerds_do(void **state)
+{
+	static const struct {
+		const char *key, *snapshotter;
+		enum label_reference expected;
+	} cases[] = {
+		{"containerd.io/gc.bref.content", NULL, LABEL_CONTENT},
+		{"containerd.io/gc.bref.content.0", NULL, LABEL_CONTENT},
+		{"containerd.io/gc.bref.image/x", NULL, LABEL_IMAGE},
+		{"containerd.io/gc.bref.container", NULL, LABEL_CONTAINER},
+		{"containerd.io/gc.bref.containers", NULL, LABEL_NONE},
+		{"containerd.io/gc.bref.snapshot.overlayfs", "overlayfs", LABEL_SNAPSHOT},
+		{"containerd.io/gc.bref.snapshot.native/2", "native", LABEL_SNAPSHOT},
+		{"containerd.io/gc.bref.snapshot", NULL, LABEL_NONE},
+		{"containerd.io/gc.ref.content", NULL, LABEL_NONE},
+		{"", NULL, LABEL_NONE},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char snapshotter[LABEL_SNAPSHOTTER_SIZE] = "";
+
+		assert_int_equal(label_back_reference(cases[i].key, snapshotter),
+				 cases[i].expected);
+		assert_string_equal(snapshotter, cases[i].snapshotter ?: "");
+	}
+}
+
+static void test_a_root_is_one_for_good_or_until_its_end(void **state)
+{
+	static const struct {
+		const char *key, *value;
+		uint64_t now, end;
+		bool is_root;
+	} cases[] = {
+		{LABEL_ROOT, "anything", 5, UINT64_MAX, true},
+		{LABEL_EXPIRE, "1970-01-01T00:00:01Z", 999999999, 1000000000, true},
+		{LABEL_EXPIRE, "1970-01-01T00:00:01Z", 1000000000, 1000000000, false},
+		{LABEL_EXPIRE, "soon", 5, UINT64_MAX, false},
+		{"containerd.io/gc.bref.content", "x", 5, UINT64_MAX, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct schema_pair pair = {(char *)cases[i].key, (char *)cases[i].value};
+		struct schema_map labels = {&pair, 1};
+		uint64_t end;
+
+		assert_int_equal(label_is_root(&labels, cases[i].now, &end), cases[i].is_root);
+		assert_true(end == cases[i].end);
+		assert_true(label_says_how_long(&labels));
+	}
+	assert_false(label_says_how_long(&(struct schema_map){}));
 }
 
 static void test_a_snapshotters_name_that_is_too_long_refers_to_nothing(void **state)
@@ -102,6 +162,8 @@ static void test_a_label_that_cannot_be_read_ends_nothing(void **state)
 }
 
 TEST_MAIN(cmocka_unit_test(test_labels_refer_as_containerds_do),
+	  cmocka_unit_test(test_labels_refer_back_as_containerds_do),
+	  cmocka_unit_test(test_a_root_is_one_for_good_or_until_its_end),
 	  cmocka_unit_test(test_a_snapshotters_name_that_is_too_long_refers_to_nothing),
 	  cmocka_unit_test(test_times_are_read_as_rfc_3339_has_them),
 	  cmocka_unit_test(test_a_time_that_is_written_is_read_again),
