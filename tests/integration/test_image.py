@@ -81,7 +81,7 @@ def image_files(d):
     found = []
     for folder, dirs, files in os.walk(os.path.join(d.root, "image")):
         found += [os.path.join(folder, name) for name in files + dirs if not name.endswith((".mdb", ".lock"))]
-    known = ["content", "content/blobs", "content/blobs/sha256", "content/ingest", "snapshots", "trash"]
+    known = ["content", "content/blobs", "content/blobs/sha256", "content/ingest", "snapshots", "trash", "made"]
     return [path for path in found if os.path.relpath(path, os.path.join(d.root, "image")) not in known]
 
 
