@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/stat.h>
 
 #include "broker/lib/file.h"
@@ -39,9 +40,12 @@ static size_t entry_size(const uint8_t *data, size_t size)
 	return sizeof(head) + record_size;
 }
 
+/* Not by its path: the bundle of a task that was undone goes while the last events are still on their way. */
 static int read_whole(const struct journal *journal, char **ret_data, size_t *ret_size)
 {
-	return error_trace(file_read(AT_FDCWD, journal->path, JOURNAL_MAX, ret_data, ret_size));
+	if (lseek(journal->fd, 0, SEEK_SET))
+		return error_origin(-errno);
+	return error_trace(file_read_open(journal->fd, JOURNAL_MAX, ret_data, ret_size));
 }
 
 /* Calls @fn for each whole entry; @ret_whole: bytes up to the first that is not. */

@@ -86,16 +86,10 @@ static int read_all(int fd, size_t expected, size_t limit, char **ret_data, size
 	return 0;
 }
 
-/* A file that is not there is an answer and leaves no trace in the log. */
-int file_read(int dirfd, const char *path, size_t limit, char **ret_data, size_t *ret_size)
+int file_read_open(int fd, size_t limit, char **ret_data, size_t *ret_size)
 {
-	_cleanup_(cleanup_fd) int fd = -1;
 	struct stat status;
 
-	/* O_NONBLOCK: a FIFO of that name must not hold us up. */
-	fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0)
-		return -errno;
 	if (fstat(fd, &status) < 0)
 		return error_origin(-errno);
 	if (!S_ISREG(status.st_mode))
@@ -103,6 +97,18 @@ int file_read(int dirfd, const char *path, size_t limit, char **ret_data, size_t
 	if ((uint64_t)status.st_size > limit)
 		return error_origin(-EFBIG);
 	return error_trace(read_all(fd, (size_t)status.st_size + 2, limit, ret_data, ret_size));
+}
+
+/* A file that is not there is an answer and leaves no trace in the log. */
+int file_read(int dirfd, const char *path, size_t limit, char **ret_data, size_t *ret_size)
+{
+	_cleanup_(cleanup_fd) int fd = -1;
+
+	/* O_NONBLOCK: a FIFO of that name must not hold us up. */
+	fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return -errno;
+	return error_trace(file_read_open(fd, limit, ret_data, ret_size));
 }
 
 int file_read_proc(const char *path, size_t limit, char **ret_data, size_t *ret_size)

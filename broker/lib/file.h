@@ -21,6 +21,8 @@ int file_make_dir(const char *path, mode_t mode, struct why *why);
 /* The whole file, NUL-terminated (size without it; @ret_size may be NULL); -EFBIG above @limit; only
  * regular files (-EINVAL); does not follow a link in the last component (-ELOOP). */
 int file_read(int dirfd, const char *path, size_t limit, char **ret_data, size_t *ret_size);
+/* As file_read(), of an open file from where it stands, whatever has become of its name. */
+int file_read_open(int fd, size_t limit, char **ret_data, size_t *ret_size);
 /* As file_read() for /proc, /sys and the like: no size, no type check. */
 int file_read_proc(const char *path, size_t limit, char **ret_data, size_t *ret_size);
 /* Complete or absent: "<path>.tmp-<pid>", fdatasync (unless !durable), rename, fsync of the directory. */

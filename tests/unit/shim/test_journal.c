@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
@@ -77,6 +78,27 @@ static void entries_come_back_in_order_with_gapless_numbers(void **state)
 }
 
 /* Whatever the point at which a write was cut: what stood before it is there, and the next one follows it. */
+static void what_is_unpublished_is_read_though_the_bundle_is_gone(void **state)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(*state, "journal");
+	struct journal journal;
+	struct seen seen;
+
+	open_seen(&journal, path, &seen);
+	add_event(&journal, "/tasks/create");
+	assert_int_equal(unlink(path), 0);
+	add_event(&journal, "/tasks/delete");
+	assert_int_equal(journal_walk(&journal, see, &seen), 0);
+	assert_int_equal(seen.n, 2);
+	assert_int_equal(seen.last_seq, 2);
+	/* Nor does the reading change where the next one stands. */
+	add_event(&journal, "/tasks/more");
+	seen = (struct seen){};
+	assert_int_equal(journal_walk(&journal, see, &seen), 0);
+	assert_int_equal(seen.n, 3);
+	journal_deinit(&journal);
+}
+
 static void torn_tail_of_every_length_is_cut_off(void **state)
 {
 	_cleanup_(cleanup_free) char *path = scratch_path(*state, "journal"), *data = NULL;
@@ -265,6 +287,7 @@ static void file_that_is_no_journal_is_emptied_not_trusted(void **state)
 }
 
 TEST_MAIN(TEST_IN_SCRATCH(entries_come_back_in_order_with_gapless_numbers),
+	  TEST_IN_SCRATCH(what_is_unpublished_is_read_though_the_bundle_is_gone),
 	  TEST_IN_SCRATCH(torn_tail_of_every_length_is_cut_off),
 	  TEST_IN_SCRATCH(damaged_entry_is_not_read),
 	  TEST_IN_SCRATCH(kills_without_end_do_not_fill_the_disk),
