@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
@@ -787,6 +788,8 @@ static void shim_gone(struct task_shim *shim)
 	if (service_transact(service->service, drop_rows, &row))
 		log_error("task=%s: its rows could not be removed", shim->task_id);
 	remove_bundle(&record);
+	if (record.socket)
+		(void)unlink(record.socket); /* of a shim that could not */
 	task_remove_fifos(service, record.io);
 	task_shim_free(shim);
 }
