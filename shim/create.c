@@ -53,7 +53,11 @@ static void undo_create(struct shim *shim, enum bus_status status, const char *t
 	size_t count;
 
 	shim->operation.status = status;
-	shim->operation.text = strdup(text);
+	shim->operation.text = text_format(
+		"%s%s", text,
+		shim->operation.may_have_started
+			? "; whether it was started is not known, what there was is ended"
+			: "");
 	(void)cgroup_find(shim->config.cgroup, 0, &cgroup);
 	(void)cgroup_signal(&cgroup, SIGKILL, 0, &count);
 	cgroup_deinit(&cgroup);
@@ -160,6 +164,8 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 	struct shim *shim = userdata;
 	struct why why = {};
 
+	shim->operation.may_have_started = shim->operation.start &&
+					   (is_ok || shim->runtime.container.timed_out);
 	if (!is_ok) {
 		undo_create(shim,
 			    shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
@@ -345,7 +351,8 @@ static void on_started(void *userdata, bool is_ok, const char *text)
 		return;
 	}
 	if (shim_journal_started(shim, shim->operation.request.id)) {
-		start_failed(shim, BUS_INTERNAL, "its start cannot be journaled", true);
+		start_failed(shim, BUS_INTERNAL,
+			     "its start cannot be journaled: it was started, and is ended", true);
 		return;
 	}
 	shim_move(shim, STATE_RUNNING);

@@ -35,6 +35,7 @@ struct operation {
 	bool has_waited;        /* of a delete: for output, long enough */
 	int pid;                /* of a create: init, which is not our child yet */
 	bool has_run;           /* the OCI runtime was called */
+	bool may_have_started;  /* of a create with start: so it is told if it fails */
 	enum bus_status status; /* of a create that is being undone */
 	char *text; /* of a create: why; of an update: its file; of a checkpoint: where to */
 	/* init does not become our child, or does not die; output does not end */

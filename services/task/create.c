@@ -367,8 +367,13 @@ static void on_created(struct operation *operation, enum bus_status status, cons
 		       void *reply)
 {
 	struct created created = {.operation = operation, .reply = reply};
+	bool is_silent = status == BUS_UNAVAILABLE || status == BUS_DEADLINE_EXCEEDED;
 
-	if (status != BUS_OK)
+	if (is_silent && request_of(operation)->start)
+		operation_step_failed(
+			operation, BUS_ABORTED,
+			"%s; whether it was started is not known, what there was is ended", text);
+	else if (status != BUS_OK)
 		operation_step_failed(operation, status, "%s", text);
 	else if (service_transact(operation_service(operation), note_created, &created))
 		operation_step_failed(operation, BUS_INTERNAL,
