@@ -158,8 +158,8 @@ class Davit:
                 if words and os.path.basename(words[0]) == program and self.state in words]
 
     def pid(self, program):
-        (pid,) = wait_for(lambda: self.pids(program), program)
-        return pid
+        """Of the one there is: a child that is being spawned looks like its parent until it has become its program."""
+        return wait_for(lambda: [pids[0] for pids in [self.pids(program)] if len(pids) == 1], program)[0]
 
     def kill(self, *programs):
         """SIGKILL; returns when they are gone (their successors may be there already)."""
