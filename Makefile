@@ -10,11 +10,15 @@ SANITIZE ?=
 # make V=1 prints the compiler's command lines.
 V ?=
 Q := $(if $(V),,@)
+# A build that can be made to fail anywhere (broker/lib/points.h): make BUILD=build-points POINTS=1
+POINTS ?=
 
 WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(WARN) -fno-strict-aliasing -fstack-protector-strong -fPIE \
-	    -D_GNU_SOURCE -DDAVIT_VERSION='"$(VERSION)"' -I. -MMD -MP $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+	    -D_GNU_SOURCE -DDAVIT_VERSION='"$(VERSION)"' -I. -MMD -MP $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(POINTS_CFLAGS)
+# The tests' own objects have none.
+POINTS_CFLAGS = $(if $(POINTS),$(if $(filter tests/%,$<),,-DDAVIT_POINTS -I$(BUILD) -include broker/lib/points.h))
 ALL_LDFLAGS = $(LDFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 
 # ---- what is made of what: the folders are the modules, main.c is the program --------------------
@@ -68,7 +72,14 @@ PROGRAMS := $(foreach p,$(PROCESSES),$(if $(wildcard $(p)/main.c),$(BUILD)/bin/$
 .PHONY: all
 all: $(PROGRAMS)
 
-$(BUILD)/obj/%.o: %.c
+# What stands at the start of all objects of a build with points.
+POINT_CALLS := $(if $(POINTS),$(BUILD)/points_calls.h)
+$(BUILD)/points_calls.h: broker/lib/points.def
+	@mkdir -p $(@D)
+	$(Q)sed -n 's/^POINT_CALL(\([a-z_0-9]*\))$$/#define \1(...) POINT_CALL(\1, __VA_ARGS__)/p' $< >$@.new
+	$(Q)cmp -s $@.new $@ || mv $@.new $@
+
+$(BUILD)/obj/%.o: %.c $(POINT_CALLS)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
@@ -87,7 +98,7 @@ $(foreach p,$(PROCESSES),$(eval $(call archive_rule,$(call archive_of,$(p)),$(ca
 define program_rule
 $(BUILD)/bin/$(program_$(1)): $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $(filter %.a,$(libs_$(1)))
 	@mkdir -p $$(@D)
-	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(if $$(pie_$(1)),$$(pie_$(1)),-pie) $$(ALL_LDFLAGS) $$(ldflags_$(1)) -o $$@
+	$(Q)$$(CC) $$(ALL_CFLAGS) $(BUILD)/obj/$(1)/main.o $(call archive_of,$(1)) $$(libs_$(1)) $$(if $$(pie_$(1)),$$(pie_$(1)),-pie) $(if $(POINTS),$$(WRAP_MEMORY)) $$(ALL_LDFLAGS) $$(ldflags_$(1)) -o $$@
 endef
 $(foreach p,$(PROCESSES),$(eval $(call program_rule,$(p))))
 
@@ -211,6 +222,12 @@ check-unit: all unit
 check-integration: tests
 	tests/run.sh $(BUILD) integration
 
+# Walks the points of all operations: hours where they are many; see tests/points/README.md for less.
+.PHONY: points
+points:
+	+$(MAKE) --no-print-directory BUILD=$(BUILD)-points POINTS=1 all
+	BUILD=$(CURDIR)/$(BUILD)-points $${PYTHON:-/usr/bin/python3} tests/points/walk.py --keep-going $(WALK)
+
 .PHONY: lint
 lint:
 	tests/lint.sh
@@ -278,6 +295,7 @@ help:
 	@echo 'make fuzz        run the fuzz targets (FUZZ_RUNS each)'
 	@echo 'make chaos       random deaths of everything under load, for SECONDS, as SEED says; what is lost is printed'
 	@echo 'make mutation    take out each check of tests/mutation/checks.py: its test fails'
+	@echo 'make points      die, stall and fail at every commit, message, spawn, file operation and mount (WALK=options)'
 	@echo 'make bench       figures against bare crun and containerd, with the budgets beside them'
 	@echo 'make docs        write docs/protocol.md, the manual page and the completion from their tables'
 	@echo 'make install     DESTDIR= PREFIX=$(PREFIX)'

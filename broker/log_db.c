@@ -8,6 +8,7 @@
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
+#include "broker/lib/points.h"
 #include "broker/log_db.h"
 
 #define VALUE_VERSION 1
@@ -230,9 +231,23 @@ static bool is_disk_full(const struct log_db *db)
 	return status.f_bavail * status.f_frsize < DISK_FULL;
 }
 
+/* As LMDB's: the transaction is gone, however it ends. */
+static int commit(MDB_txn *txn)
+{
+	int r = point("log.commit.before");
+
+	if (r) {
+		mdb_txn_abort(txn);
+		return r;
+	}
+	r = mdb_txn_commit(txn);
+	(void)point("log.commit.after");
+	return r;
+}
+
 int log_commit(struct log_txn *txn)
 {
-	int r = mdb_txn_commit(txn->txn);
+	int r = commit(txn->txn);
 
 	r = r == EIO && is_disk_full(txn->db) ? LOG_E_DISK : result(r);
 	end(txn);

@@ -3,6 +3,7 @@
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/nng_compat.h"
+#include "broker/lib/points.h"
 #include "broker/publish.h"
 
 struct publish {
@@ -47,9 +48,11 @@ static void send_buffer(struct publish *publish)
 
 	if (nng_compat_message(publish->buffer.data, publish->buffer.size, &message))
 		return;
+	(void)point("broker.event.before");
 	nng_aio_set_msg(publish->aio, message);
 	nng_send_aio(publish->socket, publish->aio);
 	nng_aio_wait(publish->aio);
+	(void)point("broker.event.after");
 	if (nng_aio_result(publish->aio))
 		nng_msg_free(nng_aio_get_msg(publish->aio));
 }

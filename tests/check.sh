@@ -40,7 +40,8 @@ step "docs/protocol.md is what the schemas say" make -s BUILD="$build" CC=gcc ch
 step "build with clang" make -s -j"$jobs" BUILD="$build-clang" CC=clang all
 [ $total_failed = 0 ] || { echo "check: $total_passed passed, $total_failed failed"; exit 1; }
 suite "unit tests" "$build" unit
-step "build with ASan and UBSan" make -s -j"$jobs" BUILD="$build-asan" CC=gcc SANITIZE=address,undefined tests
+# With points (broker/lib/points.h), for tests/integration/test_points.py: nobody else uses them.
+step "build with ASan, UBSan and points" make -s -j"$jobs" BUILD="$build-asan" CC=gcc SANITIZE=address,undefined POINTS=1 tests
 suite "unit tests under ASan and UBSan" "$build-asan" unit
 suite "integration tests under ASan and UBSan" "$build-asan" integration
 step "the demo" tools/demo.sh "$build/bin"

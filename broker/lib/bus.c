@@ -7,6 +7,7 @@
 
 #include "broker/lib/bus_private.h"
 #include "broker/lib/file.h"
+#include "broker/lib/points.h"
 
 #define CONNECTIONS_MAX 64
 /* Between two attempts of one call: 10 ms, doubled up to 500 ms; the first goes at once. */
@@ -120,8 +121,10 @@ static void call_send(struct bus_call *call)
 	int r;
 
 	call->asked_ms = time_boot_ms();
-	r = bus_pool_request(bus->pool, call->request.data, call->request.size, call_answered, call,
-			     &call->connection);
+	r = -point("call.%s.before", call->method);
+	if (!r)
+		r = bus_pool_request(bus->pool, call->request.data, call->request.size,
+				     call_answered, call, &call->connection);
 	if (r == 0)
 		return;
 	if (r == BUS_POOL_E_FULL) {

@@ -103,10 +103,8 @@ void loop_signals_remove(struct loop_signals *signals)
 
 static void mail_ring(struct loop_mail *mail)
 {
-	static const uint64_t one = 1;
-
 	/* Fails only if the counter is full, and then the bell rings already. */
-	if (write(mail->fd, &one, sizeof(one)) < 0)
+	if (eventfd_write(mail->fd, 1) < 0)
 		assert(errno == EAGAIN);
 }
 

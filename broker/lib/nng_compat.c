@@ -23,7 +23,7 @@
  * listener or dialer up; ECONNRESET it takes for what it is. libnng calls sendmsg() through the
  * executable's symbols, so this definition is the one that it gets.
  */
-ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+ssize_t(sendmsg)(int fd, const struct msghdr *message, int flags)
 {
 	ssize_t n;
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "broker/lib/file.h"
+#include "broker/lib/points.h"
 #include "broker/lib/spawn.h"
 
 /* The highest number that a child's descriptor may be given. */
@@ -163,7 +164,7 @@ int spawn(const struct spawn *spawn, pid_t *ret_pid, struct why *why)
 	if (r)
 		return why_errno(why, error_trace(r), "cannot prepare to run %s", spawn->path);
 	r = posix_spawn(ret_pid, spawn->path, &recipe.actions, &recipe.attributes,
-			(char *const *)spawn->argv, (char *const *)envp);
+			(char *const *)spawn->argv, (char *const *)point_environment(envp));
 	return r ? explain(spawn, error_origin(-r), why) : 0;
 }
 

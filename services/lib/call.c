@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "broker/lib/log.h"
+#include "broker/lib/points.h"
 #include "schemas/check.h"
 #include "services/lib/service_private.h"
 
@@ -167,7 +168,9 @@ static void answer_all(struct call *call, enum bus_status status, const char *te
 		struct waiter *waiter = call->waiters;
 
 		call->waiters = waiter->next;
+		(void)point("answer.%s.before", call->method_name);
 		answer_one(waiter, call->id, status, text, body);
+		(void)point("answer.%s.after", call->method_name);
 		free(waiter);
 	}
 }

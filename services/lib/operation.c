@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "broker/lib/log.h"
+#include "broker/lib/points.h"
 #include "services/lib/operation_private.h"
 
 #define STEP_WAITS         101 /* of conclude(): not to go on now */
@@ -286,7 +287,9 @@ static int run_step(struct operation *operation, int (*run)(struct operation *op
 	operation->n_outstanding = 0;
 	operation->fail_status = BUS_INTERNAL;
 	operation->fail_text[0] = '\0';
-	return conclude(operation, run(operation));
+	r = -point("%s.%s.%s", operation_is_undoing(operation) ? "undo" : "step",
+		   operation->record.method, operation->record.step_name);
+	return conclude(operation, r ?: run(operation));
 }
 
 static int finish(struct operation *operation)

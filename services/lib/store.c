@@ -8,6 +8,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
+#include "broker/lib/points.h"
 #include "services/lib/store_private.h"
 
 /* A short write(2) is EIO in LMDB; when the file system has no room left that is what it means. */
@@ -146,6 +147,20 @@ static void turn_over(struct store *store)
 	store->n_damages = 0;
 }
 
+/* As LMDB's: the transaction is gone, however it ends. */
+static int commit_turn(MDB_txn *txn)
+{
+	int rc = point("store.commit.before");
+
+	if (rc) {
+		mdb_txn_abort(txn);
+		return rc;
+	}
+	rc = mdb_txn_commit(txn);
+	(void)point("store.commit.after");
+	return rc;
+}
+
 int store_commit(struct store *store)
 {
 	int r;
@@ -157,7 +172,7 @@ int store_commit(struct store *store)
 	if (!r)
 		r = store->failure;
 	if (!r && store->is_dirty) {
-		r = store_map_result(store, mdb_txn_commit(TAKE(store->turn)));
+		r = store_map_result(store, commit_turn(TAKE(store->turn)));
 		if (!r)
 			store->n_commits++;
 	}
