@@ -352,7 +352,10 @@ static int open_whole(struct store *store, const struct store_options *options,
 	r = lock(store, why);
 	if (r)
 		return error_trace(r);
-	r = store->is_volatile ? check_boot(store, &is_fresh, why) : check_lost(store, why);
+	if (store->is_volatile)
+		r = check_boot(store, &is_fresh, why);
+	else if (!options->may_begin_anew)
+		r = check_lost(store, why);
 	if (!r)
 		r = open_environment(store, why);
 	if (!r)

@@ -51,6 +51,7 @@ int live_open(struct task_service *service, struct live **ret_live, struct why *
 	if (!r)
 		r = store_open(&(struct store_options){.directory = directory,
 						       .tables = tables,
+						       .may_begin_anew = true,
 						       .map_size = 16u << 20},
 			       &live->store, &fresh, why);
 	if (r) {
@@ -184,6 +185,23 @@ static bool is_stored(struct live *live, const char *task_id)
 
 	store_abort(live->store);
 	return has;
+}
+
+int live_row(struct live *live, const char *task_id, struct task_live_row *ret_row)
+{
+	struct store_key key;
+	int r;
+
+	r = store_key(&key, task_id, NULL) ?: store_begin(live->store);
+	if (!r)
+		r = store_get(live->store, LIVE_TABLE, &key, schema_task_live_row(), ret_row);
+	store_abort(live->store);
+	if (r)
+		return r == STORE_E_NOT_FOUND ? TASK_E_NOT_FOUND : error_fold(r);
+	return ret_row->boot_id.size == ID_SIZE &&
+			       !memcmp(ret_row->boot_id.data, live->boot_id, ID_SIZE)
+		       ? 0
+		       : TASK_E_NOT_FOUND;
 }
 
 void live_add(struct live *live, const struct task_record *record)

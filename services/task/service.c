@@ -43,7 +43,7 @@ int task_service_open(struct service *parent, void **ret_object)
 	if (!r)
 		r = live_open(service, &service->live, &why);
 	if (!r)
-		r = task_recover(service) ?: live_reconcile(service->live);
+		r = found_tasks(service) ?: task_recover(service) ?: live_reconcile(service->live);
 	if (r) {
 		log_error("cannot open the task service: %s",
 			  why.text[0] ? why.text : strerror(r < 0 ? -r : EINVAL));

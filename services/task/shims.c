@@ -226,6 +226,7 @@ struct news {
 	struct task_shim *shim;
 	const char *exec_id;
 	struct added_report report;
+	bool is_told; /* by a list of all that there are */
 	bool has_terminal;
 	char *input; /* out: as in struct report */
 };
@@ -248,7 +249,11 @@ static int note_added(void *userdata)
 	struct task_service *service = news->shim->service;
 	int r;
 
-	r = added_note(service, news->shim->task_id, news->exec_id, &news->report);
+	r = news->is_told
+		    ? found_process(service, news->shim->task_id, news->exec_id, &news->report)
+		    : 0;
+	if (!r)
+		r = added_note(service, news->shim->task_id, news->exec_id, &news->report);
 	if (!r && news->report.exit)
 		task_changed(service, news->shim->task_id);
 	if (!r)
@@ -427,6 +432,7 @@ static void on_processes(void *userdata, enum bus_status status, const char *tex
 		take_news(&(struct news){
 			.shim = shim,
 			.exec_id = state->exec_id,
+			.is_told = true,
 			.report = {.status = state->exit ? TASK_STOPPED : state->status,
 				   .pid = state->pid,
 				   .start_time = state->start_time,
@@ -937,7 +943,7 @@ void task_shim_lost(struct task_shim *shim)
 		retry_after(shim, SHIM_BIRTH_MS);
 }
 
-static int read_config(const char *bundle, struct shim_config *ret_config)
+int task_shim_config(const char *bundle, struct shim_config *ret_config)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/shim.msgpack", bundle), *data = NULL;
 	size_t size;
@@ -968,7 +974,7 @@ static int spawn_clean_up(struct task_shim *shim, const struct task_record *reco
 	_cleanup_(shim_config_clear) struct shim_config config = {};
 	int r;
 
-	r = read_config(record->bundle, &config);
+	r = task_shim_config(record->bundle, &config);
 	if (r)
 		return why_errno(why, r == -ENOENT ? -ENODATA : r, "%s/shim.msgpack",
 				 record->bundle);

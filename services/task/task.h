@@ -178,6 +178,8 @@ int task_shim_spawn(struct task_service *service, struct task_shim *shim,
 		    const struct shim_config *config, int lock_fd, struct why *why);
 /* bundle/lock, held: no shim lives. TASK_E_LOCKED: one does. -ENOENT: there is no bundle. */
 int task_shim_lock(const char *bundle, int *ret_fd);
+/* What the shim of a bundle was given. -ENOENT, -EBADMSG. */
+int task_shim_config(const char *bundle, struct shim_config *ret_config);
 /* Takes up what there is of the shim of @record: connects, or starts one for the clean-up. */
 void task_shim_take_up(struct task_shim *shim);
 /* Calls @fn once the shim is connected and ready (at once if it is), or with a status why not; @shim is then
@@ -282,9 +284,18 @@ extern const struct operation_type task_checkpoint_operation; /* checkpoint.c */
 /* Asks container.remove until it has succeeded; the request id is derived from the task's id. */
 void task_auto_remove(struct task_service *service, const struct task_record *record);
 
+/* ---- a store that was lost (found.c) ---- */
+/* At start, before task_recover(): rows of tasks whose bundles are there, if there are no rows at all. */
+int found_tasks(struct task_service *service);
+/* A shim lists this process: a row if there is none and it has not ended. In a transaction. */
+int found_process(struct task_service *service, const char *task_id, const char *exec_id,
+		  const struct added_report *report);
+
 /* ---- live.c: one durable row for each live task ---- */
 int live_open(struct task_service *service, struct live **ret_live, struct why *why);
 struct live *live_close(struct live *live);
+/* That task's row of this boot; TASK_E_NOT_FOUND. */
+int live_row(struct live *live, const char *task_id, struct task_live_row *ret_row);
 /* Lazily: with a commit that comes at most a second later. */
 void live_add(struct live *live, const struct task_record *record);
 /* At start: rows of this boot are made to agree with the live tasks; a death may have lost the last changes. */

@@ -2,6 +2,7 @@
 """Any process of davit dies at any time: containers go on, callers get their answer, events keep their numbers."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -112,6 +113,50 @@ def test_a_task_without_shim_is_removed_by_force():
         d.check("run", "-d", "busybox", "alone", "sleep", "1000")
         d.kill("davit-shim")
         d.check("rm", "-f", "alone")
+        check_log(d.events())
+
+
+def lose_task_store(d):
+    """The task service dies, and what it wrote into the state directory is gone when it comes back."""
+    up = d.supervisor()
+    os.kill(up, signal.SIGSTOP)
+    try:
+        pid = d.pid("davit-task")
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not d.is_alive(pid), "it has ended")
+        shutil.rmtree(d.state + "/task")
+    finally:
+        os.kill(up, signal.SIGCONT)
+
+
+def test_tasks_are_found_again_when_their_store_is_lost():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sh", "-c", "echo hello; while test ! -e /end; do sleep 0.05; done; exit 7")
+        left = d.start("run", "--rm", "busybox", "brief", "sh", "-c", "while test ! -e /end; do sleep 0.05; done; exit 3")
+        d.check("exec", "-d", "--exec-id", "more", "web", "sleep", "1000")
+        client = d.start("run", "--rm", "busybox", "waits", "sh", "-c",
+                         "while test ! -e /end; do sleep 0.05; done; echo out; exit 5")
+        wait_for(lambda: len([t for t in d.json("tasks", "ls") if t["status"] == "RUNNING"]) == 3, "all run")
+        before = {t["id"]: t["pid"] for t in d.json("tasks", "ls")}
+        left.kill()
+        left.communicate()
+        live = d.pid("davit-task")
+        os.kill(live, signal.SIGTERM)  # rows under the root are written at the latest when it ends in order
+        wait_for(lambda: [p for p in d.pids("davit-task") if p != live], "the next one is there")
+        d.json("tasks", "ls")
+        lose_task_store(d)
+        wait_for(lambda: {t["id"]: t["pid"] for t in d.json("tasks", "ls") if t["status"] == "RUNNING"} == before,
+                 "all are known again")
+        assert "more" in [p["id"] for p in d.call("task.processes", "container_id=web")["processes"]]
+        assert d.check("logs", "web") == "hello\n"
+        for name in ("brief", "waits", "web"):
+            d.check("exec", name, "touch", "/end")
+        out, err = client.communicate(timeout=60)
+        assert (client.returncode, out) == (5, b"out\n"), (client.returncode, out, err)
+        assert d("wait", "web").stdout == b"7\n"
+        wait_for(lambda: [c["id"] for c in d.json("containers", "ls")] == ["web"], "--rm is done")
+        d.check("rm", "web")
         check_log(d.events())
 
 
