@@ -412,17 +412,24 @@ static int open_client_fifo(const char *uri, int flags, int *ret_fd, struct why 
 	return 0;
 }
 
+bool client_has_input(const struct streams *streams)
+{
+	return streams->is_terminal || streams->input.fd >= 0;
+}
+
 static int check_request(const struct streams *streams, const struct shim_attach_request *request,
 			 struct why *why)
 {
 	const char *id = streams->process->id;
+	bool has_output = is_named(request->stdout) || is_named(request->stderr);
 
-	if (!is_named(request->stdin) && !is_named(request->stdout) && !is_named(request->stderr))
+	if (!is_named(request->stdin) && !has_output)
 		return why_set(why, CLIENT_E_INVALID, "no FIFO is named");
 	if (request->frames && (!is_named(request->stdout) || is_named(request->stderr)))
 		return why_set(why, CLIENT_E_INVALID,
 			       "frames of all streams go to stdout, and to nothing else");
-	if (is_named(request->stdin) && !streams->is_terminal && streams->input.fd < 0)
+	/* Whoever wants the output gets it. */
+	if (!has_output && !client_has_input(streams))
 		return why_set(why, CLIENT_E_INVALID, "process '%s' has no standard input%s", id,
 			       streams->process->io && is_named(streams->process->io->stdin)
 				       ? " any more"
@@ -514,7 +521,7 @@ static int open_client(struct client *client, const struct shim_attach_request *
 	int r = 0;
 
 	client->feeds[0].frames = request->frames;
-	if (is_named(request->stdin))
+	if (is_named(request->stdin) && client_has_input(client->streams))
 		r = open_client_fifo(request->stdin, O_RDONLY, &client->input_fd, why);
 	if (!r)
 		r = open_feed(&client->feeds[0], request->stdout, is_one ? out | err : out, why);

@@ -26,10 +26,11 @@ enum {
 	CLIENT_E_TOO_MANY,
 };
 
-/* Opens the FIFOs of @request (exec_id is not looked at). @ret_position (may be NULL): where its output
- * starts. CLIENT_E_*, with a sentence. */
+/* Opens the FIFOs of @request (exec_id is not looked at); that for input only if there is one to type into. @ret_position
+ * (may be NULL): where its output starts. CLIENT_E_*, with a sentence. */
 int client_attach(struct streams *streams, const struct shim_attach_request *request,
 		  struct log_position *ret_position, struct why *why);
+bool client_has_input(const struct streams *streams);
 /* There is more in the log, or it is over. */
 void clients_feed(struct streams *streams);
 /* Typing may go on. */

@@ -71,6 +71,7 @@ void shim_method_attach(struct shim *shim, const struct shim_attach_request *req
 	reply.ended = streams_is_over(process->streams);
 	r = client_attach(process->streams, request, &position, &why);
 	reply.terminal = process->streams->is_terminal;
+	reply.no_input = request->stdin && request->stdin[0] && !client_has_input(process->streams);
 	if (r)
 		request_refuse(shim, call,
 			       r == CLIENT_E_TOO_MANY ? BUS_RESOURCE_EXHAUSTED

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "tools/container_options.h"
+#include "tools/control.h"
 #include "tools/lists.h"
 
 struct list_command {
@@ -96,9 +97,13 @@ static int remove_one(struct context *context, const char *name, void *data)
 	struct container_remove_request request = {.id = (char *)name,
 						   .keep_snapshot = options->keep_snapshot,
 						   .force = options->force};
-	int r = container_remove_ask(&context->ask, &request, NULL);
+	_cleanup_(container_remove_reply_clear) struct container_remove_reply reply = {};
+	int r = container_remove_ask(&context->ask, &request, &reply);
 
-	return r ? fail_ask(context, r) : EXIT_OK;
+	if (r)
+		return fail_ask(context, r);
+	control_warn_pending(name, reply.pending);
+	return EXIT_OK;
 }
 
 static int delete (struct context *context, void *data, char **args, int n_args)

@@ -14,6 +14,15 @@
 #define GRACE_MAX 3600000 /* the schema's */
 #define AT_ONCE   32      /* containers that are stopped at the same time */
 
+void control_warn_pending(const char *name, const char *pending)
+{
+	if (pending && *pending)
+		fprintf(stderr,
+			"davit: '%s' is gone, but CNI plugins hold what they gave its network: %s; "
+			"they are asked again until they let it go, or `davit fsck --repair` forgets it\n",
+			name, pending);
+}
+
 /* ---- stop ---------------------------------------------------------------- */
 
 static int make_stop(struct context *context, const char *name, const char *signal,

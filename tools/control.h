@@ -1,5 +1,5 @@
 #pragma once
-/* What stop and restart share. */
+/* What stop and restart share, and what all tell that delete a task. */
 
 #include "tools/command.h"
 
@@ -9,3 +9,5 @@
  */
 int control_stop(struct context *context, const char *name, const char *signal,
 		 const char *timeout);
+/* On stderr what CNI plugins hold of the network of a container that is gone: @pending of the reply, NULL or empty for nothing. */
+void control_warn_pending(const char *name, const char *pending);

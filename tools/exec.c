@@ -4,7 +4,7 @@
 
 #include "broker/lib/file.h"
 #include "tools/container_options.h"
-#include "tools/foreground.h"
+#include "tools/launch.h"
 
 /* ---- exec ---------------------------------------------------------------- */
 
@@ -36,21 +36,17 @@ static int make_request(struct context *context, const struct exec_options *opti
 	return r ? fail(context, "out of memory") : 0;
 }
 
-static int send_request(struct context *context, const struct exec_options *options,
-			const struct task_exec_request *request, char **ret_task_id)
+static int ask_exec(struct context *context, const void *request, uint64_t *ret_pid,
+		    char **ret_task_id)
 {
 	_cleanup_(task_exec_reply_clear) struct task_exec_reply reply = {};
-	struct why why = {};
-	char pid[24];
-	int r = task_exec_ask(&context->ask, request, &reply), n;
+	int r = task_exec_ask(&context->ask, request, &reply);
 
 	if (r) {
 		(void)fail_ask(context, r);
 		return container_run_exit_code(context->ask.text);
 	}
-	n = snprintf(pid, sizeof(pid), "%llu", (unsigned long long)reply.pid);
-	if (options->pid_file && file_write(options->pid_file, pid, (size_t)n, 0644, false, &why))
-		return fail(context, "--pid-file: %s", why.text);
+	*ret_pid = reply.pid;
 	*ret_task_id = TAKE(reply.task_id);
 	return 0;
 }
@@ -59,27 +55,17 @@ static int exec(struct context *context, void *data, char **args, int n_args)
 {
 	const struct exec_options *options = data;
 	_cleanup_(task_exec_request_clear) struct task_exec_request request = {};
-	struct foreground_options process = {
-		.id = args[0], .io = &options->io, .terminal = options->tty};
-	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
-	_cleanup_(cleanup_free) char *task_id = NULL;
+	struct launch process = {
+		.process = {.id = args[0], .io = &options->io, .terminal = options->tty},
+		.pid_file = options->pid_file,
+		.ask = ask_exec,
+		.request = &request,
+		.io = &request.io};
 	int code = io_options_check(context, &options->io, options->tty)
 			   ?: make_request(context, options, args, n_args, &request);
 
-	if (code)
-		return code;
-	if (options->io.detach) {
-		code = io_options_detached(context, &options->io, request.exec_id, options->tty,
-					   false, &request.io)
-			       ?: send_request(context, options, &request, &task_id);
-		io_options_release(&options->io, request.io);
-		return code;
-	}
-	process.exec_id = request.exec_id;
-	code = foreground_new(context, &process, &foreground)
-		       ?: foreground_io(foreground, &request.io)
-		       ?: send_request(context, options, &request, &task_id);
-	return code ?: foreground_run(foreground, NULL, task_id, false);
+	process.name = process.process.exec_id = request.exec_id;
+	return code ?: launch(context, &process);
 }
 
 /* ---- attach -------------------------------------------------------------- */
@@ -124,6 +110,8 @@ static int send_attach(struct context *context, const struct attach_options *opt
 
 	if (!r && reply.position)
 		foreground_starts_at(foreground, reply.position);
+	if (!r && reply.no_input)
+		foreground_drop_input(foreground);
 	return r ? fail_ask(context, r) : 0;
 }
 

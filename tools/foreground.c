@@ -451,6 +451,9 @@ int foreground_new(struct context *context, const struct foreground_options *opt
 	code = note_log_end(foreground) ?: make_io(foreground);
 	if (code)
 		return code;
+	code = options->terminal ? terminal_enter_waiting() : 0;
+	if (code)
+		return fail(context, "the terminal cannot be made raw: %s", strerror(-code));
 	*ret_foreground = TAKE(foreground);
 	return 0;
 }
@@ -523,6 +526,12 @@ static int copy_and_wait(struct foreground *foreground)
 	if (!r && foreground->streams)
 		r = streams_start(foreground->streams);
 	return r ?: loop_run(foreground->loop);
+}
+
+void foreground_drop_input(struct foreground *foreground)
+{
+	if (foreground->streams)
+		streams_drop_input(foreground->streams);
 }
 
 void foreground_starts_at(struct foreground *foreground, const struct log_position *position)

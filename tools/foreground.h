@@ -22,14 +22,17 @@ struct foreground_options {
 	bool no_stdin;  /* our input stays ours */
 };
 
-/* Makes the streams (none with null I/O or a log URI) and notes where the event log ends, before anything starts. An
- * exit code, after saying why. @options are borrowed for the life. */
+/* Makes the streams (none with null I/O or a log URI) and notes where the event log ends, before anything starts. With a
+ * terminal nothing that is typed from now on is echoed, or ours. An exit code, after saying why. @options are borrowed
+ * for the life. */
 int foreground_new(struct context *context, const struct foreground_options *options,
 		   struct foreground **ret_foreground);
 struct foreground *foreground_free(struct foreground *foreground);
 void foreground_freep(struct foreground **foreground);
 /* A copy of the streams' places for the request; @ret_io stays NULL with null I/O. */
 int foreground_io(struct foreground *foreground, struct task_io **ret_io);
+/* The process has no input (any more): what is typed stays ours. */
+void foreground_drop_input(struct foreground *foreground);
 /* Its output begins there in the process' log; otherwise at the log's beginning. */
 void foreground_starts_at(struct foreground *foreground, const struct log_position *position);
 /*

@@ -10,23 +10,11 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
-#include "broker/lib/file.h"
 #include "broker/lib/loop.h"
 #include "tools/checkpoint.h"
 #include "tools/checkpoint_image.h"
 #include "tools/container_options.h"
-#include "tools/foreground.h"
-
-static int write_pid_file(struct context *context, const char *path, uint64_t pid)
-{
-	char text[32];
-	struct why why = {};
-	int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)pid);
-
-	if (file_write(path, text, (size_t)n, 0644, false, &why))
-		return fail(context, "--pid-file: %s", why.text);
-	return 0;
-}
+#include "tools/launch.h"
 
 /* A spec of the caller's own says by itself whether it wants a terminal. */
 static bool has_terminal(const struct container_options *options,
@@ -74,7 +62,7 @@ static int run_detached(struct context *context, const struct container_options 
 	io_options_release(&options->io, request->io);
 	if (r)
 		return r;
-	return options->pid_file ? write_pid_file(context, options->pid_file, reply.pid) : EXIT_OK;
+	return launch_write_pid(context, options->pid_file, reply.pid);
 }
 
 static int run_foreground(struct context *context, const struct container_options *options,
@@ -88,15 +76,9 @@ static int run_foreground(struct context *context, const struct container_option
 
 	code = foreground_new(context, &process, &foreground)
 		       ?: foreground_io(foreground, &request->io)
-		       ?: ask_run(context, request, files, &reply);
-	if (code)
-		return code;
-	if (options->pid_file) {
-		code = write_pid_file(context, options->pid_file, reply.pid);
-		if (code)
-			return code;
-	}
-	return foreground_run(foreground, reply.uid, reply.task_id, options->rm);
+		       ?: ask_run(context, request, files, &reply)
+		       ?: launch_write_pid(context, options->pid_file, reply.pid);
+	return code ?: foreground_run(foreground, reply.uid, reply.task_id, options->rm);
 }
 
 /* A directory of criu's files, or a checkpoint image. */

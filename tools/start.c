@@ -3,10 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/lib/file.h"
 #include "tools/container_options.h"
 #include "tools/control.h"
-#include "tools/foreground.h"
+#include "tools/launch.h"
 #include "tools/lists.h"
 
 struct start_options {
@@ -27,61 +26,38 @@ static int find_terminal(struct context *context, const char *id, bool *ret_term
 	return 0;
 }
 
-static int create_task(struct context *context, const struct start_options *options,
-		       struct task_create_request *request, char **ret_task_id)
+static int ask_create(struct context *context, const void *request, uint64_t *ret_pid,
+		      char **ret_task_id)
 {
 	_cleanup_(task_create_reply_clear) struct task_create_reply reply = {};
-	struct why why = {};
-	char pid[24];
-	int r = task_create_ask(&context->ask, request, &reply), n;
+	int r = task_create_ask(&context->ask, request, &reply);
 
 	if (r) {
 		(void)fail_ask(context, r);
 		return container_run_exit_code(context->ask.text);
 	}
-	n = snprintf(pid, sizeof(pid), "%llu", (unsigned long long)reply.pid);
-	if (options->pid_file && file_write(options->pid_file, pid, (size_t)n, 0644, false, &why))
-		return fail(context, "--pid-file: %s", why.text);
-	if (ret_task_id)
-		*ret_task_id = TAKE(reply.task_id);
+	*ret_pid = reply.pid;
+	*ret_task_id = TAKE(reply.task_id);
 	return 0;
 }
 
-static int start_detached(struct context *context, const char *name, void *data)
+static int start_one(struct context *context, const char *name, void *data)
 {
 	_cleanup_(task_create_request_clear) struct task_create_request request = {.start = true};
 	const struct start_options *options = data;
-	bool terminal = false;
-	int code = find_terminal(context, name, &terminal)
-			   ?: io_options_check(context, &options->io, terminal);
+	struct launch process = {.process = {.id = name, .io = &options->io},
+				 .name = name,
+				 .pid_file = options->pid_file,
+				 .log_by_default = true,
+				 .ask = ask_create,
+				 .request = &request,
+				 .io = &request.io};
+	int code = find_terminal(context, name, &process.process.terminal)
+			   ?: io_options_check(context, &options->io, process.process.terminal);
 
 	if (!code && schema_set(&request.container_id, name))
 		code = fail(context, "out of memory");
-	code = code ?: io_options_detached(context, &options->io, name, terminal, true,
-					   &request.io)
-			       ?: create_task(context, options, &request, NULL);
-	io_options_release(&options->io, request.io);
-	return code;
-}
-
-static int start_foreground(struct context *context, const struct start_options *options,
-			    const char *name)
-{
-	_cleanup_(task_create_request_clear) struct task_create_request request = {.start = true};
-	struct foreground_options process = {.id = name, .io = &options->io};
-	_cleanup_(foreground_freep) struct foreground *foreground = NULL;
-	_cleanup_(cleanup_free) char *task_id = NULL;
-	int code = find_terminal(context, name, &process.terminal)
-			   ?: io_options_check(context, &options->io, process.terminal);
-
-	if (!code && schema_set(&request.container_id, name))
-		code = fail(context, "out of memory");
-	if (!code)
-		code = foreground_new(context, &process, &foreground)
-			       ?: foreground_io(foreground, &request.io);
-	if (!code)
-		code = create_task(context, options, &request, &task_id);
-	return code ?: foreground_run(foreground, NULL, task_id, false);
+	return code ?: launch(context, &process);
 }
 
 static int start(struct context *context, void *data, char **args, int n_args)
@@ -89,10 +65,10 @@ static int start(struct context *context, void *data, char **args, int n_args)
 	const struct start_options *options = data;
 
 	if (options->io.detach)
-		return list_each(context, args, n_args, start_detached, data);
+		return list_each(context, args, n_args, start_one, data);
 	if (n_args > 1)
 		return fail_usage(context, "several containers are started with --detach only");
-	return start_foreground(context, options, args[0]);
+	return start_one(context, args[0], data);
 }
 
 /* ---- restart ------------------------------------------------------------- */
@@ -105,7 +81,7 @@ static int restart_one(struct context *context, const char *name, void *data)
 {
 	const struct restart_options *options = data;
 	struct task_delete_request delete = {.container_id = (char *)name};
-	struct start_options start = {};
+	struct start_options start = {.io.detach = true};
 	int code = control_stop(context, name, options->signal, options->timeout), r;
 
 	if (code)
@@ -113,7 +89,7 @@ static int restart_one(struct context *context, const char *name, void *data)
 	r = task_delete_ask(&context->ask, &delete, NULL);
 	if (r && context->ask.status != BUS_NOT_FOUND)
 		return fail_ask(context, r);
-	code = start_detached(context, name, &start);
+	code = start_one(context, name, &start);
 	if (!code)
 		puts(name);
 	return code;

@@ -363,6 +363,12 @@ void streams_unlink(struct streams *streams)
 	streams->directory = NULL;
 }
 
+void streams_drop_input(struct streams *streams)
+{
+	input_close(&streams->input);
+	streams->options.output_only = true;
+}
+
 int streams_start(struct streams *streams)
 {
 	int r = 0;

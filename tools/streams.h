@@ -39,6 +39,8 @@ void streams_freep(struct streams **streams);
 int streams_make_fifos(const struct streams_options *options, struct task_io *io, struct why *why);
 /* Removes the FIFOs' names: both sides have them open, and nobody needs them by name again. */
 void streams_unlink(struct streams *streams);
+/* Nobody reads it: our stdin is left alone. Before streams_start(). */
+void streams_drop_input(struct streams *streams);
 /* Starts copying: to be called when the process runs. */
 int streams_start(struct streams *streams);
 /* How much has come on stdout (0) or stderr (1). */

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "tools/control.h"
 #include "tools/lists.h"
 #include "tools/signals.h"
 
@@ -311,6 +312,7 @@ static int delete_one(struct context *context, const char *name, void *data)
 
 	if (r)
 		return fail_ask(context, r);
+	control_warn_pending(name, reply.pending);
 	/* As ctr: of an added process the code, of a task a line. */
 	if (options->exec_id)
 		return reply.exit ? (int)reply.exit->exit_status : EXIT_OK;

@@ -48,47 +48,80 @@ void terminal_leave_raw(void)
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
-static void on_fault(int signal)
+/* It comes again, to its default, when this returns. */
+static void on_end(int signal)
 {
 	terminal_leave_raw();
 	raise(signal);
 }
 
-/* Once a process: faults come by no loop. */
+/* Out of waiting mode and into it again. */
+static void on_stop(int signal)
+{
+	int error = errno;
+
+	(void)signal;
+	terminal_leave_raw();
+	raise(SIGSTOP);
+	(void)terminal_enter_waiting();
+	errno = error;
+}
+
+/* Once a process. Faults come by no loop, and what is sent to us only once there is one, which takes it by descriptor. */
 static int watch_ends(void)
 {
-	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+	static const int ends[] = {SIGSEGV, SIGBUS, SIGFPE,  SIGILL, SIGABRT,
+				   SIGINT,  SIGHUP, SIGQUIT, SIGTERM};
 	static bool is_watched;
-	const struct sigaction action = {.sa_handler = on_fault, .sa_flags = (int)SA_RESETHAND};
+	const struct sigaction end = {.sa_handler = on_end, .sa_flags = (int)SA_RESETHAND};
+	const struct sigaction stop = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+	struct sigaction before;
 
 	if (is_watched)
 		return 0;
 	is_watched = true;
-	for (size_t i = 0; i < ARRAY_SIZE(faults); i++)
-		(void)sigaction(faults[i], &action, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+		if (!sigaction(ends[i], NULL, &before) && before.sa_handler != SIG_IGN)
+			(void)sigaction(ends[i], &end, NULL);
+	if (!sigaction(SIGTSTP, NULL, &before) && before.sa_handler != SIG_IGN)
+		(void)sigaction(SIGTSTP, &stop, NULL);
 	return atexit(terminal_leave_raw) ? -ENOMEM : 0;
 }
 
-int terminal_enter_raw(void)
+static int enter(bool is_waiting)
 {
-	struct termios raw;
+	struct termios mode;
 	int r;
 
-	if (is_raw || !terminal_is_there())
+	if (!terminal_is_there())
 		return 0;
 	r = watch_ends();
 	if (r)
 		return r;
-	if (tcgetattr(STDIN_FILENO, &saved))
+	if (!is_raw && tcgetattr(STDIN_FILENO, &saved))
 		return -errno;
-	raw = saved;
-	cfmakeraw(&raw);
-	is_raw = 1;
-	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw)) {
-		is_raw = 0;
-		return -errno;
+	mode = saved;
+	cfmakeraw(&mode);
+	if (is_waiting) {
+		mode.c_oflag = saved.c_oflag;
+		mode.c_lflag |= saved.c_lflag & ISIG;
 	}
-	return 0;
+	is_raw = 1;
+	if (tcsetattr(STDIN_FILENO, TCSANOW, &mode)) {
+		r = -errno;
+		terminal_leave_raw();
+	}
+	return r;
+}
+
+int terminal_enter_waiting(void)
+{
+	return enter(true);
+}
+
+int terminal_enter_raw(void)
+{
+	return enter(false);
 }
 
 void terminal_stop_self(void)

@@ -258,8 +258,8 @@ int container_delete(struct container_service *service,
 }
 
 int container_remove(struct container_service *service,
-		     const struct container_remove_request *request, struct empty *reply,
-		     struct call *call)
+		     const struct container_remove_request *request,
+		     struct container_remove_reply *reply, struct call *call)
 {
 	_cleanup_(container_record_clear) struct container_record record = {};
 	const char *namespace = call_checked_namespace(call);

@@ -41,6 +41,13 @@ static int look(struct operation *operation)
 
 /* ---- the task ---- */
 
+static int take_pending(struct operation *operation, void *reply)
+{
+	struct container_remove_context *context = operation_context(operation);
+
+	return schema_set(&context->pending, ((const struct task_delete_reply *)reply)->pending);
+}
+
 static int remove_task(struct operation *operation)
 {
 	const struct container_remove_request *request = operation_request(operation);
@@ -48,7 +55,7 @@ static int remove_task(struct operation *operation)
 		.container_id = request->id, .force = request->force, .forget = true};
 
 	return operation_call_if_any(operation, schema_find_method("task", "delete"), NULL, &delete,
-				     NULL);
+				     take_pending);
 }
 
 static int refuse_task(struct operation *operation, void *reply)
@@ -144,12 +151,22 @@ static const struct operation_step remove_steps[] = {
 	{},
 };
 
+static int finish_removed(struct operation *operation, void *object)
+{
+	struct container_remove_context *context = operation_context(operation);
+	struct container_remove_reply *reply = object;
+
+	reply->pending = TAKE(context->pending);
+	return 0;
+}
+
 const struct operation_type container_remove_operation = {
 	.method = "container.remove",
 	.steps = remove_steps,
 	.request = schema_container_remove_request,
-	.reply = schema_empty,
+	.reply = schema_container_remove_reply,
 	.context = schema_container_remove_context,
+	.finish = finish_removed,
 };
 
 static const struct operation_step delete_steps[] = {

@@ -47,7 +47,7 @@ static uint64_t delay(const struct removal *removal)
 }
 
 static void on_removed(void *userdata, enum bus_status status, const char *text,
-		       struct empty *reply)
+		       struct container_remove_reply *reply)
 {
 	struct removal *removal = userdata;
 

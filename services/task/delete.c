@@ -248,6 +248,12 @@ static int run_shim(struct operation *operation)
 
 /* ---- the network --------------------------------------------------------- */
 
+static int take_pending(struct operation *operation, void *reply)
+{
+	return schema_set(&context_of(operation)->pending,
+			  ((const struct runtime_detach_reply *)reply)->pending);
+}
+
 /* What plugins do not take back now is the runtime service's to ask again: the task is gone in any case. */
 static int run_network(struct operation *operation)
 {
@@ -258,7 +264,7 @@ static int run_network(struct operation *operation)
 	if (context->is_gone || !context->has_network || is_of_added(operation))
 		return 0;
 	return operation_call_if_any(operation, schema_find_method("runtime", "detach"), NULL,
-				     &detach, NULL);
+				     &detach, take_pending);
 }
 
 static int run_forget(struct operation *operation)
@@ -279,6 +285,7 @@ static int finish(struct operation *operation, void *object)
 
 	reply->pid = context->pid;
 	reply->exit = TAKE(context->exit);
+	reply->pending = TAKE(context->pending);
 	return schema_set(&reply->id,
 			  is_of_added(operation) ? request->exec_id : request->container_id);
 }

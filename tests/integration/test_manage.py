@@ -3,6 +3,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -150,6 +151,27 @@ def test_attach_feeds_the_input_of_an_interactive_container():
         result = d("attach", "web", input=b"word\n")
         assert (result.stdout, result.returncode) == (b"got word\n", 2), result
         d.check("rm", "web")
+
+
+def test_attach_shows_the_output_of_a_container_whose_input_is_gone():
+    with Davit() as d:
+        d.import_busybox()
+        gate = Gate(d)
+        for name, options in (("closed", ["-i"]), ("never", [])):
+            d.check("run", "-d", *options, *gate.mount, "busybox", name, "sh", "-c",
+                    "cat; %s; do echo tick; sleep 0.05; done; exit 4" % CLOSED)
+        d.call("task.close_io", "container_id=closed", "stdin=true")
+        clients = [subprocess.Popen(d.base + ["attach", name], env=d.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE) for name in ("closed", "never")]
+        for client in clients:
+            client.stdin.write(b"nobody reads this\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"tick\n"
+        gate.open()
+        for client in clients:
+            out, err = client.communicate(timeout=30)
+            assert (client.returncode, err) == (4, b""), (client.returncode, err)
+        d.check("rm", "closed", "never")
 
 
 # ---- stop, restart, pause, update ----

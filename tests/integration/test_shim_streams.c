@@ -431,6 +431,7 @@ static void frames_name_their_stream_and_time(void **state)
 static void a_client_that_cannot_be_served_is_told_why(void **state)
 {
 	struct log_position nowhere = {.file = 1, .offset = 3};
+	struct task_attach_reply reply = {};
 	struct shim_attach_request request;
 	int fd;
 
@@ -459,9 +460,15 @@ static void a_client_that_cannot_be_served_is_told_why(void **state)
 	request.exec_id = (char *)"nobody";
 	assert_call(BUS_NOT_FOUND, "shim.attach", &request);
 	request = attach_to("unread");
-	request.stdin = request.stdout;
+	request.stdin = TAKE(request.stdout);
 	assert_call(BUS_INVALID_ARGUMENT, "shim.attach", &request);
-	assert_text("no standard input");
+	assert_text("no standard input: it was made without one");
+	/* Who wants the output too gets that. */
+	request = attach_to("unread");
+	request.stdin = request.stdout;
+	assert_int_equal(shim_case_call(&test, "shim.attach", NULL, 0, &request, &reply), BUS_OK);
+	assert_true(reply.no_input);
+	task_attach_reply_clear(&reply);
 	assert_call(BUS_FAILED_PRECONDITION, "shim.resize",
 		    &(struct shim_resize_request){.width = 80, .height = 24});
 	assert_text("has no terminal");

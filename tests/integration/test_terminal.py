@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from davit import Davit, command_lines, main, wait_for  # noqa: E402
@@ -131,6 +132,37 @@ def test_exec_has_a_terminal_of_its_own():
         t.wait("now")
         t.keys("C-c")
         t.wait("^Ccode 130")
+        d.check("rm", "-f", "web")
+
+
+def test_what_is_typed_before_the_process_runs_is_for_the_process():
+    with Davit() as d, Terminal(d) as t:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sleep", "1000")
+        tty = os.open(t.tmux("display-message", "-p", "#{pane_tty}").strip(), os.O_RDWR | os.O_NOCTTY)
+
+        def waits():
+            return clients(d, "exec") and not termios.tcgetattr(tty)[3] & (termios.ECHO | termios.ICANON)
+
+        service = d.pid("davit-task")
+        os.kill(service, signal.SIGSTOP)
+        try:
+            t.run("exec", "-t", "web", "cat")
+            wait_for(waits, "nothing is echoed", 30)
+            # Until then this command is interrupted as any other, and so the line behind it.
+            t.keys("C-c")
+            wait_for(lambda: not clients(d, "exec"), "it is interrupted", 30)
+            t.wait("> ")
+            t.type("stty -a | tr ' ' '\\n' | grep -x -e icanon -e echo | sort | tr '\\n' .; echo")
+            t.wait("echo.icanon.")
+            t.run("exec", "-t", "web", "sh", "-c", "'read A; echo read $A; exit 5'")
+            wait_for(waits, "nothing is echoed", 30)
+            t.type("early")
+        finally:
+            os.kill(service, signal.SIGCONT)
+        t.wait("read early")
+        t.wait("code 5")
+        os.close(tty)
         d.check("rm", "-f", "web")
 
 
