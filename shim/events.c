@@ -93,6 +93,19 @@ int shim_journal_process(struct process *process, enum journal_kind kind, const 
 	return error_trace(journal_append(&process->shim->journal, &record));
 }
 
+int shim_journal_exec_intent(struct process *process, const uint8_t id[ID_SIZE])
+{
+	struct journal_record record = {
+		.kind = JOURNAL_EXEC_INTENT,
+		.process = (char *)process->id,
+		/* No process that it makes is older. */
+		.start_time = time_boot_ms() * (uint64_t)sysconf(_SC_CLK_TCK) / 1000,
+		.request_id = borrow_id(id),
+	};
+
+	return error_trace(journal_append(&process->shim->journal, &record));
+}
+
 int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE], bool start)
 {
 	struct journal_record record = {

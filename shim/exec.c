@@ -237,8 +237,7 @@ static int prepare(struct process *process, enum bus_status *ret_status, struct 
 	int r;
 
 	*ret_status = BUS_INTERNAL;
-	r = file ? shim_journal_process(process, JOURNAL_EXEC_INTENT, process->request.id, NULL)
-		 : -ENOMEM;
+	r = file ? shim_journal_exec_intent(process, process->request.id) : -ENOMEM;
 	if (r)
 		return why_errno(why, r, "cannot write %s", shim->journal.path);
 	*ret_status = BUS_INVALID_ARGUMENT;

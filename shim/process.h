@@ -58,6 +58,9 @@ struct process {
 	struct loop_file watch;
 	uint64_t give_up_ms, pause_ms;
 	uint8_t added_id[ID_SIZE]; /* after a shim's death: the request that added it and was to start it */
+	uint8_t start_id[ID_SIZE]; /* and the one that was to start it, if has_start_id */
+	bool has_start_id;
+	uint64_t earliest; /* ticks since boot at the intent: it started then or later */
 };
 
 /* The added processes. */

@@ -5,13 +5,16 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
 
 #include "broker/lib/log.h"
 #include "shim/mounts.h"
 #include "shim/shim.h"
+#include "shim/strays.h"
 
 #define COMMAND_MAX (64u << 10)
 #define KILL_ROUNDS 50
+#define STRAYS_MAX  64 /* more than can be made at a time */
 
 static void note_answer(struct shim *shim, const char *name, const struct journal_record *record,
 			enum bus_status status, const void *message)
@@ -111,18 +114,20 @@ static int note_added(struct shim *shim, const struct journal_record *record)
 static void note_start_answer(struct shim *shim, const struct process *process,
 			      const struct journal_record *record, enum bus_status status)
 {
-	struct shim_pid_reply reply = {record->pid, record->start_time};
-	bool is_named = record->request_id.size == ID_SIZE;
+	struct answers *answers = &shim->requests.answers;
+	const uint8_t *id = record->request_id.data;
+	const struct answer *noted;
+	bool is_exec;
 
-	if (!is_named || (memcmp(process->added_id, record->request_id.data, ID_SIZE) &&
-			  !answers_find(&shim->requests.answers, record->request_id.data))) {
-		note_answer(shim, "exec_start", record, status, &reply);
+	if (record->request_id.size != ID_SIZE)
 		return;
-	}
+	noted = answers_find(answers, id);
+	is_exec = !memcmp(process->added_id, id, ID_SIZE) ||
+		  (noted && !strcmp(noted->method->name, "exec"));
+	answers_forget(answers, id);
 	/* shim_exec_reply has the same fields. */
-	answers_forget(&shim->requests.answers, record->request_id.data);
-	note_answer(shim, "exec", record, status,
-		    &(struct shim_exec_reply){record->pid, record->start_time});
+	note_answer(shim, is_exec ? "exec" : "exec_start", record, status,
+		    &(struct shim_pid_reply){record->pid, record->start_time});
 }
 
 static void note_forgotten(struct shim *shim, struct process *process,
@@ -147,6 +152,10 @@ static int note_exec(struct shim *shim, const struct journal_record *record)
 		struct journal_record uncertain = *record;
 
 		uncertain.error = unknown;
+		process->earliest = record->start_time;
+		process->has_start_id = record->request_id.size == ID_SIZE;
+		if (process->has_start_id)
+			memcpy(process->start_id, record->request_id.data, ID_SIZE);
 		process_move(process, PROCESS_STARTING);
 		note_start_answer(shim, process, &uncertain, BUS_ABORTED);
 	} else if (record->kind == JOURNAL_EXEC_STARTED) {
@@ -367,8 +376,21 @@ static int look_at_init(struct shim *shim)
 	return r;
 }
 
-/* One whose start is not known is never run again. What the OCI runtime says that it has made is
- * taken for it. */
+/* It has come to its start after all: it goes on, and who asked for it hears so. */
+static int take_started(struct process *process)
+{
+	const uint8_t *id = process->has_start_id ? process->start_id : NULL;
+	struct journal_record record = {.pid = (uint64_t)process->pid,
+					.start_time = process->start_time,
+					.request_id = {process->start_id, id ? ID_SIZE : 0}};
+	int r = shim_journal_exec_started(process, id);
+
+	note_start_answer(process->shim, process, &record, BUS_OK);
+	process_move(process, PROCESS_RUNNING);
+	return r ?: shim_adopt_process(process, process->pid, process->start_time);
+}
+
+/* What the OCI runtime says that it has made is taken for it. */
 static int look_at_uncertain(struct process *process)
 {
 	int pid, r;
@@ -380,14 +402,74 @@ static int look_at_uncertain(struct process *process)
 		process_forget(process);
 		r = -ESRCH;
 	}
-	if (r) {
-		process_set_unknown_exit(process, "shim-died");
-		process_move(process, PROCESS_RUNNING);
-		return 0;
-	}
-	r = shim_journal_exec_started(process, NULL);
+	return r ? 0 : take_started(process);
+}
+
+/* One whose start is not known is never run again. */
+static void give_up(struct process *process)
+{
+	process_set_unknown_exit(process, "shim-died");
 	process_move(process, PROCESS_RUNNING);
-	return r ?: shim_adopt_process(process, process->pid, process->start_time);
+}
+
+/* -ESRCH: it has ended since. */
+static int take_stray(struct process *process, pid_t pid)
+{
+	int r = process_identify(process, pid, 0, false);
+
+	process->pid = 0; /* still nobody's */
+	if (!r && !stray_is(process->shim, pid, process->earliest))
+		r = -ESRCH;
+	if (r) {
+		process_forget(process);
+		return r;
+	}
+	process->pid = pid;
+	return take_started(process);
+}
+
+static void kill_strays(const struct shim *shim, const pid_t *pids, size_t n, uint64_t earliest)
+{
+	for (size_t i = 0; i < n; i++) {
+		_cleanup_(cleanup_fd) int pidfd = pidfd_open(pids[i], 0);
+
+		if (pidfd < 0 || !stray_is(shim, pids[i], earliest))
+			continue;
+		log_warning("task=%s: process %d, which a shim that died had started, is killed: "
+			    "which one it is is not known",
+			    shim->config.task_id, (int)pids[i]);
+		(void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+	}
+}
+
+/* Those of which the OCI runtime said nothing may run all the same. One is who it must be; of several nobody knows. */
+static int settle_uncertain(struct shim *shim)
+{
+	struct process *only = NULL;
+	uint64_t earliest = UINT64_MAX;
+	pid_t strays[STRAYS_MAX];
+	size_t n_uncertain = 0, n;
+	int r = -ESRCH;
+
+	for (struct process *process = shim->added.first; process; process = process->next) {
+		if (process->state != PROCESS_STARTING)
+			continue;
+		only = process;
+		n_uncertain++;
+		if (process->earliest < earliest)
+			earliest = process->earliest;
+	}
+	if (!only)
+		return 0;
+	n = strays_find(shim, earliest, strays, STRAYS_MAX);
+	if (n == 1 && n_uncertain == 1)
+		r = take_stray(only, strays[0]);
+	else
+		kill_strays(shim, strays, n, earliest);
+	for (struct process *process = shim->added.first; process; process = process->next)
+		if (process->state == PROCESS_STARTING)
+			give_up(process);
+	return r == -ESRCH ? 0 : r;
 }
 
 static int look_at_added(struct shim *shim)
@@ -399,7 +481,7 @@ static int look_at_added(struct shim *shim)
 			r = look_at_uncertain(process);
 		else if (process->state == PROCESS_RUNNING)
 			r = shim_adopt_process(process, process->pid, process->start_time);
-	return error_trace(r);
+	return error_trace(r ?: settle_uncertain(shim));
 }
 
 static int look(struct shim *shim)

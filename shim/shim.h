@@ -103,6 +103,8 @@ int shim_journal_log(struct shim *shim, const struct process *process, const cha
 		     uint64_t dropped);
 int shim_journal_deleted(struct shim *shim, const uint8_t id[ID_SIZE]);
 int shim_journal_exec_added(struct process *process, const uint8_t id[ID_SIZE], bool start);
+/* Before its OCI runtime is called: the entry's start time is the earliest that the process can have. */
+int shim_journal_exec_intent(struct process *process, const uint8_t id[ID_SIZE]);
 int shim_journal_exec_started(struct process *process, const uint8_t id[ID_SIZE]);
 /* @kind: paused or resumed. @id may be NULL. */
 int shim_journal_state(struct shim *shim, enum journal_kind kind, const uint8_t id[ID_SIZE]);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A shim dies in any state of its container: another takes it over, and every exit is true or marked unknown."""
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from davit import Davit, check_log, main, wait_for  # noqa: E402
+from davit import Davit, check_log, command_lines, main, wait_for  # noqa: E402
 
 COUNT = 200 if os.environ.get("SLOW") else 40
 
@@ -249,6 +250,103 @@ def test_input_does_not_end_with_the_shim():
         client.stdin.write(b"four\n")
         out, err = client.communicate(timeout=60)
         assert out == b"four\nend\n" and not must_tell(client, 0, err), (out, err)
+
+
+# crun, but an exec says nothing of the process that it has made, and goes on until <itself>.hold is gone.
+SILENT = """#!/bin/sh
+case " $* " in
+*" exec "*) ;;
+*) exec crun "$@" ;;
+esac
+n=$#
+while [ $n -gt 0 ]; do
+	if [ "$1" = --pid-file ]; then
+		shift
+		n=$((n - 1))
+	else
+		set -- "$@" "$1"
+	fi
+	shift
+	n=$((n - 1))
+done
+crun "$@"
+: >"$0.made.$$"
+while [ -e "$0.hold" ]; do
+	sleep 0.05
+done
+"""
+
+
+class Silent:
+    """The path of such a runtime."""
+
+    def __init__(self, d):
+        self.path = os.path.join(d.work, "silent")
+        with open(self.path, "w") as f:
+            f.write(SILENT)
+        os.chmod(self.path, 0o755)
+
+    def __enter__(self):
+        open(self.path + ".hold", "w").close()
+        return self
+
+    def __exit__(self, kind, value, trace):
+        os.unlink(self.path + ".hold")
+
+    def made(self):
+        return [n for n in os.listdir(os.path.dirname(self.path)) if n.startswith("silent.made.")]
+
+
+def begin_exec(d, name, script):
+    return d.start("bus", "call", "task.exec", "container_id=web", "exec_id=" + name, "start=true", "args=sh", "args=-c",
+                   "args=" + script)
+
+
+def sleepers(word):
+    return [pid for pid, words in command_lines() if words == ["sleep", word]]
+
+
+def test_an_added_process_that_a_dying_shim_left_unknown_goes_on():
+    with Davit() as d:
+        d.import_busybox()
+        silent = Silent(d)
+        run(d, "sleep", "1000", options=("--runtime", silent.path))
+        for i in range(2):
+            with silent:
+                client = begin_exec(d, "e%d" % i, "trap 'exit 9' TERM; echo there > /e%d; while :; do sleep 0.02; done" % i)
+                wait_for(lambda: len(silent.made()) == i + 1, "the process is made")
+                kill_shim(d, "RUNNING")
+                out, err = client.communicate(timeout=60)
+                assert client.returncode == 0, err
+            pid = d.call("task.get", "container_id=web", "exec_id=e%d" % i)["process"]["pid"]
+            assert json.loads(out)["pid"] == pid
+            wait_for(lambda: os.path.exists("/proc/%d/root/e%d" % (pid, i)), "it has its trap")
+            d.call("task.kill", "container_id=web", "exec_id=e%d" % i, "signal=15")
+            assert exit_of(d, "e%d" % i) == (9, "observed")
+        d.check("rm", "-f", "web")
+        check_log(d.events())
+
+
+def test_of_several_that_a_dying_shim_left_unknown_none_goes_on():
+    word, others = str(1000000 + os.getpid()), str(2000000 + os.getpid())
+    with Davit() as d:
+        d.import_busybox()
+        silent = Silent(d)
+        pid = run(d, "sleep", "1000", options=("--runtime", silent.path))
+        # One that nobody's shim has made was there before.
+        visitor = subprocess.Popen(["nsenter", "-t", str(pid), "-p", "-m", "sleep", others])
+        wait_for(lambda: sleepers(others), "the visitor is there")
+        with silent:
+            clients = [begin_exec(d, name, "exec sleep " + word) for name in ("a", "b")]
+            wait_for(lambda: len(silent.made()) == 2 and len(sleepers(word)) == 2, "both processes are made")
+            kill_shim(d, "RUNNING")
+            for client in clients:
+                out, err = client.communicate(timeout=60)
+                assert client.returncode and b"not known" in err, (out, err)
+        wait_for(lambda: not sleepers(word), "neither goes on")
+        assert sleepers(others) and Davit.is_alive(pid)
+        d.check("rm", "-f", "web")
+        visitor.wait(timeout=60)
 
 
 def test_shims_die_at_random_and_no_container_is_lost():
