@@ -228,7 +228,8 @@ static int fill_record(struct operation *operation, struct task_record *record)
 	    ?: schema_set(&record->runtime_path, prepared->runtime_path)
 	    ?: schema_set(&record->oci_root, prepared->oci_root)
 	    ?: schema_set(&record->cgroup, prepared->cgroup)
-	    ?: schema_set(&record->stop_signal, context->container->stop_signal);
+	    ?: schema_set(&record->stop_signal, context->container->stop_signal)
+	    ?: missed_set_log_end(service, record);
 	if (!r && context->network) {
 		record->network = calloc(1, sizeof(*record->network));
 		r = record->network ? task_network_copy(context->network, record->network)

@@ -1,7 +1,9 @@
 /*
  * How the processes of a task ended whose shim has deleted it and is gone, while
  * this service was away: the shim has published that before, so the event log has
- * it. Read to its end, a page at a time, and taken into the records.
+ * it. Read to its end, a page at a time, and taken into the records. It is read
+ * from where it ended when the task was made: a lower bound, known without waiting
+ * for it, since an older end does as well.
  */
 
 #include <string.h>
@@ -9,7 +11,46 @@
 #include "broker/lib/log.h"
 #include "services/task/task.h"
 
-#define PAGE 256
+#define PAGE   256
+#define NEW_MS 1000 /* the end of the log is asked for again after that, when a task is made */
+
+/* ---- where it ends ------------------------------------------------------- */
+
+static void on_end(void *userdata, enum bus_status status, const char *text,
+		   struct event_read_reply *reply)
+{
+	struct log_end *end = &((struct task_service *)userdata)->log_end;
+
+	(void)text;
+	end->call = NULL;
+	if (status != BUS_OK || reply->log_id.size != ID_SIZE)
+		return;
+	memcpy(end->id, reply->log_id.data, ID_SIZE);
+	end->next = reply->last_seq + 1;
+	end->known_ms = time_boot_ms();
+}
+
+void missed_note_log_end(struct task_service *service)
+{
+	struct event_read_request request = {.limit = 1};
+	struct log_end *end = &service->log_end;
+
+	if (end->call || (end->next && time_boot_ms() - end->known_ms < NEW_MS))
+		return;
+	if (event_read_call(service_bus(service->service), NULL, &request, on_end, service,
+			    &end->call))
+		end->call = NULL; /* the next task tries again */
+}
+
+int missed_set_log_end(const struct task_service *service, struct task_record *record)
+{
+	const struct log_end *end = &service->log_end;
+
+	record->log_from = end->next;
+	return end->next ? schema_bytes_set(&record->log_id, end->id, ID_SIZE) : 0;
+}
+
+/* ---- reading it ---------------------------------------------------------- */
 
 struct missed {
 	struct missed *next;
@@ -37,6 +78,8 @@ void missed_free_all(struct task_service *service)
 {
 	while (service->missed)
 		missed_free(service->missed);
+	if (service->log_end.call)
+		bus_call_cancel(service->log_end.call);
 }
 
 static void finish(struct missed *missed)
@@ -86,6 +129,15 @@ static void take_event(struct missed *missed, const struct bus_event *event)
 
 static void ask(struct missed *missed);
 
+/* The number from which it was read says nothing then. */
+static bool is_other_log(const struct missed *missed, const struct event_read_reply *reply)
+{
+	const struct schema_bytes *id = &missed->record.log_id;
+
+	return missed->record.log_from && (id->size != reply->log_id.size || !id->size ||
+					   memcmp(id->data, reply->log_id.data, id->size) != 0);
+}
+
 static void on_page(void *userdata, enum bus_status status, const char *text,
 		    struct event_read_reply *reply)
 {
@@ -100,6 +152,12 @@ static void on_page(void *userdata, enum bus_status status, const char *text,
 		log_warning("task=%s: how it ended is not read from the log: %s",
 			    missed->record.task_id, text);
 		finish(missed);
+		return;
+	}
+	if (is_other_log(missed, reply)) {
+		missed->from = 1;
+		missed->record.log_from = 0;
+		ask(missed);
 		return;
 	}
 	for (size_t i = 0; i < reply->events.count; i++)
@@ -136,7 +194,7 @@ int missed_look(struct task_service *service, const struct task_record *record, 
 		return error_origin(-ENOMEM);
 	}
 	missed->service = service;
-	missed->from = 1;
+	missed->from = record->log_from ?: 1;
 	missed->fn = fn;
 	missed->next = service->missed;
 	service->missed = missed;

@@ -155,6 +155,7 @@ int task_create(struct task_service *service, const struct task_create_request *
 		return call_fail(call, BUS_ALREADY_EXISTS, "container '%s' has a task already (%s)",
 				 request->container_id,
 				 schema_enum_text(&schema_enum_task_status, record.status));
+	missed_note_log_end(service);
 	return operation_start(call, &task_create_operation, request, request->container_id, true);
 }
 

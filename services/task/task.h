@@ -40,6 +40,14 @@
 #define PROCESSES_MAX     256   /* added ones of a task that are not deleted */
 #define PROCESSES_KEPT    64    /* deleted ones of a task that are still known */
 
+/* What is known of the end of the event log, some time ago. */
+struct log_end {
+	struct bus_call *call; /* NULL: none is under way */
+	uint8_t id[ID_SIZE];
+	uint64_t next; /* number of the event that comes; 0: not known */
+	uint64_t known_ms;
+};
+
 struct task_service {
 	struct service *service;
 	struct loop *loop;
@@ -49,6 +57,7 @@ struct task_service {
 	char *shim_program;
 	struct forward *forwards;   /* those that wait to be sent again */
 	struct missed *missed;      /* exits that are looked for in the event log */
+	struct log_end log_end;     /* of the event log: missed.c */
 	struct task_watch *watches; /* steps that wait for the end of a process */
 	struct loop_timer sweep;    /* of forgotten tasks */
 	bool is_closing;
@@ -221,6 +230,10 @@ void held_give(struct task_shim *shim, void (*fn)(struct task_shim *shim));
 typedef void (*missed_fn)(struct task_service *service, const char *task_id);
 int missed_look(struct task_service *service, const struct task_record *record, missed_fn fn);
 void missed_free_all(struct task_service *service);
+/* A task is about to be made: asks for the log's end if what is known of it is not new. */
+void missed_note_log_end(struct task_service *service);
+/* From where on the events of @record's task, which is being made, are in the log. */
+int missed_set_log_end(const struct task_service *service, struct task_record *record);
 
 /* forward.c: asks the shim after the commit, and answers the call. Returns CALL_LATER, or negative. @exec_id "": init. */
 typedef int (*task_forward_fn)(struct task_service *service, const struct task_record *record,
