@@ -152,8 +152,42 @@ static int add_store(struct context *context, const char *directory, const char 
 	return EXIT_OK;
 }
 
-/* Lines of "durable NAME" and "volatile NAME". */
-static int add_stores(struct context *context, const char *directory, char *lines, json_t *stores)
+static int add_file(struct context *context, const char *directory, const char *name, json_t *files)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/files/%s", directory, name);
+	char digest[BACKUP_DIGEST_SIZE];
+	uint64_t size;
+	int r = path ? backup_digest(path, &size, digest) : -ENOMEM;
+
+	if (r)
+		return fail(context, "%s: %s", path ?: name, strerror(-r));
+	json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", name, "size",
+					       (json_int_t)size, "digest", digest));
+	return EXIT_OK;
+}
+
+/* All that were copied of the directory @name. */
+static int add_files(struct context *context, const char *directory, const char *name,
+		     json_t *files)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/files/%s", directory, name);
+	_cleanup_(cleanup_dir) DIR *dir = path ? opendir(path) : NULL;
+	struct dirent *entry;
+	int code = dir ? EXIT_OK : fail(context, "%s: %s", path ?: name, strerror(errno));
+
+	while (!code && (entry = readdir(dir))) {
+		_cleanup_(cleanup_free) char *file = text_format("%s/%s", name, entry->d_name);
+
+		if (entry->d_name[0] != '.')
+			code = file ? add_file(context, directory, file, files)
+				    : fail(context, "out of memory");
+	}
+	return code;
+}
+
+/* Lines of "durable NAME", "volatile NAME" and "files DIRECTORY". */
+static int add_copies(struct context *context, const char *directory, char *lines, json_t *stores,
+		      json_t *files)
 {
 	char *line, *name;
 	int code = EXIT_OK;
@@ -163,7 +197,8 @@ static int add_stores(struct context *context, const char *directory, char *line
 		if (!name)
 			continue;
 		*name++ = '\0';
-		code = add_store(context, directory, line, name, stores);
+		code = !strcmp(line, "files") ? add_files(context, directory, name, files)
+					      : add_store(context, directory, line, name, stores);
 	}
 	return code;
 }
@@ -171,7 +206,7 @@ static int add_stores(struct context *context, const char *directory, char *line
 /* ---- the manifest, last: a directory without one is no backup ---- */
 
 static int write_manifest(struct context *context, const char *directory, const json_t *stores,
-			  uint64_t time_ns)
+			  const json_t *files, uint64_t time_ns)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/" BACKUP_MANIFEST, directory);
 	_cleanup_(json_cleanup) json_t *manifest = NULL;
@@ -183,10 +218,10 @@ static int write_manifest(struct context *context, const char *directory, const 
 	if (!boot_id_read(id))
 		id_format(id, boot);
 	output_time(time_ns, when);
-	manifest = json_pack("{s:i, s:s, s:s, s:s, s:I, s:s, s:s, s:O}", "format", BACKUP_FORMAT,
-			     "version", DAVIT_VERSION, "boot_id", boot, "time", when, "time_ns",
-			     (json_int_t)time_ns, "root", context->paths.root, "state",
-			     context->paths.state, "stores", stores);
+	manifest = json_pack("{s:i, s:s, s:s, s:s, s:I, s:s, s:s, s:O, s:O}", "format",
+			     BACKUP_FORMAT, "version", DAVIT_VERSION, "boot_id", boot, "time", when,
+			     "time_ns", (json_int_t)time_ns, "root", context->paths.root, "state",
+			     context->paths.state, "stores", stores, "files", files);
 	text = manifest ? json_dumps(manifest, JSON_INDENT(2)) : NULL;
 	if (!path || !text)
 		return fail(context, "out of memory");
@@ -198,7 +233,7 @@ static int write_manifest(struct context *context, const char *directory, const 
 static int backup(struct context *context, void *data, char **args, int n_args)
 {
 	_cleanup_(cleanup_free) char *directory = NULL;
-	_cleanup_(json_cleanup) json_t *stores = json_array();
+	_cleanup_(json_cleanup) json_t *stores = json_array(), *files = json_array();
 	uint64_t time_ns = time_real_ns();
 	char lines[LINES_MAX];
 	int code;
@@ -212,12 +247,12 @@ static int backup(struct context *context, void *data, char **args, int n_args)
 	for (size_t i = 0; !code && i < ARRAY_SIZE(programs); i++) {
 		code = copy_stores(context, programs[i], directory, lines);
 		if (!code)
-			code = add_stores(context, directory, lines, stores);
+			code = add_copies(context, directory, lines, stores, files);
 	}
 	if (!code && !json_array_size(stores))
 		code = fail(context, "there is no store in %s", context->paths.root);
 	if (!code)
-		code = write_manifest(context, directory, stores, time_ns);
+		code = write_manifest(context, directory, stores, files, time_ns);
 	if (!code)
 		printf("%s: %zu stores\n", directory, json_array_size(stores));
 	return code;
@@ -228,7 +263,8 @@ const struct command backup_command = {
 	.arguments = "DIR",
 	.summary = "copy all stores and the event log into a new directory, while davit runs",
 	.details =
-		"Records only: images, containers, snapshots and leases by name, and the event log. Blobs and "
+		"Records only: images, containers, snapshots and leases by name, what is needed to take CNI "
+		"networks back, and the event log. Blobs and "
 		"the files of snapshots are not copied. Each store is as it is at one instant; the manifest has "
 		"the digest of each file.",
 	.min_args = 1,

@@ -1,5 +1,5 @@
 #pragma once
-/* What `backup` and `restore` share: DIR/{durable,volatile}/<store>/data.mdb and the manifest. */
+/* What `backup` and `restore` share: DIR/{durable,volatile}/<store>/data.mdb, DIR/files/<directory>/<name>, and the manifest. */
 
 #include "tools/command.h"
 

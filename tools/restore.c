@@ -28,6 +28,7 @@ struct restore {
 	json_t *manifest;
 	uint64_t time_ns;
 	bool force;
+	bool has_containers; /* that run */
 };
 
 static void restore_clear(struct restore *restore)
@@ -76,21 +77,29 @@ static char *copy_path(const struct restore *restore, const json_t *store)
 			   text_of(store, "name"));
 }
 
+/* Beneath the root; no part of it leads elsewhere. */
+static bool is_file_name(const char *name)
+{
+	return *name && name[0] != '/' && name[0] != '.' && !strstr(name, "/.") &&
+	       !strstr(name, "//");
+}
+
 static bool is_durable(const json_t *store)
 {
 	return !strcmp(text_of(store, "kind"), "durable");
 }
 
-static int check_copy(struct restore *restore, const json_t *store)
+static int fail_manifest(struct restore *restore)
 {
-	_cleanup_(cleanup_free) char *path = copy_path(restore, store);
+	return fail(restore->context, "the manifest of '%s' is damaged", restore->directory);
+}
+
+static int check_digest(struct restore *restore, const char *path, const json_t *store)
+{
 	char digest[BACKUP_DIGEST_SIZE];
 	uint64_t size = 0;
 	int r;
 
-	if (!path || !is_name(text_of(store, "name")) || !is_name(text_of(store, "kind")))
-		return fail(restore->context, "the manifest of '%s' is damaged",
-			    restore->directory);
 	r = backup_digest(path, &size, digest);
 	if (r)
 		return fail(restore->context, "%s: %s", path, strerror(-r));
@@ -103,6 +112,25 @@ static int check_copy(struct restore *restore, const json_t *store)
 			json_integer_value(json_object_get(store, "size")),
 			text_of(store, "digest"));
 	return EXIT_OK;
+}
+
+static int check_copy(struct restore *restore, const json_t *store)
+{
+	_cleanup_(cleanup_free) char *path = copy_path(restore, store);
+
+	if (!path || !is_name(text_of(store, "name")) || !is_name(text_of(store, "kind")))
+		return fail_manifest(restore);
+	return check_digest(restore, path, store);
+}
+
+static int check_file(struct restore *restore, const json_t *file)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/files/%s", restore->directory,
+							 text_of(file, "name"));
+
+	if (!path || !is_file_name(text_of(file, "name")))
+		return fail_manifest(restore);
+	return check_digest(restore, path, file);
 }
 
 /* ---- what is there ---- */
@@ -145,11 +173,12 @@ static int check_containers(struct restore *restore)
 	_cleanup_(cleanup_dir) DIR *dir = bundles ? opendir(bundles) : NULL;
 	struct dirent *entry;
 
-	while (!restore->force && dir && (entry = readdir(dir))) {
+	while (!restore->has_containers && dir && (entry = readdir(dir))) {
 		_cleanup_(cleanup_free) char *lock = text_format("%s/%s/lock", bundles,
 								 entry->d_name);
 
-		if (entry->d_name[0] != '.' && lock && is_locked(lock))
+		restore->has_containers = entry->d_name[0] != '.' && lock && is_locked(lock);
+		if (restore->has_containers && !restore->force)
 			return fail(restore->context,
 				    "containers run (task %s): end them, or use --force",
 				    entry->d_name);
@@ -254,7 +283,63 @@ static int put_back(struct restore *restore, const json_t *store, const char *st
 	return EXIT_OK;
 }
 
+/* A network that is to be taken back is named <owner>@<task>: another task's of the same owner is not that one, and plugins
+ * would take them for each other. */
+static bool has_owner(const char *path)
+{
+	const char *name = strrchr(path, '/') + 1;
+	_cleanup_(cleanup_free) char *directory = strndup(path, (size_t)(name - path));
+	_cleanup_(cleanup_dir) DIR *dir = directory ? opendir(directory) : NULL;
+	size_t size = strcspn(name, "@");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (!strncmp(entry->d_name, name, size) &&
+		    (entry->d_name[size] == '@' || !entry->d_name[size]))
+			return true;
+	return !dir;
+}
+
+static int put_back_file(struct restore *restore, const json_t *file)
+{
+	const char *name = text_of(file, "name");
+	_cleanup_(cleanup_free) char *from = text_format("%s/files/%s", restore->directory, name);
+	_cleanup_(cleanup_free) char *to = text_format("%s/%s", restore->context->paths.root, name);
+	_cleanup_(cleanup_free) char *new = text_format("%s.new", to ?: ""), *directory = NULL;
+	struct why why = {};
+	int r = from && to && new ? 0 : -ENOMEM;
+
+	if (!r) {
+		directory = strndup(to, (size_t)(strrchr(to, '/') - to));
+		r = directory ? file_make_dir(directory, 0700, &why) : -ENOMEM;
+	}
+	if (!r && has_owner(to)) {
+		printf("%s: left as it is\n", name);
+		return EXIT_OK;
+	}
+	r = r ?: copy_file(from, new);
+	if (!r && rename(new, to))
+		r = -errno;
+	r = r ?: sync_directory(directory);
+	if (r)
+		return fail(restore->context, "%s: %s", name,
+			    why.text[0] ? why.text : strerror(-r));
+	printf("%s: restored\n", name);
+	return EXIT_OK;
+}
+
 /* ---- the command ---- */
+
+static int each_file(struct restore *restore,
+		     int (*fn)(struct restore *restore, const json_t *file))
+{
+	const json_t *files = json_object_get(restore->manifest, "files");
+	int code = EXIT_OK;
+
+	for (size_t i = 0; !code && i < json_array_size(files); i++)
+		code = fn(restore, json_array_get(files, i));
+	return code;
+}
 
 static int each(struct restore *restore, bool only_durable,
 		int (*fn)(struct restore *restore, const json_t *store))
@@ -294,14 +379,16 @@ static int restore(struct context *context, void *data, char **args, int n_args)
 		return fail(context, "'%s': %s", args[0], strerror(errno));
 	code = read_manifest(&restore);
 	if (!code)
-		code = each(&restore, false, check_copy);
+		code = each(&restore, false, check_copy) ?: each_file(&restore, check_file);
 	if (!code)
 		code = check_down(&restore);
 	if (!code)
 		code = check_containers(&restore);
 	if (!code)
 		code = each(&restore, true, check_present);
-	return code ?: each(&restore, true, put_back_stamped);
+	code = code ?: each(&restore, true, put_back_stamped);
+	/* Those that run have networks that the backup may not know. */
+	return code || restore.has_containers ? code : each_file(&restore, put_back_file);
 }
 
 static const struct option_spec restore_options[] = {
@@ -314,7 +401,8 @@ const struct command restore_command = {
 	.summary = "put the stores of a backup back, while davit is down",
 	.details =
 		"All digests are checked before anything is changed. What was there is kept beside it, in "
-		"replaced-<time>. Stores that belong to a boot (tasks, runtimes) are not restored: running "
+		"replaced-<time>. Networks of containers that are gone are taken back at the next start, unless "
+		"containers run. Stores that belong to a boot (tasks, runtimes) are not restored: running "
 		"containers tell of themselves. `davit fsck` says afterwards what does not agree.",
 	.options = restore_options,
 	.options_size = sizeof(struct restore_options),

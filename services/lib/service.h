@@ -44,6 +44,7 @@ struct service_definition {
 	const char *directory;		       /* of its store, beneath the root (or the state, if volatile) */
 	bool is_volatile;
 	const char *const *more_stores;        /* further ones, beneath the root, NULL-terminated; may be NULL */
+	const char *files;		       /* a directory of small files beneath the root, of which a backup has copies; or NULL */
 	/* Makes the object that handlers get; the store is open, a turn's transaction is not. Own store and shims only,
 	 * no bus call. */
 	int (*open)(struct service *service, void **ret_object);

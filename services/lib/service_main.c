@@ -1,5 +1,6 @@
 /* main() of every service: arguments, signals, socket, registration, loop, draining, end. */
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
@@ -411,6 +412,45 @@ static int copy_store(const struct process *process, const char *top, const char
 	return r;
 }
 
+/* Each is replaced as a whole by who writes it. Locks are empty. */
+static int copy_file(const char *from, const char *to, const char *name, struct why *why)
+{
+	_cleanup_(cleanup_free) char *source = text_format("%s/%s", from, name);
+	_cleanup_(cleanup_free) char *copy = text_format("%s/%s", to, name), *data = NULL;
+	size_t size;
+	int r = source && copy ? file_read(AT_FDCWD, source, SCHEMA_MESSAGE_MAX, &data, &size)
+			       : error_origin(-ENOMEM);
+
+	if (r == -ENOENT || (!r && !size))
+		return 0;
+	return r ? why_errno(why, r, "%s", source ?: name)
+		 : file_write(copy, data, size, 0600, true, why);
+}
+
+/* Told as the stores are: "files", and the directory. */
+static int copy_files(const struct process *process, const char *root, const char *name)
+{
+	_cleanup_(cleanup_free) char *from = text_format("%s/%s", root, name);
+	_cleanup_(cleanup_free) char *to = text_format("%s/files/%s", process->copy_to, name);
+	_cleanup_(cleanup_dir) DIR *dir = from ? opendir(from) : NULL;
+	struct dirent *entry;
+	struct why why = {};
+	int r = from && to ? 0 : error_origin(-ENOMEM);
+
+	if (!r && !dir)
+		return 0;
+	r = r ?: file_make_dir(to, 0700, &why);
+	while (!r && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			r = copy_file(from, to, entry->d_name, &why);
+	if (r)
+		fprintf(stderr, "%s: %s\n", process->definition->program,
+			why.text[0] ? why.text : strerror(r < 0 ? -r : EIO));
+	else
+		printf("files %s\n", name);
+	return r;
+}
+
 static int copy_stores(const struct process *process)
 {
 	const struct service_definition *definition = process->definition;
@@ -429,6 +469,8 @@ static int copy_stores(const struct process *process)
 		       definition->is_volatile ? "volatile" : "durable", definition->directory);
 	for (; !r && more && *more; more++)
 		r = copy_store(process, paths.root, "durable", *more);
+	if (!r && definition->files)
+		r = copy_files(process, paths.root, definition->files);
 	return r ? 1 : 0;
 }
 

@@ -14,7 +14,7 @@
 
 char *attachment_directory(const char *root)
 {
-	return text_format("%s/runtime/networks", root);
+	return text_format("%s/" ATTACHMENT_DIRECTORY, root);
 }
 
 char *attachment_path(const char *directory, const char *attach_id, const char *task_id)

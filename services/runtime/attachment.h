@@ -14,7 +14,8 @@
 #include "broker/lib/file.h"
 #include "schemas/messages.h"
 
-#define ATTACHMENT_ID_SIZE 154 /* namespace-container and a NUL */
+#define ATTACHMENT_DIRECTORY "runtime/networks" /* beneath the root */
+#define ATTACHMENT_ID_SIZE   154 /* namespace-container and a NUL */
 
 enum {
 	_ATTACHMENT_E_SUCCESS,

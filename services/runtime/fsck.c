@@ -1,4 +1,4 @@
-/* See fsck.h: bundles, the OCI runtimes' own state, cgroups. */
+/* See fsck.h: bundles, the OCI runtimes' own state, cgroups, what is kept of networks. */
 
 #include "services/runtime/fsck.h"
 
@@ -10,14 +10,17 @@
 
 #include "broker/lib/file.h"
 #include "services/lib/fsck.h"
+#include "services/runtime/attachment.h"
 #include "services/runtime/bundle.h"
 #include "services/runtime/host.h"
+#include "services/runtime/netns.h"
 
 #define MOUNT "/sys/fs/cgroup"
 
 struct check {
 	struct service *service;
 	struct cgroups *cgroups;
+	struct networks *networks;
 	char parent[16]; /* of davit's cgroups */
 };
 
@@ -122,20 +125,71 @@ static int run_unified(struct fsck *fsck)
 	return top < 0 ? 0 : on_hierarchy(fsck, top, ".");
 }
 
-static void init(struct check *check, struct service *service, struct cgroups *cgroups)
+/* ---- networks ---- */
+
+static char *network_path(const struct check *check, const char *name)
 {
-	*check = (struct check){.service = service, .cgroups = cgroups};
+	_cleanup_(cleanup_free) char *directory =
+		attachment_directory(service_paths(check->service)->root);
+
+	return directory ? text_format("%s/%s", directory, name) : NULL;
+}
+
+static bool has_bundle(const struct check *check, const char *task_id)
+{
+	_cleanup_(cleanup_free) char *path = bundle_path(service_paths(check->service)->state,
+							 task_id);
+
+	return path && !access(path, F_OK);
+}
+
+static char *describe_network(const struct check *check, const char *name)
+{
+	const char *pending = networks_pending(check->networks, name);
+
+	return text_format("what CNI plugins gave a task that is gone is to be taken back%s%s",
+			   pending ? ": " : "", pending ?: "");
+}
+
+static int on_network(struct fsck *fsck, int dir, const char *name)
+{
+	const struct check *check = fsck_object(fsck);
+	char attach_id[ATTACHMENT_ID_SIZE], task_id[ID_TEXT_SIZE];
+	_cleanup_(cleanup_free) char *text = NULL;
+
+	if (!attachment_split(name, attach_id, task_id))
+		return 0;
+	text = has_bundle(check, task_id) ? strdup("a network of a task")
+					  : describe_network(check, name);
+	return text ? fsck_add_seen(fsck, dir, name, "network", name, text, true)
+		    : error_origin(-ENOMEM);
+}
+
+static int run_networks(struct fsck *fsck)
+{
+	const struct check *check = fsck_object(fsck);
+	_cleanup_(cleanup_free) char *path =
+		attachment_directory(service_paths(check->service)->root);
+
+	return path ? fsck_names(fsck, path, on_network) : error_origin(-ENOMEM);
+}
+
+static void init(struct check *check, struct service *service, struct cgroups *cgroups,
+		 struct networks *networks)
+{
+	*check = (struct check){.service = service, .cgroups = cgroups, .networks = networks};
 	host_cgroup_parent(service_paths(service)->state, check->parent);
 }
 
-int check_page(struct service *service, struct cgroups *cgroups, const struct fsck_request *request,
-	       struct fsck_reply *reply)
+int check_page(struct service *service, struct cgroups *cgroups, struct networks *networks,
+	       const struct fsck_request *request, struct fsck_reply *reply)
 {
-	static const struct fsck_stage stages[] = {{run_owners},  {run_bundles}, {run_oci},
-						   {run_cgroups}, {run_unified}, {}};
+	static const struct fsck_stage stages[] = {
+		{run_owners},  {run_bundles},  {run_oci}, {run_cgroups},
+		{run_unified}, {run_networks}, {}};
 	struct check check;
 
-	init(&check, service, cgroups);
+	init(&check, service, cgroups, networks);
 	return fsck_page(service_store(service), stages, &check, request, reply);
 }
 
@@ -186,7 +240,31 @@ static int mend_cgroup(const struct check *check, const char *path, struct call 
 	return 0;
 }
 
-int check_mend(struct service *service, struct cgroups *cgroups,
+/* Plugins that are asked meanwhile find it gone: its network is taken back or is not, and is forgotten. */
+static int mend_network(const struct check *check, const char *name, struct fsck_mend_reply *reply,
+			struct call *call)
+{
+	char attach_id[ATTACHMENT_ID_SIZE], task_id[ID_TEXT_SIZE];
+	_cleanup_(cleanup_free) char *path = network_path(check, name);
+	struct why why = {};
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	if (strchr(name, '/') || !attachment_split(name, attach_id, task_id))
+		return call_fail(call, BUS_INVALID_ARGUMENT, "'%s' names no network of a task",
+				 name);
+	if (has_bundle(check, task_id))
+		return call_fail(call, BUS_FAILED_PRECONDITION, "task %s has its bundle still",
+				 task_id);
+	if (netns_remove(service_paths(check->service)->state, task_id, &why))
+		return call_fail(call, BUS_INTERNAL, "%s", why.text);
+	if (unlink(path) && errno != ENOENT)
+		return call_fail(call, BUS_INTERNAL, "%s: %s", path, strerror(errno));
+	networks_forget_pending(check->networks, name);
+	return schema_set(&reply->done, "forgotten: plugins are not asked for it again");
+}
+
+int check_mend(struct service *service, struct cgroups *cgroups, struct networks *networks,
 	       const struct fsck_mend_request *request, struct fsck_mend_reply *reply,
 	       struct call *call)
 {
@@ -194,12 +272,14 @@ int check_mend(struct service *service, struct cgroups *cgroups,
 	struct check check;
 	int r;
 
-	init(&check, service, cgroups);
+	init(&check, service, cgroups, networks);
 	r = schema_set(&reply->done, "removed");
 	if (r)
 		return r;
 	if (!strcmp(request->kind, "cgroup"))
 		return mend_cgroup(&check, request->id, call);
+	if (!strcmp(request->kind, "network"))
+		return mend_network(&check, request->id, reply, call);
 	if (id_parse(request->id, id))
 		return call_fail(call, BUS_INVALID_ARGUMENT, "task id '%s' is not 32 hex digits",
 				 request->id);

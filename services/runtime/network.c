@@ -17,8 +17,15 @@
 #define RETRY_MAX_MS 600000
 #define SLACK_MS     10000
 
+/* What is not taken back yet, and why. */
+struct pending {
+	struct pending *next;
+	char *name, *text;
+};
+
 struct networks {
 	struct service *service;
+	struct pending *pending;
 	struct network_options options;
 	char *directory;
 	uint8_t boot_id[ID_SIZE];
@@ -108,6 +115,61 @@ static const char *failure(const struct runtime_network_done *done, const struct
 
 static void set_timer(struct networks *networks, uint64_t delay_ms);
 
+/* ---- what is pending ---- */
+
+static struct pending **find_pending(struct networks *networks, const char *name)
+{
+	struct pending **at = &networks->pending;
+
+	while (*at && strcmp((*at)->name, name))
+		at = &(*at)->next;
+	return at;
+}
+
+static void drop_pending(struct pending **at)
+{
+	struct pending *pending = *at;
+
+	*at = pending->next;
+	free(pending->name);
+	free(pending->text);
+	free(pending);
+}
+
+void networks_forget_pending(struct networks *networks, const char *name)
+{
+	struct pending **at = find_pending(networks, name);
+
+	if (*at)
+		drop_pending(at);
+}
+
+const char *networks_pending(struct networks *networks, const char *name)
+{
+	struct pending *pending = *find_pending(networks, name);
+
+	return pending ? pending->text : NULL;
+}
+
+/* @text NULL: it is taken back. Without memory it is tried again all the same. */
+static void note_pending(const struct job *job, const char *text)
+{
+	_cleanup_(cleanup_free) char *name = text_format("%s@%s", job->attach_id, job->task_id);
+	_cleanup_(cleanup_free) char *path = attachment_path(job->networks->directory,
+							     job->attach_id, job->task_id);
+	struct pending *pending = NULL;
+
+	if (!name || !path)
+		return;
+	networks_forget_pending(job->networks, name);
+	if (text && !access(path, F_OK))
+		pending = calloc(1, sizeof(*pending));
+	if (!pending)
+		return;
+	*pending = (struct pending){job->networks->pending, TAKE(name), strdup(text)};
+	job->networks->pending = pending;
+}
+
 /* ---- what is asked for ---- */
 
 static void on_attached(void *userdata, void *reply, const struct why *why)
@@ -131,6 +193,7 @@ static void on_detached(void *userdata, void *reply, const struct why *why)
 	_cleanup_(job_freep) struct job *job = userdata;
 	const char *text = failure(reply, why);
 
+	note_pending(job, text);
 	if (text) {
 		log_warning("container=%s: its network is not taken back yet, tried again: %s",
 			    job->attach_id, text);
@@ -244,6 +307,7 @@ static void on_swept(void *userdata, void *reply, const struct why *why)
 	struct networks *networks = job->networks;
 	const char *text = failure(reply, why);
 
+	note_pending(job, text);
 	if (text)
 		log_warning("container=%s: its network is not taken back yet, tried again: %s",
 			    job->attach_id, text);
@@ -316,6 +380,8 @@ struct networks *networks_free(struct networks *networks)
 	loop_timer_cancel(&networks->timer);
 	while (networks->jobs)
 		job_free(networks->jobs);
+	while (networks->pending)
+		drop_pending(&networks->pending);
 	free(networks->directory);
 	free(networks);
 	return NULL;

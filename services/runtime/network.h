@@ -29,3 +29,7 @@ int networks_attach(struct networks *networks, const struct runtime_network_requ
 		    struct call *call);
 int networks_detach(struct networks *networks, const struct runtime_network_request *request,
 		    struct call *call);
+/* Why plugins have not taken back what is kept in the file @name; NULL: they have not been asked, or have. Borrowed until
+ * the next call. */
+const char *networks_pending(struct networks *networks, const char *name);
+void networks_forget_pending(struct networks *networks, const char *name);

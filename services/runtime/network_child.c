@@ -237,7 +237,10 @@ static int take_back_earlier(const struct network_child *child, struct why *why)
 				       attach_id, task_id);
 		r = take_back(child, task_id, why);
 		if (r)
-			why_prefix(why, r, "what task %s left is not taken back", task_id);
+			why_prefix(why, r,
+				   "what task %s left is not taken back (`davit fsck --repair` "
+				   "forgets it)",
+				   task_id);
 	}
 	return r;
 }

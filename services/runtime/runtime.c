@@ -8,6 +8,7 @@
 #include "schemas/check.h"
 #include "services/lib/operation.h"
 #include "services/lib/work.h"
+#include "services/runtime/attachment.h"
 #include "services/runtime/bundle.h"
 #include "services/runtime/cgroups.h"
 #include "services/runtime/fsck.h"
@@ -523,13 +524,14 @@ static int runtime_fsck(struct runtime_service *service, const struct fsck_reque
 			struct fsck_reply *reply, struct call *call)
 {
 	(void)call;
-	return check_page(service->service, service->cgroups, request, reply);
+	return check_page(service->service, service->cgroups, service->networks, request, reply);
 }
 
 static int runtime_mend(struct runtime_service *service, const struct fsck_mend_request *request,
 			struct fsck_mend_reply *reply, struct call *call)
 {
-	return check_mend(service->service, service->cgroups, request, reply, call);
+	return check_mend(service->service, service->cgroups, service->networks, request, reply,
+			  call);
 }
 
 static int runtime_operations(struct runtime_service *service, const struct empty *request,
@@ -623,6 +625,7 @@ const struct service_definition runtime_definition = {
 	.tables = tables,
 	.directory = "runtime",
 	.is_volatile = true,
+	.files = ATTACHMENT_DIRECTORY,
 	.open = open_runtime,
 	.close = close_runtime,
 };

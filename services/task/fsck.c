@@ -210,6 +210,20 @@ static int add_shim(struct fsck *fsck, const struct fsck_fact *task,
 	return r;
 }
 
+/* What the runtime service keeps of it, as it names that. */
+static int add_network(struct fsck *fsck, const struct fsck_fact *task,
+		       const struct task_record *record)
+{
+	bool is_told = is_alive(record->status) || record->status == TASK_STOPPED;
+	_cleanup_(cleanup_free) char *id = NULL;
+
+	if (!record->network)
+		return 0;
+	id = text_format("%s@%s", record->network->attach_id, record->task_id);
+	return id ? add(fsck, task, is_told ? FACT_MUST : FACT_OWNS, "network", id)
+		  : error_origin(-ENOMEM);
+}
+
 /* Mendable: the row is written again. */
 static int add_live(struct fsck *fsck, const struct fsck_fact *task,
 		    const struct task_record *record, bool is_made)
@@ -230,7 +244,7 @@ static int on_shim_row(struct fsck *fsck, const struct store_key *key, void *dat
 	int r;
 
 	(void)key;
-	r = fsck_add(fsck, &task) ?: add_shim(fsck, &task, record);
+	r = fsck_add(fsck, &task) ?: add_shim(fsck, &task, record) ?: add_network(fsck, &task, record);
 	if (!r)
 		r = add_live(fsck, &task, record, is_made);
 	if (!r)

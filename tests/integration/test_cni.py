@@ -137,6 +137,10 @@ class Network:
         folder = os.path.join(self.d.root, "runtime", "networks")
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
+    def kept(self):
+        """Without the locks of those that are worked on."""
+        return [name for name in self.attachments() if not name.endswith("@lock")]
+
     def namespaces(self):
         folder = os.path.join(self.d.state, "netns")
         return os.listdir(folder) if os.path.isdir(folder) else []
@@ -363,16 +367,79 @@ def test_what_a_plugin_does_not_take_back_is_asked_for_again():
         n.d.check("run", "-d", "--cni", "busybox", "stuck", "sleep", "1000")
         with open(off, "w"):
             pass
-        n.d.check("rm", "-f", "stuck")
+        said = n.d("rm", "-f", "stuck")
+        assert said.returncode == 0 and b"'stuck' is gone, but CNI plugins hold" in said.stderr, said
         # The others were asked; only what is kept of it is left, and nobody may take the container's name meanwhile.
         assert n.leftovers() == n.attachments() and len(n.attachments()) == 1, n.leftovers()
         result = n.d("run", "--rm", "--cni", "busybox", "stuck", "true")
-        assert result.returncode == 125 and b"is not taken back: network" in result.stderr, result
+        assert result.returncode == 125 and b"is not taken back (`davit fsck --repair` forgets it): network" in result.stderr, result
         with open(os.path.join(n.d.state, "up.log")) as f:
             assert "container=default-stuck: its network is not taken back yet, tried again" in f.read()
         os.unlink(off)
         wait_for(lambda: not n.attachments(), "it is asked again", 60)
         n.d.check("run", "--rm", "--cni", "busybox", "stuck", "true")
+
+
+def test_a_plugin_that_was_uninstalled_keeps_nothing_for_ever():
+    with Network() as n:
+        n.put([n.bridge_plugin(), n.stand_in("first")])
+        n.d.check("run", "-d", "--cni", "busybox", "runs", "sleep", "1000")
+        for name in ("one", "two"):
+            n.d.check("run", "-d", "--cni", "busybox", name, "sleep", "1000")
+        os.rename(os.path.join(n.bin, "first"), os.path.join(n.bin, "away"))
+        said = n.d("rm", "-f", "one")
+        assert said.returncode == 0 and b"plugin 'first'" in said.stderr and b"fsck" in said.stderr, said
+        n.d.check("kill", "-s", "KILL", "two")
+        assert n.d("wait", "two").stdout == b"137\n"
+        said = n.d("tasks", "delete", "two")
+        assert said.returncode == 0 and b"plugin 'first'" in said.stderr, said
+        left = sorted(a for a in n.kept() if not a.startswith("default-runs"))
+        result = n.d("fsck", "--format", "json")
+        found = json.loads(result.stdout)
+        assert result.returncode == 1, result
+        assert sorted((f["kind"], f["id"]) for f in found) == [("network", name) for name in left], found
+        assert all("plugin 'first'" in f["text"] for f in found), found
+        # Not while its task lives.
+        (used,) = [a for a in n.kept() if a.startswith("default-runs")]
+        assert n.d("bus", "call", "runtime.mend", "kind=network", "id=" + used).returncode
+        result = n.d("fsck", "--repair")
+        assert n.kept() == [used], (n.attachments(), result)
+        n.d.check("fsck")
+        n.d.check("rm", "two")
+        os.rename(os.path.join(n.bin, "away"), os.path.join(n.bin, "first"))
+        n.d.check("run", "--rm", "--cni", "busybox", "one", "true")
+        n.d.check("rm", "-f", "runs")
+
+
+def test_a_backup_knows_what_is_to_be_taken_back():
+    with Network() as n:
+        n.put([n.bridge_plugin()])
+        for name in ("one", "two"):
+            n.d.check("run", "-d", "--cni", "busybox", name, "sleep", "1000")
+        kept = {name.split("@")[0]: name for name in n.kept()}
+        to = os.path.join(n.d.work, "backup")
+        n.d.check("backup", to)
+        with open(os.path.join(to, "manifest.json")) as f:
+            files = {os.path.basename(file["name"]) for file in json.load(f)["files"]}
+        assert files == set(kept.values()), files
+        given = n.addresses()
+        n.d.check("rm", "-f", "one", "two")
+        assert len(given) == 2 and not n.addresses()
+        # As if the disk with the root had been lost, and that of the plugins not.
+        for address in given:
+            with open(os.path.join(n.data, n.name, address), "w") as f:
+                f.write("default-" + ("one" if address == given[0] else "two") + "\r\neth0")
+        n.d.down()
+        # A later task of that container is not the one of the backup.
+        folder = os.path.join("runtime", "networks")
+        later = os.path.join(n.d.root, folder, "default-two@" + "0123456789abcdef" * 2)
+        shutil.copy(os.path.join(to, "files", folder, kept["default-two"]), later)
+        said = n.d.check("restore", "--force", to)
+        assert kept["default-one"] + ": restored" in said and kept["default-two"] + ": left as it is" in said, said
+        n.d.check("up", "--detach", *n.options)
+        n.d.is_up = True
+        wait_for(lambda: not n.kept() and not n.addresses(), "all is taken back", 60)
+        n.d.check("rm", "one", "two")
 
 
 if __name__ == "__main__":
