@@ -12,6 +12,7 @@ import tarfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from davit import Davit, TOP, main, wait_for  # noqa: E402
+from registry import Registry  # noqa: E402
 
 SAVED = "example.org/saved:1"
 CRIU = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
@@ -110,6 +111,32 @@ def test_a_checkpoint_image_holds_all_parts_and_brings_a_container_back():
         c.must_run_restored("third")
         assert d("exec", "third", "cat", "/made").returncode == 1 and len(c.asked(RESTORE)) == 2
         d.check("rm", "-f", "again", "third")
+
+
+def test_a_checkpoint_image_goes_through_a_registry_and_a_conversion():
+    with Registry() as r, case() as (d, c):
+        c.run()
+        name, converted = "%s/saved:1" % r.host, "example.org/converted:1"
+        d.check("containers", "checkpoint", "--task", "--rw", "--image", "web", name)
+        index = c.index(name)
+        parts = {part["mediaType"]: part["digest"] for part in index["manifests"]}
+        target = d.call("image.get", "name=" + name)["image"]["target"]["digest"]
+        d.check("rm", "-f", "web")
+        d.check("images", "push", name)
+        assert r.digest("saved:1") == target
+        d.check("images", "rm", "--sync", name)
+        there = d.check("content", "ls", "-q").split()
+        assert not {target, parts[CRIU], parts[SPEC], parts[OPTIONS]} & set(there), there
+        d.check("images", "pull", name)
+        assert c.index(name) == index and {*parts.values()} <= set(d.check("content", "ls", "-q").split())
+        d.check("images", "convert", "--uncompress", name, converted)
+        after = {part["mediaType"]: part["digest"] for part in c.index(converted)["manifests"]}
+        assert all(after[kind] == parts[kind] for kind in (CRIU, SPEC, OPTIONS)), (parts, after)
+        for i, image in enumerate((name, converted)):
+            d.check("containers", "restore", "--live", "--rw", "again%d" % i, image)
+            c.must_run_restored("again%d" % i)
+            assert d.check("exec", "again%d" % i, "cat", "/made") == "made\n"
+        d.check("rm", "-f", "again0", "again1")
 
 
 def must_refuse(d):
