@@ -530,13 +530,26 @@ int container_options_request(struct context *context, const struct container_op
 	return 0;
 }
 
+static bool cannot_be_executed(const char *text)
+{
+	static const char *const reasons[] = {"ermission denied", "s a directory",
+					      "xec format error",
+					      /* crun's word for a directory */
+					      "open executable: Operation not permitted"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++)
+		if (strstr(text, reasons[i]))
+			return true;
+	return false;
+}
+
 int container_run_exit_code(const char *text)
 {
 	if (strstr(text, "executable file") || strstr(text, "no such file or directory: unknown") ||
 	    (strstr(text, "execve") && strstr(text, "No such file")) ||
 	    strstr(text, "open executable"))
-		return strstr(text, "ermission denied") ? EXIT_CANNOT_EXECUTE : EXIT_NO_PROGRAM;
-	if (strstr(text, "exec") && strstr(text, "ermission denied"))
+		return cannot_be_executed(text) ? EXIT_CANNOT_EXECUTE : EXIT_NO_PROGRAM;
+	if (strstr(text, "exec") && cannot_be_executed(text))
 		return EXIT_CANNOT_EXECUTE;
 	return EXIT_RUN_FAILED;
 }

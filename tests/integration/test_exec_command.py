@@ -42,6 +42,7 @@ def test_exec_gives_the_output_and_the_code_of_the_process():
         assert d("exec", "web", "cat", input=data).stdout == data
         assert d("exec", "web", "/no/such").returncode == 127
         assert d("exec", "web", "/etc/passwd").returncode == 126
+        assert d("exec", "web", "/etc").returncode == 126
         assert d("exec", "nowhere", "true").returncode == 125
         # Ended ones are deleted: only init is left.
         assert len(json.loads(d.check("bus", "call", "task.processes", "container_id=web"))["processes"]) == 1

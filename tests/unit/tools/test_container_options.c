@@ -269,6 +269,14 @@ static void test_a_failed_run_tells_not_found_from_not_executable(void **state)
 			 EXIT_NO_PROGRAM);
 	assert_int_equal(container_run_exit_code("crun run: open executable: Permission denied"),
 			 EXIT_CANNOT_EXECUTE);
+	assert_int_equal(
+		container_run_exit_code("crun exec: open executable: Operation not permitted"),
+		EXIT_CANNOT_EXECUTE);
+	assert_int_equal(
+		container_run_exit_code("runc exec failed: exec: \"/etc\": is a directory"),
+		EXIT_CANNOT_EXECUTE);
+	assert_int_equal(container_run_exit_code("crun exec: setns: Operation not permitted"),
+			 EXIT_RUN_FAILED);
 	assert_int_equal(container_run_exit_code("image 'x' not found"), EXIT_RUN_FAILED);
 }
 
