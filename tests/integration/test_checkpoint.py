@@ -117,6 +117,7 @@ def test_a_checkpoint_image_goes_through_a_registry_and_a_conversion():
     with Registry() as r, case() as (d, c):
         c.run()
         name, converted = "%s/saved:1" % r.host, "example.org/converted:1"
+        d.check("exec", "web", "sh", "-c", "echo kept >/kept")
         d.check("containers", "checkpoint", "--task", "--rw", "--image", "web", name)
         index = c.index(name)
         parts = {part["mediaType"]: part["digest"] for part in index["manifests"]}
@@ -132,11 +133,10 @@ def test_a_checkpoint_image_goes_through_a_registry_and_a_conversion():
         d.check("images", "convert", "--uncompress", name, converted)
         after = {part["mediaType"]: part["digest"] for part in c.index(converted)["manifests"]}
         assert all(after[kind] == parts[kind] for kind in (CRIU, SPEC, OPTIONS)), (parts, after)
-        for i, image in enumerate((name, converted)):
-            d.check("containers", "restore", "--live", "--rw", "again%d" % i, image)
-            c.must_run_restored("again%d" % i)
-            assert d.check("exec", "again%d" % i, "cat", "/made") == "made\n"
-        d.check("rm", "-f", "again0", "again1")
+        for image in (name, converted):
+            d.check("containers", "restore", "--rw", "again", image)
+            assert d.check("exec", "again", "cat", "/kept") == "kept\n"
+            d.check("rm", "-f", "again")
 
 
 def must_refuse(d):

@@ -66,8 +66,9 @@ def test_a_detached_exec_is_listed_killed_and_deleted():
         d.import_busybox()
         d.check("run", "-d", "busybox", "web", "sleep", "1000")
         d.check("exec", "-d", "--exec-id", "bg", "web", "sleep", LONG)
-        (row,) = [p for p in d.json("top", "web") if p.get("exec_id") == "bg"]
-        assert row["command"] == "sleep " + LONG, row
+        # Told as started a moment before its program takes the runtime's place.
+        wait_for(lambda: [p["command"] for p in d.json("top", "web") if p.get("exec_id") == "bg"] == ["sleep " + LONG],
+                 "bg is listed")
         d.check("kill", "-s", "KILL", "--exec-id", "bg", "web")
         wait_for(lambda: not running(["sleep", LONG]), "bg has ended")
         inspected = json.loads(d.check("inspect", "web"))[0]
