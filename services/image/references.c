@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "broker/lib/file.h"
+#include "broker/lib/log.h"
 #include "schemas/check.h"
 #include "services/image/labels.h"
 #include "services/image/lease.h"
@@ -497,8 +498,13 @@ static int follow_document(struct references *references, const char *digest,
 
 	if (edges && !strcmp(edges->digest, digest) && edges->kind == kind)
 		return error_trace(follow_edges(references, edges));
-	if (content_load(image, digest, &text, &size, NULL))
-		return 0;
+	/* One that is lost or damaged has none; one that cannot be read just now may have some. */
+	r = content_load(image, digest, &text, &size, NULL);
+	if (r < 0)
+		log_warning("blob=%s unreadable=\"%s\": nothing is collected as long as it is so",
+			    digest, strerror(-r));
+	if (r)
+		return r >= REFUSED ? 0 : error_trace(r);
 	edges = kind == REFERENCE_CONFIG ? read_config(digest, text, size)
 					 : read_document(digest, text, size);
 	if (!edges)

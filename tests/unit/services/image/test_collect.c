@@ -2,9 +2,11 @@
 
 #include "tests/lib/main.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "broker/lib/file.h"
 #include "services/image/collect_private.h"
@@ -344,6 +346,41 @@ static void test_a_damaged_record_lets_nothing_be_removed(void **state)
 	assert_true(has_blob(image.parts[0].digest));
 }
 
+/* By a link, which is not followed. */
+static void make_unreadable(const struct blob *blob)
+{
+	_cleanup_(cleanup_free) char *name = NULL, *path = NULL;
+
+	name = text_format("root/image/content/blobs/sha256/%s", blob->digest + 7);
+	path = scratch_path(&test.scratch, name);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("/dev/null", path), 0);
+}
+
+/* It is live, and leads to what can be told only when it can be read again. */
+static void test_a_document_that_cannot_be_read_lets_nothing_be_removed(void **state)
+{
+	struct collect_run run;
+	struct image image = {};
+	int r = 0;
+
+	(void)state;
+	put_image(1, &image);
+	assert_int_equal(transact(hold, image.parts[3].digest), 0);
+	make_unreadable(&image.parts[3]);
+	begin(&run, false);
+	for (unsigned i = 0; i < 10000 && !r && !run.is_done; i++)
+		r = service_transact(test.service, one_step, &run);
+	service_case_turn(&test);
+	store_on_put(service()->store, NULL, NULL);
+	assert_false(run.is_done);
+	assert_int_equal(r, -ELOOP);
+	assert_int_equal(run.report.count, 0);
+	collect_run_clear(&run);
+	for (unsigned i = 0; i < N_PARTS; i++)
+		assert_true(has_blob(image.parts[i].digest));
+}
+
 static int all_steps(void *userdata)
 {
 	return collect_run_step(userdata, UINT64_MAX);
@@ -659,6 +696,7 @@ TEST_MAIN(CASE(test_what_nothing_needs_goes_and_the_rest_stays),
 	  CASE(test_a_container_keeps_its_snapshot_and_all_below_it),
 	  CASE(test_without_word_of_containers_namespaces_snapshots_stay),
 	  CASE(test_a_damaged_record_lets_nothing_be_removed),
+	  CASE(test_a_document_that_cannot_be_read_lets_nothing_be_removed),
 	  CASE(test_a_damaged_record_that_is_met_in_a_runs_only_step_lets_nothing_be_removed),
 	  CASE(test_a_lease_that_has_expired_is_removed_with_what_it_held),
 	  CASE(test_blobs_and_snapshots_are_roots_until_they_expire),
