@@ -103,6 +103,19 @@ static bool is_there(struct image_service *image, const char *digest)
 	return faccessat(image->blobs, hex_of(digest), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* A transaction that comes to nothing leaves no file that no record knows. */
+static int give_back(struct image_service *image, int ingest,
+		     const struct work_import_result *result, size_t n, int r)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct work_blob *blob = &result->blobs.items[i];
+
+		if (!content_has(image, blob->digest))
+			(void)renameat(image->blobs, hex_of(blob->digest), ingest, blob->path);
+	}
+	return r;
+}
+
 /*
  * Same content under the same name: replacing a file mends it if it was damaged.
  * What was moved already when the transaction is run again is in place.
@@ -110,18 +123,25 @@ static bool is_there(struct image_service *image, const char *digest)
 int content_take_blobs(struct image_service *image, int ingest,
 		       const struct work_import_result *result, struct why *why)
 {
-	for (size_t i = 0; i < result->blobs.count; i++) {
+	size_t i;
+	int r;
+
+	for (i = 0; i < result->blobs.count; i++) {
 		const struct work_blob *blob = &result->blobs.items[i];
 
 		if (!check_digest(blob->digest) || strchr(blob->path, '/'))
-			return why_set(why, error_origin(-EPROTO),
-				       "davit-image-work named a blob '%.100s'", blob->digest);
+			return give_back(image, ingest, result, i,
+					 why_set(why, error_origin(-EPROTO),
+						 "davit-image-work named a blob '%.100s'",
+						 blob->digest));
 		if (renameat(ingest, blob->path, image->blobs, hex_of(blob->digest)) < 0 &&
 		    !(errno == ENOENT && is_there(image, blob->digest)))
-			return why_errno(why, error_origin(-errno),
-					 "cannot move blob %s into place", blob->digest);
+			return give_back(image, ingest, result, i,
+					 why_errno(why, error_origin(-errno),
+						   "cannot move blob %s into place", blob->digest));
 	}
-	return content_sync(image, why);
+	r = content_sync(image, why);
+	return r ? give_back(image, ingest, result, i, r) : 0;
 }
 
 int content_sync(struct image_service *image, struct why *why)
