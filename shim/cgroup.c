@@ -179,12 +179,13 @@ uint64_t cgroup_oom_kills(const struct cgroup *cgroup)
 	return cgroup_parse_count(text, "oom_kill");
 }
 
-static void signal_one(pid_t pid, int signal)
+/* One that has ended needs none. */
+static int signal_one(pid_t pid, int signal)
 {
 	_cleanup_(cleanup_fd) int fd = pidfd_open(pid, 0);
+	int r = fd < 0 || pidfd_send_signal(fd, signal, NULL, 0) ? -errno : 0;
 
-	if (fd >= 0)
-		(void)pidfd_send_signal(fd, signal, NULL, 0);
+	return r == -ESRCH ? 0 : r;
 }
 
 /* The next pid of a cgroup.procs; 0 at the end. */
@@ -233,10 +234,10 @@ int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t 
 			continue;
 		count++;
 		if (signal)
-			signal_one(pid, signal);
+			r = signal_one(pid, signal) ?: r;
 	}
 	*ret_count = count;
-	return 0;
+	return error_trace(r);
 }
 
 int cgroup_thaw(const struct cgroup *cgroup)

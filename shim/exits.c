@@ -156,7 +156,8 @@ static size_t kill_leftovers(struct shim *shim)
 
 	if (shim->config.own_pid_ns || !shim->cgroup.procs)
 		return 0;
-	return cgroup_signal(&shim->cgroup, SIGKILL, shim->init.pid, &count) ? 0 : count;
+	(void)cgroup_signal(&shim->cgroup, SIGKILL, shim->init.pid, &count);
+	return count;
 }
 
 /* Kills the added ones that live and hurries those that are being made; how many there are. */

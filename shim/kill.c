@@ -20,7 +20,8 @@ int shim_signal(struct shim *shim, int signal, bool all)
 		r = cgroup_signal(&shim->cgroup, signal, 0, &count);
 	if (shim->init.pidfd < 0)
 		return count ? 0 : -ESRCH;
-	if (r || !count)
+	/* No other signal may come twice. */
+	if (!count || (r && signal == SIGKILL))
 		r = pidfd_send_signal(shim->init.pidfd, signal, NULL, 0) ? -errno : 0;
 	/* What is frozen dies when it is let go on. */
 	if (!r && signal == SIGKILL)
