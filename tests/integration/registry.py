@@ -3,6 +3,7 @@
 
 import base64
 import contextlib
+import hashlib
 import http.server
 import json
 import os
@@ -358,6 +359,115 @@ class Proxy:
         for s in (source, sink):
             with contextlib.suppress(OSError):
                 s.close()
+
+
+class UploadProxy(Proxy):
+    """The same for what goes to the server: @cut(data, bytes before it of this connection) says how much of it still
+    goes before the connection is cut; None: all, and it is not."""
+
+    def __init__(self, port, cut):
+        super().__init__(port)
+        self.cut = cut
+
+    def serve_one(self, client, mood):
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target), 10)
+        except OSError:
+            client.close()
+            return
+        threading.Thread(target=self.pump, args=(server, client, None), daemon=True).start()
+        self.send(client, server)
+
+    def send(self, client, server):
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := client.recv(16384):
+                left = self.cut(data, passed)
+                server.sendall(data if left is None else data[:left])
+                passed += len(data) if left is None else left
+                self.passed += len(data) if left is None else left
+                if left is not None:
+                    break
+        for s in (client, server):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+            s.close()
+
+
+class UploadRegistry:
+    """Takes uploads as the distribution protocol has it, parts that were cut as well; notes what came."""
+
+    def __init__(self):
+        self.uploads, self.objects, self.requests = {}, {}, []
+        registry = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def tell(self, status, **headers):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def take(self):
+                left, data = int(self.headers.get("Content-Length") or 0), b""
+                while left > len(data) and (part := self.rfile.read1(min(65536, left - len(data)))):
+                    data += part
+                return data, len(data) == left
+
+            def do_HEAD(self):
+                found = registry.objects.get(self.path.split("/")[-1])
+                self.tell(*[200] if found else [404])
+
+            def do_POST(self):
+                name = str(len(registry.uploads))
+                registry.uploads[name] = b""
+                self.tell(202, Location=self.path.split("?")[0] + name)
+
+            def do_GET(self):
+                data = registry.uploads[self.path.split("/")[-1]]
+                registry.requests.append(("GET", None, 0))
+                self.tell(204, Location=self.path, Range="0-%d" % max(len(data) - 1, 0))
+
+            def do_PATCH(self):
+                name = self.path.split("/")[-1]
+                data, is_whole = self.take()
+                first = int((self.headers.get("Content-Range") or "0-").split("-")[0])
+                registry.requests.append(("PATCH", self.headers.get("Content-Range"), len(data)))
+                if first != len(registry.uploads[name]):
+                    return self.tell(416)
+                registry.uploads[name] += data
+                if is_whole:
+                    self.tell(202, Location=self.path, Range="0-%d" % (len(registry.uploads[name]) - 1))
+
+            def do_PUT(self):
+                data, _ = self.take()
+                if "/uploads/" in self.path:
+                    path, digest = self.path.split("?digest=")
+                    data = registry.uploads.pop(path.split("/")[-1]) + data
+                    assert digest == "sha256:" + hashlib.sha256(data).hexdigest()
+                    registry.objects[digest] = data
+                else:
+                    registry.objects[self.path.split("/")[-1]] = data
+                self.tell(201)
+
+            def log_message(self, *_):
+                pass
+
+        self.port = free_port()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 class ConnectProxy(Proxy):

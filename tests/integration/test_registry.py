@@ -3,6 +3,7 @@
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -20,7 +21,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
 import registry  # noqa: E402
 from davit import Davit, main, wait_for  # noqa: E402
-from registry import ConnectProxy, FakeRegistry, Image, Proxy, Registry, TokenServer  # noqa: E402
+from registry import (ConnectProxy, FakeRegistry, Image, Proxy, Registry, TokenServer, UploadProxy,  # noqa: E402
+                      UploadRegistry)
 
 SLOW = os.environ.get("SLOW")
 
@@ -885,6 +887,62 @@ def test_a_push_through_a_proxy_that_cuts_ends_whole():
                     d.check("images", "push", "%s/to%d/x:1" % (r.host, i), r.host + "/a:1")
                 assert r.digest("to%d/x:1" % i) == image.target["digest"]
         r.corrupt(image.target["digest"])
+
+
+def large_image(d):
+    """An image of one layer of 4 MB, in davit's store; the layer."""
+    image = Image()
+    image.add([registry.random_layer("big", 4000000, 9)], ("plain",))
+    (layer,) = [data for kind, data in image.documents.values() if len(data) > 1000000]
+    layout = os.path.join(d.work, "large")
+    image.write_layout(layout, "l:1")
+    archive = os.path.join(d.work, "large.tar")
+    subprocess.run(["tar", "-C", layout, "-cf", archive, "."], check=True)
+    d.check("images", "import", "--no-unpack", "--base-name", "l", archive)
+    (name,) = d.check("images", "ls", "-q").split()
+    return image, layer, name
+
+
+def test_an_upload_that_was_cut_goes_on_where_the_registry_has_it():
+    with UploadRegistry() as r, Davit() as d:
+        image, layer, name = large_image(d)
+        limit = 1500000
+        with UploadProxy(r.port, lambda data, passed: limit - passed if passed + len(data) > limit else None) as proxy:
+            d.check("images", "push", proxy.host + "/to/x:1", name, seconds=120)
+        patches = [(span, size) for method, span, size in r.requests if method == "PATCH"]
+        assert sum(size for _, size in patches) == len(layer), (len(layer), r.requests)
+        assert patches[0][0] is None and len(patches) >= 3, patches
+        done = patches[0][1]
+        for span, size in patches[1:]:
+            assert span == "%d-%d" % (done, len(layer) - 1), (patches, done)
+            done += size
+        assert r.objects["sha256:" + hashlib.sha256(layer).hexdigest()] == layer
+        assert image.target["digest"] == "sha256:" + hashlib.sha256(r.objects["1"]).hexdigest()
+
+
+def test_an_upload_to_dockers_registry_that_was_cut_is_finished_or_begun_anew():
+    with Registry() as r, Davit() as d:
+        image, layer, name = large_image(d)
+        cuts = []
+
+        def at_its_end(data, _):
+            if not cuts and data.startswith(b"PUT ") and b"/blobs/uploads/" in data:
+                cuts.append("end")
+                return 0
+            return None
+        with UploadProxy(r.port, at_its_end) as proxy:
+            d.check("images", "push", proxy.host + "/one/x:1", name, seconds=120)
+            assert cuts and proxy.passed < len(layer) * 1.5, "all of it came again: %d" % proxy.passed
+        assert r.digest("one/x:1") == image.target["digest"]
+
+        def amidst(data, passed):
+            if len(cuts) == 1 and passed + len(data) > 1500000:
+                cuts.append("amidst")
+                return 1500000 - passed
+            return None
+        with UploadProxy(r.port, amidst) as proxy:
+            d.check("images", "push", proxy.host + "/two/x:1", name, seconds=120)
+        assert len(cuts) == 2 and r.digest("two/x:1") == image.target["digest"]
 
 
 def test_a_damaged_blob_is_not_pushed_and_is_mended_by_a_pull():

@@ -119,6 +119,7 @@ void http_reply_clear(struct http_reply *reply)
 	free(reply->digest);
 	free(reply->location);
 	free(reply->range);
+	free(reply->uploaded);
 	challenges_clear(&reply->challenges);
 	schema_buffer_clear(&reply->body);
 	*reply = (struct http_reply){};
@@ -248,6 +249,7 @@ static size_t on_header(char *data, size_t one, size_t size, void *userdata)
 	take_text(&reply->digest, data, size, "Docker-Content-Digest");
 	take_text(&reply->location, data, size, "Location");
 	take_text(&reply->range, data, size, "Content-Range");
+	take_text(&reply->uploaded, data, size, "Range");
 	challenge = header_value(data, size, "WWW-Authenticate");
 	if (challenge)
 		challenge_parse(challenge, &reply->challenges);
@@ -301,7 +303,8 @@ static size_t on_read(char *buffer, size_t one, size_t size, void *userdata)
 	if (request->body) {
 		memcpy(buffer, (const char *)request->body + http->body_at, n);
 	} else if (n) {
-		ssize_t got = pread(request->body_fd, buffer, n, (off_t)http->body_at);
+		ssize_t got = pread(request->body_fd, buffer, n,
+				    (off_t)(request->body_first + http->body_at));
 
 		if (got <= 0)
 			return CURL_READFUNC_ABORT;
@@ -309,7 +312,7 @@ static size_t on_read(char *buffer, size_t one, size_t size, void *userdata)
 	}
 	http->body_at += n;
 	if (request->moved)
-		*request->moved = http->body_at;
+		*request->moved = request->body_first + http->body_at;
 	return n;
 }
 
@@ -371,6 +374,9 @@ static void set_body(CURL *curl, struct http *http, const struct http_request *r
 		curl_easy_setopt(curl, CURLOPT_SEEKFUNCTION, on_seek);
 		curl_easy_setopt(curl, CURLOPT_SEEKDATA, http);
 		curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
+		/* On a connection that was used before libcurl would send it again by itself. */
+		if (!strcmp(request->method, "PATCH"))
+			curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
 	} else if (!strcmp(request->method, "POST")) {
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, "");
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, 0L);

@@ -31,12 +31,13 @@ struct http_request {
 	const struct host *host; /* whose certificates count */
 	bool is_foreign;         /* another server than that host: gets no client certificate */
 	const char *headers[HTTP_HEADERS_MAX]; /* "Name: value", NULL-terminated */
-	/* A body: bytes, or a file from its start. */
+	/* A body: bytes, or a file from @body_first. */
 	const void *body;
 	int body_fd;
+	uint64_t body_first;
 	uint64_t body_size;
 	bool has_body;
-	_Atomic uint64_t *moved; /* bytes of the body that have gone; may be NULL */
+	_Atomic uint64_t *moved; /* where in the body it is, from the file's start; may be NULL */
 	/* Of a success the body goes to @sink, which is first told of the reply's head by @begin; without it is kept, at most @limit bytes. */
 	int (*begin)(void *userdata, const struct http_reply *reply);
 	http_sink_fn sink;
@@ -47,6 +48,7 @@ struct http_request {
 struct http_reply {
 	long status;
 	char *content_type, *digest, *location, *range; /* NULL: absent */
+	char *uploaded; /* Range: what has come of an upload */
 	struct challenges challenges;
 	uint64_t retry_after_s;
 	uint64_t length;    /* what Content-Length says, 0 without */

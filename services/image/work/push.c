@@ -17,8 +17,10 @@
 #include "services/image/work/pool.h"
 #include "services/image/work/registry.h"
 
-#define NESTING_MAX 4
-#define SOURCES_MAX 3
+#define NESTING_MAX  4
+#define SOURCES_MAX  3
+#define RESUME_MIN   (256u << 10) /* a smaller blob is simply sent again */
+#define PROGRESS_MIN (1u << 20)
 
 struct push_document {
 	struct descriptor descriptor;
@@ -242,9 +244,8 @@ static int begin_upload(struct push *push, struct http *http, const struct job *
 	if (!url)
 		return why_set(why, WORK_E_INVALID, "%s: beginning an upload: no Location",
 			       host->name);
-	*ret_url = text_format("%s%sdigest=%s", url, strchr(url, '?') ? "&" : "?",
-			       job->blob.digest);
-	return *ret_url ? 0 : error_origin(-ENOMEM);
+	*ret_url = TAKE(url);
+	return 0;
 }
 
 /* A mount is asked for while there are sources; a registry that cannot opens an upload instead. */
@@ -270,17 +271,117 @@ static int begin_or_mount(struct push *push, struct http *http, struct job *job,
 	return begin_upload(push, http, job, NULL, ret_url, why);
 }
 
-static int send_to(struct push *push, struct http *http, struct job *job, const char *url,
-		   struct http_reply *ret_reply, struct why *why)
+struct upload {
+	char *url;       /* NULL: it must be begun */
+	uint64_t offset; /* so much is there */
+	uint64_t best;   /* the furthest that it was asked to go on from */
+	bool is_whole;   /* the registry takes a blob in one request alone */
+};
+
+static void upload_clear(struct upload *upload)
 {
+	free(upload->url);
+	upload->url = NULL;
+	upload->offset = 0;
+}
+
+static bool is_resumable(const struct upload *upload, const struct job *job)
+{
+	return !upload->is_whole && job->blob.size >= RESUME_MIN;
+}
+
+static void take_location(const struct push *push, const struct http_reply *reply,
+			  struct upload *upload)
+{
+	char *url = reply->location ? http_resolve(push->registry.hosts.items[push->host].url,
+						   reply->location)
+				    : NULL;
+
+	/* Without one, or one that is none, it stays where it was. */
+	if (!url)
+		return;
+	free(upload->url);
+	upload->url = url;
+}
+
+/* What is not there yet, in one stream as docker sends it. */
+static int send_rest(struct push *push, struct http *http, struct job *job, struct upload *upload,
+		     struct http_reply *ret_reply, struct why *why)
+{
+	const struct registry_request request = {.method = "PATCH",
+						 .url = upload->url,
+						 .body_fd = job->fd,
+						 .body_first = upload->offset,
+						 .body_size = job->blob.size - upload->offset,
+						 .has_body = true,
+						 .moved = &job->moved};
+	int r;
+
+	r = registry_send(&push->registry, http, push->host, &request, ret_reply, why);
+	if (r || ret_reply->status / 100 != 2)
+		return r;
+	upload->offset = job->blob.size;
+	take_location(push, ret_reply, upload);
+	return 0;
+}
+
+/* It becomes a blob; with its bytes, if it was not sent in parts. */
+static int finish_upload(struct push *push, struct http *http, struct job *job,
+			 const struct upload *upload, struct http_reply *ret_reply, struct why *why)
+{
+	bool has_gone = is_resumable(upload, job);
+	_cleanup_(cleanup_free) char *url = text_format("%s%sdigest=%s", upload->url,
+							strchr(upload->url, '?') ? "&" : "?",
+							job->blob.digest);
 	const struct registry_request request = {.method = "PUT",
 						 .url = url,
 						 .body_fd = job->fd,
-						 .body_size = job->blob.size,
+						 .body_size = has_gone ? 0 : job->blob.size,
 						 .has_body = true,
-						 .moved = &job->moved};
+						 .moved = has_gone ? NULL : &job->moved};
 
+	if (!url)
+		return error_origin(-ENOMEM);
 	return registry_send(&push->registry, http, push->host, &request, ret_reply, why);
+}
+
+static int send_to(struct push *push, struct http *http, struct job *job, struct upload *upload,
+		   struct http_reply *ret_reply, struct why *why)
+{
+	if (is_resumable(upload, job) && upload->offset < job->blob.size) {
+		_cleanup_(http_reply_clear) struct http_reply reply = {};
+		int r = send_rest(push, http, job, upload, &reply, why);
+
+		if (r || reply.status / 100 != 2) {
+			*ret_reply = reply;
+			reply = (struct http_reply){};
+			return r;
+		}
+	}
+	return finish_upload(push, http, job, upload, ret_reply, why);
+}
+
+/*
+ * Asks how much of a broken upload is there. One that the registry knows no more is begun anew: docker's keeps only
+ * what came in whole requests, and forgets an upload that was cut in the midst of one.
+ */
+static void find_offset(struct push *push, struct http *http, const struct job *job,
+			struct upload *upload)
+{
+	const struct registry_request request = {
+		.method = "GET", .url = upload->url, .limit = HTTP_BODY_MAX};
+	_cleanup_(http_reply_clear) struct http_reply reply = {};
+	struct why why = {};
+	uint64_t size = 0;
+
+	if (!registry_send(&push->registry, http, push->host, &request, &reply, &why) &&
+	    reply.status / 100 == 2 && reply.uploaded &&
+	    remote_parse_uploaded(reply.uploaded, &size) && size <= job->blob.size) {
+		upload->offset = size;
+		take_location(push, &reply, upload);
+		return;
+	}
+	upload_clear(upload);
 }
 
 static int check_size(const struct job *job, struct why *why)
@@ -297,40 +398,83 @@ static int check_size(const struct job *job, struct why *why)
 	return 0;
 }
 
-/* Each try begins an upload of its own: what a broken one has left is the registry's to forget. */
-static int upload(struct push *push, struct http *http, struct job *job, struct why *why)
+static bool is_done(const struct http_reply *reply)
 {
-	char what[96];
+	return reply->status == 201 || reply->status == 200 || reply->status == 204;
+}
+
+/* A stream of its own is not for every registry; and what it does not know any more is begun anew. */
+static bool may_go_on(struct upload *upload, const struct job *job, int r,
+		      const struct http_reply *reply)
+{
+	if (!r && is_resumable(upload, job) && !upload->offset &&
+	    (reply->status == 405 || reply->status == 501)) {
+		upload->is_whole = true;
+		return true;
+	}
+	return registry_may_retry(r, reply) ||
+	       (!r && (reply->status == 404 || reply->status == 416));
+}
+
+static int upload_once(struct push *push, struct http *http, struct job *job, struct upload *upload,
+		       struct http_reply *ret_reply, struct why *ret_own, struct why *why)
+{
 	int r;
 
-	snprintf(what, sizeof(what), "blob %s", job->blob.digest);
-	r = check_size(job, why);
-	for (unsigned n = 1; !r; n++) {
-		_cleanup_(http_reply_clear) struct http_reply reply = {};
-		_cleanup_(cleanup_free) char *url = NULL;
-		struct why own = {};
-
-		r = begin_or_mount(push, http, job, &url, why);
+	if (!upload->url) {
+		job->moved = 0;
+		r = begin_or_mount(push, http, job, &upload->url, why);
 		if (r)
 			return r;
-		if (!url) {
+		if (!upload->url) {
 			job->status = TRANSFER_MOUNTED;
 			return 0;
 		}
-		r = send_to(push, http, job, url, &reply, &own);
-		if (!r && (reply.status == 201 || reply.status == 200 || reply.status == 204)) {
-			job->status = TRANSFER_DONE;
+	}
+	r = send_to(push, http, job, upload, ret_reply, ret_own);
+	if (!r && is_done(ret_reply))
+		job->status = TRANSFER_DONE;
+	return r;
+}
+
+static int upload_failed(struct push *push, const struct job *job, int r,
+			 const struct http_reply *reply, const struct why *own, struct why *why)
+{
+	char what[96];
+
+	snprintf(what, sizeof(what), "blob %s", job->blob.digest);
+	if (!r)
+		return registry_explain(&push->registry, push->host, what, reply, why);
+	why_set(why, r, "%s", own->text);
+	return registry_fold(&push->registry, push->host, what, r, why);
+}
+
+/* A broken upload is gone on with where the registry has it; each that has come further has all its attempts again. */
+static int upload(struct push *push, struct http *http, struct job *job, struct why *why)
+{
+	_cleanup_(upload_clear) struct upload upload = {};
+	int r = check_size(job, why);
+
+	for (unsigned n = 1; !r; n++) {
+		_cleanup_(http_reply_clear) struct http_reply reply = {};
+		struct why own = {};
+		int sent = upload_once(push, http, job, &upload, &reply, &own, why);
+
+		if (why->text[0])
+			return sent;
+		if (job->status != TRANSFER_RUNNING)
 			return 0;
-		}
-		if (n == REGISTRY_ATTEMPTS ||
-		    !(registry_may_retry(r, &reply) || (!r && reply.status == 404))) {
-			if (!r)
-				return registry_explain(&push->registry, push->host, what, &reply,
-							why);
-			why_set(why, r, "%s", own.text);
-			return registry_fold(&push->registry, push->host, what, r, why);
-		}
+		if (n == REGISTRY_ATTEMPTS || !may_go_on(&upload, job, sent, &reply))
+			return upload_failed(push, job, sent, &reply, &own, why);
 		r = registry_back_off(n, &reply);
+		if (!r && is_resumable(&upload, job) && upload.url)
+			find_offset(push, http, job, &upload);
+		else
+			upload_clear(&upload);
+		if (upload.offset > upload.best + PROGRESS_MIN) {
+			upload.best = upload.offset;
+			n = 0;
+		}
 	}
 	return r;
 }

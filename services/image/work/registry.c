@@ -438,6 +438,11 @@ static int make_headers(const struct host *host, const struct registry_request *
 	if (!r && request->has_body)
 		r = add_header(headers, text_format("Content-Type: %s",
 						    request->type ?: "application/octet-stream"));
+	if (!r && request->body_first)
+		r = add_header(headers, text_format("Content-Range: %llu-%llu",
+						    (unsigned long long)request->body_first,
+						    (unsigned long long)(request->body_first +
+									 request->body_size - 1)));
 	if (!r && request->first)
 		r = add_header(headers, text_format("Range: bytes=%llu-",
 						    (unsigned long long)request->first));
@@ -464,6 +469,7 @@ static int send_one(const struct host *host, struct http *http,
 		.is_foreign = !remote_same_origin(host->url, url),
 		.body = request->body,
 		.body_fd = request->body_fd,
+		.body_first = request->body_first,
 		.body_size = request->body_size,
 		.has_body = request->has_body,
 		.moved = request->moved,

@@ -43,6 +43,7 @@ struct registry_request {
 	/* As in struct http_request. */
 	const void *body;
 	int body_fd;
+	uint64_t body_first; /* not 0: an upload goes on there */
 	uint64_t body_size;
 	bool has_body;
 	_Atomic uint64_t *moved;

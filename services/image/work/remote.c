@@ -289,3 +289,18 @@ bool remote_parse_range(const char *text, uint64_t *ret_first, uint64_t *ret_las
 	*ret_total = total;
 	return true;
 }
+
+bool remote_parse_uploaded(const char *text, uint64_t *ret_size)
+{
+	uint64_t last;
+
+	if (!strncasecmp(text, "bytes=", 6))
+		text += 6;
+	if (strncmp(text, "0-", 2) != 0)
+		return false;
+	text += 2;
+	if (!take_number(&text, &last) || *text)
+		return false;
+	*ret_size = last ? last + 1 : 0;
+	return true;
+}

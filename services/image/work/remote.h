@@ -27,3 +27,5 @@ bool remote_same_origin(const char *one, const char *other);
 /* Of `bytes 5-9/10` or `bytes 5-9/` + `*`; *ret_total is UINT64_MAX where it is not said. */
 bool remote_parse_range(const char *text, uint64_t *ret_first, uint64_t *ret_last,
 			uint64_t *ret_total);
+/* How much of an upload is there, by the header Range: "0-<last>"; "0-0" is none, as registries mean it. */
+bool remote_parse_uploaded(const char *text, uint64_t *ret_size);

@@ -119,6 +119,24 @@ static void test_ranges(void **state)
 	assert_false(remote_parse_range("bytes 99999999999999999999-9/10", &first, &last, &total));
 }
 
+static void test_what_is_there_of_an_upload(void **state)
+{
+	uint64_t size = 7;
+
+	(void)state;
+	assert_true(remote_parse_uploaded("0-0", &size) && size == 0);
+	assert_true(remote_parse_uploaded("0-1048575", &size) && size == 1048576);
+	assert_true(remote_parse_uploaded("bytes=0-9", &size) && size == 10);
+	size = 7;
+	assert_false(remote_parse_uploaded("", &size));
+	assert_false(remote_parse_uploaded("0-", &size));
+	assert_false(remote_parse_uploaded("5-9", &size));
+	assert_false(remote_parse_uploaded("0--1", &size));
+	assert_false(remote_parse_uploaded("0-9 ", &size));
+	assert_false(remote_parse_uploaded("0-99999999999999999999", &size));
+	assert_true(size == 7);
+}
+
 static const struct challenge *chosen(struct challenges *challenges, const char *header)
 {
 	challenges_clear(challenges);
@@ -193,6 +211,7 @@ TEST_MAIN(cmocka_unit_test(test_references_are_taken_apart),
 	  cmocka_unit_test(test_bad_references_are_refused_with_what_is_wrong),
 	  cmocka_unit_test(test_hosts_that_are_near),
 	  cmocka_unit_test(test_another_scheme_host_or_port_is_another_server),
-	  cmocka_unit_test(test_ranges), cmocka_unit_test(test_challenges_as_registries_send_them),
+	  cmocka_unit_test(test_ranges), cmocka_unit_test(test_what_is_there_of_an_upload),
+	  cmocka_unit_test(test_challenges_as_registries_send_them),
 	  cmocka_unit_test(test_a_token_is_fit_for_a_header),
 	  cmocka_unit_test(test_a_registrys_error_is_shown_without_its_control_characters))
