@@ -483,17 +483,21 @@ int content_list(struct image_service *image, const struct list_request *request
 {
 	const char *namespace = call_checked_namespace(call);
 	struct listing listing = {.reply = reply, .namespace = namespace};
+	bool is_next = request->after && check_digest(request->after);
+	struct store_key from;
 	struct why why = {};
 	int r;
 
 	if (!namespace)
 		return 0;
 	r = list_start(&listing.list, request, &listing.filter, &why);
+	if (!r && is_next)
+		r = content_key(request->after, &from);
 	if (!r)
 		r = references_find(image, namespace, &listing.references);
 	if (!r)
-		r = store_walk(image->store, TABLE_BLOBS, NULL, NULL, schema_content_record(),
-			       list_one, &listing);
+		r = store_walk(image->store, TABLE_BLOBS, NULL, is_next ? &from : NULL,
+			       schema_content_record(), list_one, &listing);
 	references_clear(&listing.references);
 	filter_free(listing.filter);
 	list_clear(&listing.list);
