@@ -40,6 +40,8 @@ class Case:
                 "sh", "-c", "echo made >/made; echo $A$RESTORED; exec sleep 1000")
         d.note_cgroup(name)
         wait_for(lambda: d("logs", name).stdout == b"kept\n", "it has written")
+        # The stand-in reads from /proc what there is: in the midst of execve that is nothing.
+        wait_for(lambda: is_sleep([t["pid"] for t in d.json("ps") if t["id"] == name][0]), "sleep runs")
 
     def asked(self, kind):
         """What was asked of criu, of one kind."""
@@ -60,8 +62,12 @@ class Case:
         pid = [t["pid"] for t in d.json("ps") if t["id"] == name][0]
         wait_for(lambda: b"RESTORED=1" in environment(pid), "it has its environment")
         assert b"A=kept" in environment(pid)
-        with open("/proc/%d/cmdline" % pid, "rb") as f:
-            assert f.read() == b"sleep\x001000\x00"
+        assert is_sleep(pid)
+
+
+def is_sleep(pid):
+    with open("/proc/%d/cmdline" % pid, "rb") as f:
+        return f.read() == b"sleep\x001000\x00"
 
 
 def environment(pid):
