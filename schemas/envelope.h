@@ -21,6 +21,8 @@
 #define ENVELOPE_ID_SIZE	  16
 #define ENVELOPE_NAME_MAX	  76  /* namespace, service */
 #define ENVELOPE_METHOD_MAX	  160 /* service.method */
+/* Begins the text of a PENDING, or of a service's DEADLINE_EXCEEDED, that says what the request waits for. */
+#define ENVELOPE_WAITS "it waits: "
 #define ENVELOPE_TEXT_MAX	  1024
 #define ENVELOPE_TOPIC_MAX	  256
 #define ENVELOPE_DEFAULT_NS	  "default"

@@ -28,6 +28,8 @@ struct question {
 	void *answer; /* owned */
 	size_t answer_size;
 	struct envelope_reply reply; /* spans into the answer */
+	char waits[ENVELOPE_TEXT_MAX +
+		   1]; /* ": " and what the last PENDING said that it waits for */
 };
 
 static void question_deinit(struct question *question)
@@ -126,9 +128,13 @@ static int read_answer(struct question *question)
 	r = envelope_read_reply(question->answer, question->answer_size, &question->reply, NULL);
 	if (r || memcmp(question->reply.id, question->id, ENVELOPE_ID_SIZE) != 0)
 		return BUS_PENDING;
-	if (question->reply.status == BUS_PENDING)
-		return BUS_PENDING;
-	return 0;
+	if (question->reply.status != BUS_PENDING)
+		return 0;
+	question->waits[0] = '\0';
+	if (!strncmp(question->reply.text, ENVELOPE_WAITS, strlen(ENVELOPE_WAITS)))
+		snprintf(question->waits, sizeof(question->waits), ": %.*s",
+			 (int)sizeof(question->waits) - 3, question->reply.text);
+	return BUS_PENDING;
 }
 
 static int attempt(struct question *question)
@@ -175,9 +181,10 @@ static int fail_deadline(struct question *question)
 		return ask_fail(ask, BUS_UNAVAILABLE, "no broker answers at %s; is davit up?",
 				ask->bus_path);
 	return ask_fail(ask, BUS_DEADLINE_EXCEEDED,
-			"%s was not answered within %llu ms; it may still take effect",
+			"%s was not answered within %llu ms; it may still take effect%s",
 			question->method,
-			(unsigned long long)(question->deadline_ms - question->started_ms));
+			(unsigned long long)(question->deadline_ms - question->started_ms),
+			question->waits);
 }
 
 static uint64_t question_end(const struct question *question)
@@ -257,6 +264,9 @@ static int question_ask(struct question *question, const void *body, size_t size
 	if (r)
 		return error_trace(r);
 
+	if (question->reply.status == BUS_DEADLINE_EXCEEDED && question->waits[0])
+		return ask_fail(ask, BUS_DEADLINE_EXCEEDED, "%.*s%s", ENVELOPE_TEXT_MAX / 2,
+				question->reply.text, question->waits);
 	ask->status = question->reply.status;
 	memcpy(ask->text, question->reply.text, sizeof(ask->text));
 	return (int)ask->status;

@@ -260,25 +260,43 @@ int call_settle(struct call *call, bool is_stored)
 
 static void check_calls(struct loop_timer *timer);
 
+static bool has_no_room(const struct service *service, uint64_t now)
+{
+	return service->no_room_ms && now - service->no_room_ms < 2 * SERVICE_NO_ROOM_MS;
+}
+
+static void answer_waiter(const struct service *service, const struct call *call,
+			  struct waiter *waiter, bool is_late, uint64_t now)
+{
+	char text[ENVELOPE_TEXT_MAX + 1];
+
+	if (has_no_room(service, now))
+		snprintf(text, sizeof(text), "%sno space is left on the disk of store '%s'",
+			 ENVELOPE_WAITS, service->store->directory);
+	else if (is_late)
+		snprintf(text, sizeof(text),
+			 "the deadline passed while the request was worked on; it goes on");
+	else
+		snprintf(text, sizeof(text), "it goes on: ask again with the same request id");
+	answer_one(waiter, call->id, is_late ? BUS_DEADLINE_EXCEEDED : BUS_PENDING, text, NULL);
+	free(waiter);
+}
+
 /* One that wants to wait longer asks again with the same id. */
-static void check_waiters(struct call *call, uint64_t now)
+static void check_waiters(const struct service *service, struct call *call, uint64_t now)
 {
 	struct waiter **at = &call->waiters, *waiter;
 	bool is_late = call->deadline_ms <= now;
 	bool may_join = call->method && call->method->mutates;
+	uint64_t patience_ms = has_no_room(service, now) ? SERVICE_NO_ROOM_MS : SERVICE_PENDING_MS;
 
 	while ((waiter = *at)) {
-		if (!is_late && !(may_join && now - waiter->since_ms >= SERVICE_PENDING_MS)) {
+		if (!is_late && !(may_join && now - waiter->since_ms >= patience_ms)) {
 			at = &waiter->next;
 			continue;
 		}
 		*at = waiter->next;
-		answer_one(
-			waiter, call->id, is_late ? BUS_DEADLINE_EXCEEDED : BUS_PENDING,
-			is_late ? "the deadline passed while the request was worked on; it goes on"
-				: "it goes on: ask again with the same request id",
-			NULL);
-		free(waiter);
+		answer_waiter(service, call, waiter, is_late, now);
 	}
 }
 
@@ -290,7 +308,7 @@ static void check_calls(struct loop_timer *timer)
 
 	for (size_t i = 0; i < SERVICE_CALLS_BUCKETS; i++)
 		for (struct call *call = service->calls[i]; call; call = call->next) {
-			check_waiters(call, now);
+			check_waiters(service, call, now);
 			is_waiting |= call->waiters != NULL;
 		}
 	if (is_waiting)

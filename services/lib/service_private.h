@@ -20,6 +20,7 @@
 
 #define SERVICE_TURN_JOBS     256
 #define SERVICE_PENDING_MS    10000 /* a caller waits so long on one connection */
+#define SERVICE_NO_ROOM_MS    2000  /* or so long, if the disk is full: it shall know */
 #define SERVICE_CALLS_BUCKETS 256
 #define SERVICE_EXIT_RESTART  75 /* for the supervisor: start it again */
 
@@ -199,6 +200,7 @@ struct service {
 	struct call *calls[SERVICE_CALLS_BUCKETS]; /* later ones */
 	size_t n_calls;
 	struct loop_timer calls_timer;
+	uint64_t no_room_ms; /* when a turn could not be committed for lack of room on the disk; 0: never */
 
 	struct outbox outbox;
 	struct operation_list operations;

@@ -262,6 +262,8 @@ static void turn_commit(struct service *service)
 			return;
 		}
 	}
+	if (r == STORE_E_NO_SPACE)
+		service->no_room_ms = time_boot_ms();
 	log_error("store of %s: %s; the requests of this turn are refused",
 		  service->definition->program,
 		  r == STORE_E_NO_SPACE ? "no space is left on its disk" : "its map is full");
@@ -315,9 +317,10 @@ static void run_jobs(struct service *service)
 		}
 		if (r == JOB_GONE)
 			continue;
-		if (r == STORE_E_NO_SPACE)
+		if (r == STORE_E_NO_SPACE) {
+			service->no_room_ms = time_boot_ms();
 			job->refuse(service, job, r);
-		else if (r)
+		} else if (r)
 			service_die(service, r);
 		else
 			job_list_add(&service->done, job);

@@ -95,7 +95,7 @@ static void answer_oddly(struct responder *responder, struct bus_server_request 
 	if (count_id(responder, envelope->id) >= n)
 		echo(request, envelope);
 	else if (envelope->method[0] == 'p')
-		answer(request, envelope, BUS_PENDING, "", NULL, 0);
+		answer(request, envelope, BUS_PENDING, ENVELOPE_WAITS "the test", NULL, 0);
 	else if (envelope->method[0] == 'g')
 		bus_server_reply(request, "\xdd\x08\x00\x00\x00", 5);
 	else

@@ -103,6 +103,17 @@ static void test_pending_and_unreadable_answers_are_asked_again_with_one_id(void
 	assert_int_equal(ask_number(fixture, "stat.requests", 0), 4 + 3 + 3 + 1);
 }
 
+static void test_at_the_deadline_it_is_said_what_was_waited_for(void **state)
+{
+	struct fixture *fixture = *state;
+
+	respond(fixture);
+	fixture->ask.timeout_ms = 200;
+	assert_int_equal(ask_number(fixture, "pending.1000000", 7), -1);
+	assert_int_equal(fixture->ask.status, BUS_DEADLINE_EXCEEDED);
+	assert_non_null(strstr(fixture->ask.text, ENVELOPE_WAITS "the test"));
+}
+
 static void test_a_broker_that_restarts_answers_on(void **state)
 {
 	struct fixture *fixture = *state;
@@ -224,6 +235,7 @@ int main(int argc, char **argv)
 		TEST(test_a_question_gets_its_answer),
 		TEST(test_a_failure_is_a_status_and_a_sentence),
 		TEST(test_pending_and_unreadable_answers_are_asked_again_with_one_id),
+		TEST(test_at_the_deadline_it_is_said_what_was_waited_for),
 		TEST(test_a_broker_that_restarts_answers_on),
 		TEST(test_the_deadline_ends_a_question_and_names_it),
 		TEST(test_without_a_broker_it_asks_whether_davit_is_up),

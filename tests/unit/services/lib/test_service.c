@@ -714,6 +714,26 @@ static void test_a_waiter_gets_pending_after_its_time_and_may_ask_again(void **s
 	assert_int_equal(the_counter.n_runs, 1);
 }
 
+static void test_a_waiter_learns_soon_that_the_disk_is_full(void **state)
+{
+	struct service_case *test = *state;
+	struct namespace_record record = {.name = "later"};
+	struct namespace_request request = {.namespace = &record};
+	struct service_answer *answer;
+
+	answer = service_case_send(test, "namespace.create", id_1, 0, &request);
+	service_case_turn(test);
+	the_counter.later->waiters->since_ms -= SERVICE_NO_ROOM_MS;
+	test->service->calls_timer.fn(&test->service->calls_timer);
+	assert_false(answer->is_answered);
+	test->service->no_room_ms = time_boot_ms();
+	test->service->calls_timer.fn(&test->service->calls_timer);
+	assert_int_equal(answer->status, BUS_PENDING);
+	assert_non_null(strstr(service_case_text(test), ENVELOPE_WAITS "no space is left on"));
+	call_finish(the_counter.later, &(struct namespace_reply){.namespace = &record});
+	service_case_turn(test);
+}
+
 static void test_a_waiter_whose_deadline_passes_is_told(void **state)
 {
 	struct service_case *test = *state;
@@ -769,5 +789,6 @@ TEST_MAIN(CASE(test_a_repeated_request_gets_the_stored_reply_and_does_nothing),
 	  CASE(test_a_later_answer_waits_for_room_whatever_else_comes),
 	  CASE(test_a_later_failure_is_remembered),
 	  CASE(test_a_waiter_gets_pending_after_its_time_and_may_ask_again),
+	  CASE(test_a_waiter_learns_soon_that_the_disk_is_full),
 	  CASE(test_a_waiter_whose_deadline_passes_is_told),
 	  CASE(test_text_that_is_not_utf8_is_made_so))
