@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "broker/broker.h"
 #include "broker/callers.h"
@@ -150,21 +151,57 @@ static int take_lock(const struct broker *broker, const char *directory, const c
 	}
 }
 
+#define NO_GROUP ((gid_t)-1)
+
+static gid_t look_up_group(void)
+{
+	const struct group *group = getgrnam("davit");
+
+	return group ? group->gr_gid : NO_GROUP;
+}
+
+/* The host's name services are libraries that stay mapped once they are loaded, half a megabyte of them: a child
+ * loads them, and ends. There is no thread yet. */
+static gid_t find_group(void)
+{
+	_cleanup_(cleanup_fd) int ours = -1, theirs = -1;
+	gid_t gid = NO_GROUP;
+	int ends[2];
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return look_up_group();
+	ours = ends[0];
+	theirs = ends[1];
+	pid = fork();
+	if (pid < 0)
+		return look_up_group();
+	if (pid == 0) {
+		gid = look_up_group();
+		_exit(file_write_all(theirs, &gid, sizeof(gid)) ? 1 : 0);
+	}
+	theirs = close_fd(theirs);
+	if (read(ours, &gid, sizeof(gid)) != sizeof(gid))
+		gid = NO_GROUP;
+	waitpid(pid, NULL, 0);
+	return gid;
+}
+
 static int prepare_state(struct broker *broker, struct why *why)
 {
 	const char *state = broker->options->paths.state;
 	_cleanup_(cleanup_free) char *services = text_format("%s/svc", state);
-	struct group *group = getgrnam("davit");
 	int r;
 
 	if (!services)
 		return error_origin(-ENOMEM);
-	broker->has_group = group != NULL;
-	broker->group = group ? group->gr_gid : 0;
-	r = file_make_dir(state, group ? 0710 : 0700, why);
+	broker->group = find_group();
+	broker->has_group = broker->group != NO_GROUP;
+	r = file_make_dir(state, broker->has_group ? 0710 : 0700, why);
 	if (r)
 		return error_trace(r);
-	if (group && (chown(state, (uid_t)-1, broker->group) < 0 || chmod(state, 0710) < 0))
+	if (broker->has_group &&
+	    (chown(state, (uid_t)-1, broker->group) < 0 || chmod(state, 0710) < 0))
 		return why_errno(why, error_origin(-errno), "cannot open %s to group davit", state);
 	r = file_make_dir(services, 0700, why);
 	if (!r)
