@@ -39,6 +39,7 @@ struct foreground {
 
 	/* Streams that go through a shim end with it, and are attached to the next one. */
 	int shim; /* pidfd; -1: they do not, or it is not known */
+	bool is_unsure; /* another shim than that one may serve them */
 	pid_t shim_pid;
 	struct log_position started; /* where in the log our output began */
 	struct frames frames;        /* since then */
@@ -218,8 +219,9 @@ static bool has_lost_shim(const struct foreground *foreground)
 {
 	struct pollfd poll_fd = {.fd = foreground->shim, .events = POLLIN};
 
-	return foreground->shim >= 0 &&
-	       (poll(&poll_fd, 1, 0) > 0 || is_exiting(foreground->shim_pid));
+	if (foreground->shim < 0)
+		return foreground->is_unsure;
+	return poll(&poll_fd, 1, 0) > 0 || is_exiting(foreground->shim_pid);
 }
 
 static void on_frames(void *userdata, const void *data, size_t size)
@@ -284,13 +286,15 @@ static bool attach_again(struct foreground *foreground)
 			    process_name(foreground), why.text);
 		return false;
 	}
+	/* Before it is asked: if that one dies meanwhile another may answer, which is seen at the output's end. */
+	note_shim(foreground);
+	foreground->is_unsure = foreground->shim < 0;
 	if (ask_attach(foreground, &io)) {
 		if (ask->status != BUS_NOT_FOUND)
 			log_warning("'%s' has lost its shim: its output is in `davit logs` (%s)",
 				    process_name(foreground), ask->text);
 		return false;
 	}
-	note_shim(foreground);
 	return true;
 }
 

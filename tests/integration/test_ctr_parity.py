@@ -212,7 +212,7 @@ def attach(tool):
     client = subprocess.Popen(base + ["tasks", "attach", "web"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
     assert client.stdout.readline() == b"tick\n"
-    assert tool("tasks", "exec", "--exec-id", "go", "web", "touch", "/tmp/go").returncode == 0
+    tool("tasks", "exec", "--exec-id", "go", "web", "touch", "/tmp/go")  # init may end, and it with it, before it has said so
     out, err = client.communicate(timeout=DEADLINE)
     return client.returncode, out.splitlines()[-1], err
 

@@ -225,7 +225,8 @@ def test_who_is_attached_sees_all_whatever_shims_die():
         seen = other.stdout.readline()
         for _ in range(3):
             kill_shim(d, "RUNNING")
-        d.check("exec", "web", "touch", "/end")
+        wait_for(lambda: d.check("logs", "web").count("\n") > 40, "some lines more")
+        d("exec", "web", "touch", "/end")  # init may end, and it with it, before it has said so
         out, err = client.communicate(timeout=60)
         out = (b"".join(first) + out).decode().split()
         assert out == ["o%d" % i for i in range(len(out) - 1)] + ["last"], out[-20:]
