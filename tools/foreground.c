@@ -38,7 +38,7 @@ struct foreground {
 	bool has_exited, is_output_done, is_removed, until_removed, is_detached;
 
 	/* Streams that go through a shim end with it, and are attached to the next one. */
-	int shim; /* pidfd; -1: they do not, or it is not known */
+	int shim;       /* pidfd; -1: they do not, or it is not known */
 	bool is_unsure; /* another shim than that one may serve them */
 	pid_t shim_pid;
 	struct log_position started; /* where in the log our output began */
