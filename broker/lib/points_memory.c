@@ -1,64 +1,15 @@
-/* Allocations as points: the linker's --wrap turns calls of x into __wrap_x, and calls of __real_x into x. */
+/* Allocations as points: see wrapped_memory.h. */
 
 #ifdef DAVIT_POINTS
 
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *pointer, size_t size);
-void *__real_reallocarray(void *pointer, size_t n, size_t size);
-char *__real_strdup(const char *text);
-char *__real_strndup(const char *text, size_t size);
-int __real_vasprintf(char **ret_text, const char *format, va_list args);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *pointer, size_t size);
-void *__wrap_reallocarray(void *pointer, size_t n, size_t size);
-char *__wrap_strdup(const char *text);
-char *__wrap_strndup(const char *text, size_t size);
-int __wrap_vasprintf(char **ret_text, const char *format, va_list args)
-	__attribute__((format(printf, 2, 0)));
+#include "broker/lib/wrapped_memory.h"
 
-static bool memory_fails(void)
+bool memory_fails(void)
 {
 	if (!point(POINT_MEMORY))
 		return false;
 	errno = ENOMEM;
 	return true;
-}
-
-void *__wrap_malloc(size_t size)
-{
-	return memory_fails() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-	return memory_fails() ? NULL : __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *pointer, size_t size)
-{
-	return memory_fails() ? NULL : __real_realloc(pointer, size);
-}
-
-void *__wrap_reallocarray(void *pointer, size_t n, size_t size)
-{
-	return memory_fails() ? NULL : __real_reallocarray(pointer, n, size);
-}
-
-char *__wrap_strdup(const char *text)
-{
-	return memory_fails() ? NULL : __real_strdup(text);
-}
-
-char *__wrap_strndup(const char *text, size_t size)
-{
-	return memory_fails() ? NULL : __real_strndup(text, size);
-}
-
-int __wrap_vasprintf(char **ret_text, const char *format, va_list args)
-{
-	return memory_fails() ? -1 : __real_vasprintf(ret_text, format, args);
 }
 
 #endif

@@ -324,13 +324,24 @@ class Proxy:
             threading.Thread(target=self.serve_one, args=(client, self.mood(self.count)), daemon=True).start()
 
     def serve_one(self, client, mood):
+        server = self.connect(client)
+        if server:
+            threading.Thread(target=self.pump, args=(client, server, None), daemon=True).start()
+            self.pump(server, client, mood)
+
+    def connect(self, client):
         try:
-            server = socket.create_connection(("127.0.0.1", self.target), 10)
+            return socket.create_connection(("127.0.0.1", self.target), 10)
         except OSError:
             client.close()
-            return
-        threading.Thread(target=self.pump, args=(client, server, None), daemon=True).start()
-        self.pump(server, client, mood)
+            return None
+
+    @staticmethod
+    def close_both(*sockets):
+        for call in (lambda s: s.shutdown(socket.SHUT_RDWR), lambda s: s.close()):
+            for s in sockets:
+                with contextlib.suppress(OSError):
+                    call(s)
 
     def pump(self, source, sink, mood):
         kind, left = mood or (None, 0)
@@ -353,12 +364,7 @@ class Proxy:
                 sink.sendall(data)
         except OSError:
             pass
-        for s in (source, sink):
-            with contextlib.suppress(OSError):
-                s.shutdown(socket.SHUT_RDWR)
-        for s in (source, sink):
-            with contextlib.suppress(OSError):
-                s.close()
+        self.close_both(source, sink)
 
 
 class UploadProxy(Proxy):
@@ -370,13 +376,10 @@ class UploadProxy(Proxy):
         self.cut = cut
 
     def serve_one(self, client, mood):
-        try:
-            server = socket.create_connection(("127.0.0.1", self.target), 10)
-        except OSError:
-            client.close()
-            return
-        threading.Thread(target=self.pump, args=(server, client, None), daemon=True).start()
-        self.send(client, server)
+        server = self.connect(client)
+        if server:
+            threading.Thread(target=self.pump, args=(server, client, None), daemon=True).start()
+            self.send(client, server)
 
     def send(self, client, server):
         passed = 0
@@ -388,10 +391,7 @@ class UploadProxy(Proxy):
                 self.passed += len(data) if left is None else left
                 if left is not None:
                     break
-        for s in (client, server):
-            with contextlib.suppress(OSError):
-                s.shutdown(socket.SHUT_RDWR)
-            s.close()
+        self.close_both(client, server)
 
 
 class UploadRegistry:

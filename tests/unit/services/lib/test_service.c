@@ -692,24 +692,38 @@ static void test_a_later_failure_is_remembered(void **state)
 	assert_int_equal(the_counter.n_runs, 1);
 }
 
-static void test_a_waiter_gets_pending_after_its_time_and_may_ask_again(void **state)
+static struct namespace_record later = {.name = (char *)"later"};
+
+/* A request that is answered later, and has been waited for so long. */
+static struct service_answer *send_later(struct service_case *test, uint64_t since_ms)
 {
-	struct service_case *test = *state;
-	struct namespace_record record = {.name = "later"};
-	struct namespace_request request = {.namespace = &record};
+	struct namespace_request request = {.namespace = &later};
 	struct service_answer *answer;
 
 	answer = service_case_send(test, "namespace.create", id_1, 0, &request);
 	service_case_turn(test);
-	/* Ten seconds ago; the timer is made to be due. */
-	the_counter.later->waiters->since_ms -= SERVICE_PENDING_MS;
+	the_counter.later->waiters->since_ms -= since_ms;
+	return answer;
+}
+
+static void answer_later(struct service_case *test)
+{
+	call_finish(the_counter.later, &(struct namespace_reply){.namespace = &later});
+	service_case_turn(test);
+}
+
+static void test_a_waiter_gets_pending_after_its_time_and_may_ask_again(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *answer = send_later(test, SERVICE_PENDING_MS);
+
+	/* The timer is made to be due. */
 	test->service->calls_timer.fn(&test->service->calls_timer);
 	assert_true(answer->is_answered);
 	assert_int_equal(answer->status, BUS_PENDING);
 	assert_int_equal(count(test, "later", id_1), BUS_PENDING);
 	assert_int_equal(the_counter.n_runs, 1);
-	call_finish(the_counter.later, &(struct namespace_reply){.namespace = &record});
-	service_case_turn(test);
+	answer_later(test);
 	assert_int_equal(count(test, "later", id_1), BUS_OK);
 	assert_int_equal(the_counter.n_runs, 1);
 }
@@ -717,32 +731,22 @@ static void test_a_waiter_gets_pending_after_its_time_and_may_ask_again(void **s
 static void test_a_waiter_learns_soon_that_the_disk_is_full(void **state)
 {
 	struct service_case *test = *state;
-	struct namespace_record record = {.name = "later"};
-	struct namespace_request request = {.namespace = &record};
-	struct service_answer *answer;
+	struct service_answer *answer = send_later(test, SERVICE_NO_ROOM_MS);
 
-	answer = service_case_send(test, "namespace.create", id_1, 0, &request);
-	service_case_turn(test);
-	the_counter.later->waiters->since_ms -= SERVICE_NO_ROOM_MS;
 	test->service->calls_timer.fn(&test->service->calls_timer);
 	assert_false(answer->is_answered);
 	test->service->no_room_ms = time_boot_ms();
 	test->service->calls_timer.fn(&test->service->calls_timer);
 	assert_int_equal(answer->status, BUS_PENDING);
 	assert_non_null(strstr(service_case_text(test), ENVELOPE_WAITS "no space is left on"));
-	call_finish(the_counter.later, &(struct namespace_reply){.namespace = &record});
-	service_case_turn(test);
+	answer_later(test);
 }
 
 static void test_a_waiter_whose_deadline_passes_is_told(void **state)
 {
 	struct service_case *test = *state;
-	struct service_answer *answer;
-	struct namespace_record record = {.name = "later"};
-	struct namespace_request request = {.namespace = &record};
+	struct service_answer *answer = send_later(test, 0);
 
-	answer = service_case_send(test, "namespace.create", id_1, 0, &request);
-	service_case_turn(test);
 	the_counter.later->deadline_ms = 1;
 	test->service->calls_timer.fn(&test->service->calls_timer);
 	assert_int_equal(answer->status, BUS_DEADLINE_EXCEEDED);

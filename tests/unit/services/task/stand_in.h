@@ -110,6 +110,18 @@ static int stand_in_setup(enum task_status status)
 	return 0;
 }
 
+static inline int stand_in_running(void **state)
+{
+	(void)state;
+	return stand_in_setup(TASK_RUNNING);
+}
+
+static inline int stand_in_created(void **state)
+{
+	(void)state;
+	return stand_in_setup(TASK_CREATED);
+}
+
 static void drop_peer(void)
 {
 	shim.peer = close_fd(shim.peer);
@@ -118,8 +130,9 @@ static void drop_peer(void)
 		shim.fds[i] = close_fd(shim.fds[i]);
 }
 
-static int stand_in_teardown(void)
+static int stand_in_teardown(void **state)
 {
+	(void)state;
 	drop_peer();
 	shim.listener = close_fd(shim.listener);
 	shim.lock = close_fd(shim.lock);

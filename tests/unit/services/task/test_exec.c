@@ -4,18 +4,6 @@
 
 static const uint8_t exec_id[ID_SIZE] = {7};
 
-static int setup(void **state)
-{
-	(void)state;
-	return stand_in_setup(TASK_RUNNING);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return stand_in_teardown();
-}
-
 static struct service_answer *send_exec(const uint8_t *id, const char *name, bool start)
 {
 	char *args[] = {(char *)"ls", (char *)"-l"};
@@ -345,7 +333,7 @@ static void test_a_kill_names_the_process(void **state)
 			 BUS_NOT_FOUND);
 }
 
-#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, stand_in_running, stand_in_teardown)
 
 TEST_MAIN(WITH_SHIM(test_a_process_is_added_and_started_in_one_request_to_the_shim),
 	  WITH_SHIM(test_one_that_was_only_added_is_started_later),

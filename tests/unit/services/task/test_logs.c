@@ -5,18 +5,6 @@
 
 #define LINES 40
 
-static int setup(void **state)
-{
-	(void)state;
-	return stand_in_setup(TASK_RUNNING);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return stand_in_teardown();
-}
-
 static int note_log(void *userdata)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
@@ -192,7 +180,7 @@ static void test_logs_that_no_row_tells_of_go_at_the_start(void **state)
 	assert_int_equal(access(path, F_OK), 0);
 }
 
-#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, stand_in_running, stand_in_teardown)
 
 TEST_MAIN(WITH_SHIM(test_a_log_is_read_whole_and_then_from_where_it_ended),
 	  WITH_SHIM(test_a_tail_is_the_last_lines),

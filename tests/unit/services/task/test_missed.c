@@ -4,18 +4,6 @@
 
 static char log_id[ID_SIZE] = "the log of today", other_id[ID_SIZE] = "another, shorter";
 
-static int setup(void **state)
-{
-	(void)state;
-	return stand_in_setup(TASK_RUNNING);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return stand_in_teardown();
-}
-
 static int note_begin(void *userdata)
 {
 	_cleanup_(task_record_clear) struct task_record record = {};
@@ -160,7 +148,7 @@ static void test_a_task_begins_where_the_log_ended_and_waits_for_no_log(void **s
 	assert_null(fake_bus_find(shim.test.bus, "event.read"));
 }
 
-#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, stand_in_running, stand_in_teardown)
 
 TEST_MAIN(WITH_SHIM(test_it_is_read_from_where_the_task_began),
 	  WITH_SHIM(test_another_log_is_read_from_its_beginning),

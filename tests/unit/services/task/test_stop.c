@@ -6,24 +6,6 @@
 
 static const uint8_t stop_id[ID_SIZE] = {9};
 
-static int setup(void **state)
-{
-	(void)state;
-	return stand_in_setup(TASK_RUNNING);
-}
-
-static int setup_created(void **state)
-{
-	(void)state;
-	return stand_in_setup(TASK_CREATED);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return stand_in_teardown();
-}
-
 static struct service_answer *send_stop(uint64_t timeout_ms, bool at_once)
 {
 	struct task_stop_request request = {
@@ -493,8 +475,9 @@ static void test_a_checkpoint_of_ours_stays_until_it_is_released(void **state)
 	assert_int_not_equal(access(reply.directory, F_OK), 0);
 }
 
-#define WITH_SHIM(test)    cmocka_unit_test_setup_teardown(test, setup, teardown)
-#define WITH_CREATED(test) cmocka_unit_test_setup_teardown(test, setup_created, teardown)
+#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, stand_in_running, stand_in_teardown)
+#define WITH_CREATED(test)                                                                         \
+	cmocka_unit_test_setup_teardown(test, stand_in_created, stand_in_teardown)
 
 TEST_MAIN(WITH_SHIM(test_one_that_heeds_its_stop_signal_is_not_killed),
 	  WITH_SHIM(test_one_that_does_not_end_is_killed_after_the_grace_period),

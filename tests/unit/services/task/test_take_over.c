@@ -10,18 +10,6 @@
 
 #include "tests/unit/services/task/stand_in.h"
 
-static int setup(void **state)
-{
-	(void)state;
-	return stand_in_setup(TASK_RUNNING);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return stand_in_teardown();
-}
-
 static enum task_status status_now(void)
 {
 	_cleanup_(task_process_reply_clear) struct task_process_reply reply = {};
@@ -314,7 +302,7 @@ static void test_of_what_has_ended_nothing_is_held(void **state)
 	assert_false(shim.has_request);
 }
 
-#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, stand_in_running, stand_in_teardown)
 
 TEST_MAIN(
 	WITH_SHIM(test_a_task_is_unknown_only_until_another_shim_has_it),
