@@ -2,12 +2,14 @@
 """Limits on what images may have and on the work with them: each can be set, and is named by whoever meets it."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
-from davit import BIN, BUILD, DEADLINE, Davit, main, wait_for  # noqa: E402
+from davit import BIN, BUILD, DEADLINE, TOP, Davit, main, wait_for  # noqa: E402
 from test_export import archive_of, digests, imported  # noqa: E402
 
 
@@ -52,6 +54,17 @@ def refused(d, limit, *contents):
     result = d("images", "import", path)
     assert result.returncode == 1 and ("(limit %s)" % limit).encode() in result.stderr, result
     assert d.check("images", "ls", "-q").split() == ["docker.io/library/t:1"], "it has no name"
+
+
+def test_the_help_has_every_limit_and_its_default():
+    with open(os.path.join(TOP, "schemas", "image.def")) as f:
+        fields = f.read().split("MESSAGE(work_limits,")[1].split("END_MESSAGE")[0]
+    found = re.findall(r'FIELD\(U64, *(\w+),.*"[^"]*: ([^:;"]+)[^:"]*"\)', fields)
+    assert len(found) == fields.count("FIELD("), found
+    text = " ".join(subprocess.run([os.path.join(BIN, "davit"), "up", "--help"], check=True, capture_output=True,
+                                   text=True).stdout.split())
+    for name, default in found:
+        assert re.search(r"\b%s\b[^()]*\(%s\)" % (name, default), text), (name, default)
 
 
 def test_each_limit_on_layers_can_be_set_and_is_named_when_it_is_met():
