@@ -222,7 +222,7 @@ check-unit: all unit
 check-integration: tests
 	tests/run.sh $(BUILD) integration
 
-# Walks the points of all operations: hours where they are many; see tests/points/README.md for less.
+# Walks the points of all operations, for half an hour and more; see tests/points/README.md for less.
 .PHONY: points
 points:
 	+$(MAKE) --no-print-directory BUILD=$(BUILD)-points POINTS=1 all

@@ -28,8 +28,8 @@ struct question {
 	void *answer; /* owned */
 	size_t answer_size;
 	struct envelope_reply reply; /* spans into the answer */
-	char waits[ENVELOPE_TEXT_MAX +
-		   1]; /* ": " and what the last PENDING said that it waits for */
+	/* ": " and what the last PENDING said that it waits for. */
+	char waits[ENVELOPE_TEXT_MAX + 1];
 };
 
 static void question_deinit(struct question *question)

@@ -294,7 +294,7 @@ static int prepare_copy(struct operation *operation)
 }
 
 /* The directory of a copy that was not recorded. */
-static int lease_undo_copy(struct operation *operation)
+static int prepare_undo_copy(struct operation *operation)
 {
 	struct working *working = operation_data(operation);
 	char name[24];
@@ -360,7 +360,7 @@ static void prepare_cancelled(struct operation *operation)
 
 static const struct operation_step prepare_steps[] = {
 	{.name = "unpack", .run = prepare_unpack, .undo = lease_undo},
-	{.name = "copy", .run = prepare_copy, .undo = lease_undo_copy},
+	{.name = "copy", .run = prepare_copy, .undo = prepare_undo_copy},
 	{},
 };
 

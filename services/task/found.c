@@ -34,7 +34,7 @@ static uint64_t time_of(const char *bundle)
 	return (uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec;
 }
 
-/* Its network namespace is there: whoever deletes the task has it taken back. */
+/* Its network namespace is there: whoever deletes the task has it taken back. The interface is the one that all have. */
 static int fill_network(const struct task_service *service, struct task_record *record)
 {
 	_cleanup_(cleanup_free) char *path =

@@ -226,7 +226,7 @@ struct news {
 	struct task_shim *shim;
 	const char *exec_id;
 	struct added_report report;
-	bool is_told; /* by a list of all that there are */
+	bool is_listed; /* by the shim, among all that it has */
 	bool has_terminal;
 	char *input; /* out: as in struct report */
 };
@@ -249,7 +249,7 @@ static int note_added(void *userdata)
 	struct task_service *service = news->shim->service;
 	int r;
 
-	r = news->is_told
+	r = news->is_listed
 		    ? found_process(service, news->shim->task_id, news->exec_id, &news->report)
 		    : 0;
 	if (!r)
@@ -432,7 +432,7 @@ static void on_processes(void *userdata, enum bus_status status, const char *tex
 		take_news(&(struct news){
 			.shim = shim,
 			.exec_id = state->exec_id,
-			.is_told = true,
+			.is_listed = true,
 			.report = {.status = state->exit ? TASK_STOPPED : state->status,
 				   .pid = state->pid,
 				   .start_time = state->start_time,

@@ -38,16 +38,15 @@ static int open_directory(const char *target, struct output *output)
 static int open_beside(struct output *output)
 {
 	output->fd = openat(output->directory, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, MODE);
-	if (output->fd >= 0) {
-		free(TAKE(output->beside));
+	if (output->fd >= 0)
 		return 0;
-	}
 	if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)
 		return error_origin(-errno);
 	(void)unlinkat(output->directory, output->beside, 0);
 	output->fd = openat(output->directory, output->beside,
 			    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, MODE);
-	return output->fd < 0 ? error_origin(-errno) : 0;
+	output->is_named = output->fd >= 0;
+	return output->is_named ? 0 : error_origin(-errno);
 }
 
 /* The new file is the old one's owner's. */
@@ -88,14 +87,13 @@ int output_open(const char *path, struct output *ret_output, struct why *why)
 static int name_it(struct output *output)
 {
 	_cleanup_(cleanup_free) char *self = text_format("/proc/self/fd/%d", output->fd);
-	_cleanup_(cleanup_free) char *beside = text_format(".%s.davit-export", output->name);
 
-	if (!self || !beside)
+	if (!self)
 		return error_origin(-ENOMEM);
-	(void)unlinkat(output->directory, beside, 0);
-	if (linkat(AT_FDCWD, self, output->directory, beside, AT_SYMLINK_FOLLOW) < 0)
+	(void)unlinkat(output->directory, output->beside, 0);
+	if (linkat(AT_FDCWD, self, output->directory, output->beside, AT_SYMLINK_FOLLOW) < 0)
 		return error_origin(-errno);
-	output->beside = TAKE(beside);
+	output->is_named = true;
 	return 0;
 }
 
@@ -110,19 +108,19 @@ int output_keep(struct output *output)
 		return error_origin(-errno);
 	if (output->directory < 0)
 		return 0;
-	if (!output->beside)
+	if (!output->is_named)
 		r = name_it(output);
 	if (!r && renameat(output->directory, output->beside, output->directory, output->name) < 0)
 		r = error_origin(-errno);
 	if (r)
 		return error_trace(r);
-	free(TAKE(output->beside));
+	output->is_named = false;
 	return fsync(output->directory) < 0 ? error_origin(-errno) : 0;
 }
 
 void output_clear(struct output *output)
 {
-	if (output->directory >= 0 && output->beside)
+	if (output->is_named)
 		(void)unlinkat(output->directory, output->beside, 0);
 	close_fd(output->fd);
 	close_fd(output->directory);

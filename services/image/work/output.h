@@ -4,13 +4,16 @@
  * one is whole and on disk. FIFOs, terminals and the like are written as they are.
  */
 
+#include <stdbool.h>
+
 #include "broker/lib/error.h"
 
 struct output {
 	int fd;	       /* to be written to */
 	int directory; /* -1: written as it is */
 	char *name;    /* in it */
-	char *beside;  /* NULL: the new file has no name yet */
+	char *beside;  /* there, until it is whole … */
+	bool is_named; /* … if it has a name yet */
 };
 
 #define OUTPUT                                                                                     \
