@@ -115,6 +115,77 @@ static int delete_leases(struct context *context, void *data, char **args, int n
 	return list_each(context, args, n_args, delete_one, data);
 }
 
+/* ---- what a lease holds -------------------------------------------------- */
+
+struct add_options {
+	bool create;
+};
+
+static int add(struct context *context, void *data, char **args, int n_args)
+{
+	const struct add_options *options = data;
+	struct lease_resource resource = {.type = args[1]};
+	struct lease_resource_request request = {
+		.id = args[0], .resource = &resource, .create = options->create};
+	int r = 0;
+
+	for (int i = 2; i < n_args && !r; i++) {
+		resource.id = args[i];
+		r = lease_add_resource_ask(&context->ask, &request, NULL);
+	}
+	return r ? fail_ask(context, r) : EXIT_OK;
+}
+
+static int drop(struct context *context, void *data, char **args, int n_args)
+{
+	struct lease_resource resource = {.type = args[1]};
+	struct lease_resource_request request = {.id = args[0], .resource = &resource};
+	int result = EXIT_OK;
+
+	(void)data;
+	for (int i = 2; i < n_args; i++) {
+		int r;
+
+		resource.id = args[i];
+		r = lease_delete_resource_ask(&context->ask, &request, NULL);
+		if (r)
+			result = fail_ask(context, r);
+	}
+	return result;
+}
+
+static void resource_row(struct table *table, const void *item)
+{
+	const struct lease_resource *resource = item;
+
+	table_add(table, resource->type, resource->id);
+}
+
+static const char *resource_name(const void *item)
+{
+	return ((const struct lease_resource *)item)->id;
+}
+
+static int resources(struct context *context, void *data, char **args, int n_args)
+{
+	const struct list_command *options = data;
+	const struct listing listing = {
+		.method = schema_find_method("lease", "resources"),
+		.item = schema_lease_resource(),
+		.reply = schema_lease_resources_reply(),
+		.list_offset = offsetof(struct lease_resources_reply, resources),
+		.after_offset = offsetof(struct lease_resources_reply, after),
+		.row = resource_row,
+		.name = resource_name,
+	};
+	struct lease_resources_request request = {.id = args[0]};
+	_cleanup_(table_clear) struct table table = {};
+
+	(void)n_args;
+	table_init(&table, "TYPE", "ID", NULL);
+	return list_pages(context, &options->list, &listing, &table, &request, &request.after);
+}
+
 /* ---- the table ----------------------------------------------------------- */
 
 static const struct option_spec list_options[] = {LIST_OPTIONS(struct list_command), {}};
@@ -127,6 +198,10 @@ static const struct option_spec create_options[] = {
 static const struct option_spec delete_options[] = {
 	OPTION(struct delete_options, sync, FLAG, "sync", 0, NULL,
 	       "return when what the leases held and nothing else needs is gone too"),
+	{}};
+static const struct option_spec add_options[] = {
+	OPTION(struct add_options, create, FLAG, "create", 0, NULL,
+	       "make the lease, without an end, if there is none"),
 	{}};
 
 static const struct command list_command = {
@@ -159,9 +234,40 @@ static const struct command delete_command = {
 	.max_args = -1,
 	.run = delete_leases,
 };
+static const struct command add_command = {
+	.name = "add",
+	.arguments = "LEASE TYPE ID [ID...]",
+	.summary = "let a lease hold something",
+	.details = "TYPE is content (ID is a digest), images (a name), ingests (a ref) or "
+		   "snapshots/SNAPSHOTTER (a key). What is held need not be there yet.",
+	.options = add_options,
+	.options_size = sizeof(struct add_options),
+	.min_args = 3,
+	.max_args = -1,
+	.run = add,
+};
+static const struct command drop_command = {
+	.name = "drop",
+	.arguments = "LEASE TYPE ID [ID...]",
+	.summary = "let a lease no longer hold something",
+	.min_args = 3,
+	.max_args = -1,
+	.run = drop,
+};
+static const struct command resources_command = {
+	.name = "resources",
+	.arguments = "LEASE",
+	.summary = "list what a lease holds",
+	.options = list_options,
+	.options_size = sizeof(struct list_command),
+	.min_args = 1,
+	.max_args = 1,
+	.run = resources,
+};
 const struct command leases_command = {
 	.name = "leases",
 	.summary = "manage leases: what one holds is not collected",
 	.subcommands = (const struct command *const[]){&list_command, &create_command,
-						       &delete_command, NULL},
+						       &delete_command, &add_command, &drop_command,
+						       &resources_command, NULL},
 };

@@ -93,13 +93,11 @@ static void print_page(const struct listing *listing, const struct page *page,
 	}
 }
 
-/* One page; @after becomes the name after which the next one starts, NULL at the end. */
-static int run_page(struct context *context, const struct listing *listing,
-		    struct list_request *request, enum output_format format, struct table *table,
-		    json_t *all)
+/* One page; @after, which is in @request, becomes the name after which the next one starts, NULL at the end. */
+static int run_page(struct context *context, const struct listing *listing, const void *request,
+		    char **after, enum output_format format, struct table *table, json_t *all)
 {
 	_cleanup_(cleanup_free) void *reply = calloc(1, listing->reply->size);
-	char **after;
 	int r;
 
 	if (!reply)
@@ -108,17 +106,16 @@ static int run_page(struct context *context, const struct listing *listing,
 	if (r)
 		return fail_ask(context, r);
 	print_page(listing, (void *)((char *)reply + listing->list_offset), format, table, all);
-	after = (char **)((char *)reply + listing->after_offset);
-	free(request->after);
-	request->after = TAKE(*after);
+	free(*after);
+	*after = TAKE(*(char **)((char *)reply + listing->after_offset));
 	schema_clear(listing->reply, reply);
 	return 0;
 }
 
-int list_run(struct context *context, const struct list_options *options,
-	     const struct listing *listing, struct table *table, char **args, int n_args)
+int list_pages(struct context *context, const struct list_options *options,
+	       const struct listing *listing, struct table *table, const void *request,
+	       char **after)
 {
-	struct list_request request = {.filters = list_filters(args, n_args)};
 	enum output_format format;
 	json_t *all;
 	int code = list_format(context, options, &format);
@@ -127,13 +124,21 @@ int list_run(struct context *context, const struct list_options *options,
 		return code;
 	all = json_array();
 	do
-		code = run_page(context, listing, &request, format, table, all);
-	while (!code && request.after);
-	free(request.after);
+		code = run_page(context, listing, request, after, format, table, all);
+	while (!code && *after);
+	free(TAKE(*after));
 	if (!code && format == OUTPUT_TABLE)
 		table_print(table);
 	if (!code && format == OUTPUT_JSON)
 		output_json(json_incref(all));
 	json_decref(all);
 	return code;
+}
+
+int list_run(struct context *context, const struct list_options *options,
+	     const struct listing *listing, struct table *table, char **args, int n_args)
+{
+	struct list_request request = {.filters = list_filters(args, n_args)};
+
+	return list_pages(context, options, listing, table, &request, &request.after);
 }

@@ -21,7 +21,7 @@ int list_format(struct context *context, const struct list_options *options,
  * @row adds one item to the table; @name gives what --quiet prints.
  */
 struct listing {
-	const struct schema_method *method; /* takes list_request */
+	const struct schema_method *method;
 	const struct schema_message *item;  /* of the reply's LIST */
 	const struct schema_message *reply;
 	size_t list_offset;  /* of the LIST member in the reply */
@@ -29,8 +29,13 @@ struct listing {
 	void (*row)(struct table *table, const void *item);
 	const char *(*name)(const void *item);
 };
+/* Of a method that takes list_request. */
 int list_run(struct context *context, const struct list_options *options,
 	     const struct listing *listing, struct table *table, char **args, int n_args);
+/* Of any other; @after is the member of @request. */
+int list_pages(struct context *context, const struct list_options *options,
+	       const struct listing *listing, struct table *table, const void *request,
+	       char **after);
 
 /* [a, b] of a LIST member as JSON. */
 json_t *list_json(const struct schema_message *schema, const void *items, size_t count);

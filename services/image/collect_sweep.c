@@ -133,10 +133,10 @@ int sweep_ingest(struct collect_run *run, const struct store_key *key, void *dat
 
 /* ---- snapshots ---- */
 
-static bool is_stray(struct collect_run *run, const char *scope,
-		     const struct snapshot_record *record)
+/* Of one that is not marked. */
+static bool is_stray(struct collect_run *run, const char *scope)
 {
-	if (run->is_blind || references_have_snapshot(&run->references, scope, record))
+	if (run->is_blind)
 		return false;
 	if (!strcmp(scope, SCOPE_SHARED) || run->knows_containers)
 		return true;
@@ -161,7 +161,9 @@ int sweep_find_snapshot(struct collect_run *run, const struct store_key *key, vo
 	struct stray *strays, *stray;
 	int r;
 
-	if (!is_stray(run, scope, record))
+	if (references_have_snapshot(&run->references, scope, record))
+		return 0;
+	if (!is_stray(run, scope))
 		return error_trace(keep_undecided(run, scope, record));
 	strays = reallocarray(run->strays, run->n_strays + 1, sizeof(*strays));
 	if (!strays)

@@ -346,7 +346,7 @@ static int write_ingest(struct image_service *image, const char *namespace, stru
 	else if (!r)
 		r = check_same(ingest, request, why);
 	if (!r)
-		r = lease_add(image, namespace, request->lease, LEASE_INGEST, request->ref);
+		r = lease_add(image, namespace, request->lease, LEASE_INGESTS, request->ref);
 	if (!r)
 		r = write_part(image, ingest, request, why);
 	/* It gets no record then. */

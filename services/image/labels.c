@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -123,6 +124,132 @@ void label_format_time(uint64_t ns, char text[LABEL_TIME_SIZE])
 	if (!gmtime_r(&seconds, &date) ||
 	    !strftime(text, LABEL_TIME_SIZE, "%Y-%m-%dT%H:%M:%SZ", &date))
 		text[0] = '\0';
+}
+
+/* "1.5h"; the rest of @text, or NULL. */
+static const char *parse_span(const char *text, uint64_t *ns)
+{
+	static const struct {
+		const char *name;
+		double ns;
+	} units[] = {{"ns", 1},   {"us", 1e3}, {"\xc2\xb5s", 1e3}, {"\xce\xbcs", 1e3},
+		     {"ms", 1e6}, {"s", 1e9},  {"m", 6e10},        {"h", 3.6e12}};
+	size_t size = strspn(text, "0123456789."), n_digits = strspn(text, "0123456789");
+	double value;
+
+	/* One point at most, and a digit beside it; what strtod() reads else does not come here. */
+	n_digits += text[n_digits] == '.' ? strspn(text + n_digits + 1, "0123456789") : 0;
+	if (!n_digits || size - n_digits > 1 || size > 40)
+		return NULL;
+	value = strtod(text, NULL);
+	text += size;
+	size = strcspn(text, "0123456789.");
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		if (strlen(units[i].name) != size || memcmp(text, units[i].name, size) != 0)
+			continue;
+		value = value * units[i].ns + (double)*ns;
+		if (value >= (double)INT64_MAX)
+			return NULL;
+		*ns = (uint64_t)value;
+		return text + size;
+	}
+	return NULL;
+}
+
+int label_parse_duration(const char *text, uint64_t *ret_ns)
+{
+	uint64_t ns = 0;
+
+	text += *text == '+';
+	if (!strcmp(text, "0")) {
+		*ret_ns = 0;
+		return 0;
+	}
+	do {
+		text = parse_span(text, &ns);
+	} while (text && *text);
+	if (!text)
+		return -EINVAL;
+	*ret_ns = ns;
+	return 0;
+}
+
+/* ---- conditions ---- */
+
+const char *label_condition(const struct schema_pair *label,
+			    char snapshotter[LABEL_SNAPSHOTTER_SIZE])
+{
+	size_t size = strlen(LABEL_CONDITION);
+	const char *bar = strchr(label->value, '|');
+
+	if (strncmp(label->key, LABEL_CONDITION, size) != 0 || !bar ||
+	    read_snapshotter(label->key + size + strspn(label->key + size, "./"), snapshotter) ==
+		    LABEL_NONE)
+		return NULL;
+	return bar + 1;
+}
+
+struct condition {
+	bool is_less; /* used less long ago than that; else longer ago */
+	uint64_t ns;
+};
+
+/* Of @size bytes; false: it cannot be read. */
+static bool parse_condition(const char *text, size_t size, struct condition *ret_condition)
+{
+	char duration[64];
+
+	if (size < 8 || size - 7 >= sizeof(duration) || strncmp(text, "usedat", 6) != 0 ||
+	    (text[6] != '<' && text[6] != '>'))
+		return false;
+	memcpy(duration, text + 7, size - 7);
+	duration[size - 7] = '\0';
+	ret_condition->is_less = text[6] == '<';
+	return !label_parse_duration(duration, &ret_condition->ns);
+}
+
+/* Which of them are true for something that was used at @used? */
+static bool is_met(const char *text, uint64_t used, uint64_t now, uint64_t *end)
+{
+	uint64_t ago = now > used ? now - used : 0;
+	bool is_true = false;
+	size_t size;
+
+	for (; *text && *text != '|'; text += size + (text[size] == ',')) {
+		struct condition condition;
+
+		size = strcspn(text, ",|");
+		if (!parse_condition(text, size, &condition))
+			continue;
+		if (condition.is_less && (used > now || ago < condition.ns)) {
+			is_true = true;
+			if (used > UINT64_MAX - condition.ns || used + condition.ns > *end)
+				*end = used > UINT64_MAX - condition.ns ? UINT64_MAX
+									: used + condition.ns;
+		} else if (!condition.is_less && ago > condition.ns) {
+			is_true = true;
+			*end = UINT64_MAX;
+		}
+	}
+	return is_true;
+}
+
+bool label_condition_holds(const struct schema_pair *label, const struct schema_map *labels,
+			   uint64_t now, uint64_t *ret_end)
+{
+	bool is_true = false;
+
+	*ret_end = 0;
+	for (size_t i = 0; i < labels->count; i++) {
+		const struct schema_pair *value = &labels->items[i];
+		uint64_t used;
+
+		if (!strncmp(value->key, LABEL_USED_AT, strlen(LABEL_USED_AT)) &&
+		    !label_parse_time(value->value, &used) &&
+		    is_met(label->value, used, now, ret_end))
+			is_true = true;
+	}
+	return is_true;
 }
 
 uint64_t label_expiry(const struct schema_map *labels)

@@ -258,17 +258,22 @@ static int check_resource(struct image_service *image, const struct lease_resour
 {
 	const char *snapshotter;
 
+	if (!resource->id[0])
+		return why_set(why, refused(BUS_INVALID_ARGUMENT),
+			       "what a lease holds has an id: it is empty");
 	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
 		return snapshot_check_name(image, resource->type + strlen(LEASE_SNAPSHOTS),
 					   &snapshotter, why);
 	if (!strcmp(resource->type, LEASE_CONTENT) && !check_digest(resource->id))
 		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
 			       resource->id);
-	if (strcmp(resource->type, LEASE_CONTENT) && strcmp(resource->type, LEASE_INGEST))
-		return why_set(why, refused(BUS_INVALID_ARGUMENT),
-			       "a lease holds content, ingest and snapshots/<snapshotter>, not "
-			       "'%.96s'",
-			       resource->type);
+	if (strcmp(resource->type, LEASE_CONTENT) != 0 &&
+	    strcmp(resource->type, LEASE_INGESTS) != 0 && strcmp(resource->type, LEASE_IMAGES) != 0)
+		return why_set(
+			why, refused(BUS_INVALID_ARGUMENT),
+			"a lease holds content, images, ingests and snapshots/<snapshotter>, "
+			"not '%.96s'",
+			resource->type);
 	return 0;
 }
 

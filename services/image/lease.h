@@ -12,7 +12,8 @@
 #define LEASE_ID_MAX    256
 #define LEASE_NS        (24ull * 3600 * 1000000000ull) /* of one that is made by the service itself */
 #define LEASE_CONTENT   "content"
-#define LEASE_INGEST    "ingest"
+#define LEASE_INGESTS   "ingests"
+#define LEASE_IMAGES    "images"
 #define LEASE_SNAPSHOTS "snapshots/" /* and a snapshotter */
 
 /* A lease for a day; one of that id that is there already is fine. */

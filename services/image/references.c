@@ -51,6 +51,8 @@ void references_clear(struct references *references)
 	set_clear(&references->snapshots);
 	set_clear(&references->ingests);
 	set_clear(&references->images);
+	set_clear(&references->flat_snapshots);
+	set_clear(&references->flat_images);
 	set_clear(&references->followed);
 	set_clear(&references->live);
 	set_clear(&references->back_targets);
@@ -183,13 +185,88 @@ static int add_ingest(struct references *references, const char *namespace, cons
 	return name ? error_trace(set_add(&references->ingests, name)) : error_origin(-ENOMEM);
 }
 
+static const char *scope_of(const char *namespace, const char *key)
+{
+	return check_digest(key) ? SCOPE_SHARED : namespace;
+}
+
+/* It and all that lie below it. */
+static int add_flat_snapshot(struct references *references, const char *namespace,
+			     const char *snapshotter, const char *key)
+{
+	_cleanup_(cleanup_free) char *at = strdup(key);
+	int r = at ? 0 : error_origin(-ENOMEM);
+
+	while (!r && at && at[0]) {
+		_cleanup_(snapshot_record_clear) struct snapshot_record record = {};
+		const char *scope = scope_of(namespace, at);
+		_cleanup_(cleanup_free) char *name = text_format("%s/%s/%s", scope, snapshotter,
+								 at);
+
+		if (name && set_has(&references->flat_snapshots, name))
+			return 0;
+		r = name ? set_add(&references->flat_snapshots, name) : error_origin(-ENOMEM);
+		if (!r)
+			r = snapshot_get(references->image, scope, snapshotter, at, &record);
+		free(at);
+		at = TAKE(record.parent);
+	}
+	return r == STORE_E_NOT_FOUND || r == STORE_E_DAMAGED ? 0 : error_trace(r);
+}
+
+static int get_image(struct references *references, const char *namespace, const char *name,
+		     struct image_record *ret_record)
+{
+	struct store_key key;
+	int r = store_key(&key, namespace, name, NULL);
+
+	return r ? error_trace(r)
+		 : store_get(references->image->store, TABLE_IMAGES, &key, schema_image_record(),
+			     ret_record);
+}
+
+/* Not there, damaged, or a name that no image can have. */
+static bool is_no_image(int r)
+{
+	return r > 0 || r == -ENAMETOOLONG;
+}
+
+static int add_flat_image(struct references *references, const char *namespace, const char *name)
+{
+	_cleanup_(image_record_clear) struct image_record record = {};
+	_cleanup_(cleanup_free) char *text = text_format("%s/%s", namespace, name);
+	int r = text ? set_add(&references->flat_images, text) : error_origin(-ENOMEM);
+
+	if (!r)
+		r = get_image(references, namespace, name, &record);
+	if (r)
+		return is_no_image(r) ? 0 : error_trace(r);
+	return error_trace(set_add(&references->digests, record.target->digest));
+}
+
+static int add_flat(struct references *references, const char *namespace,
+		    const struct lease_resource *resource)
+{
+	if (!strcmp(resource->type, LEASE_CONTENT))
+		return error_trace(set_add(&references->digests, resource->id));
+	if (!strcmp(resource->type, LEASE_IMAGES))
+		return error_trace(add_flat_image(references, namespace, resource->id));
+	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
+		return error_trace(add_flat_snapshot(references, namespace,
+						     resource->type + strlen(LEASE_SNAPSHOTS),
+						     resource->id));
+	return error_trace(add_ingest(references, namespace, resource->id));
+}
+
 int reference_leased(struct references *references, const char *namespace,
 		     const struct lease_resource *resource, bool is_flat)
 {
-	if (!strcmp(resource->type, LEASE_CONTENT) && is_flat)
-		return error_trace(set_add(&references->digests, resource->id));
+	if (is_flat)
+		return error_trace(add_flat(references, namespace, resource));
 	if (!strcmp(resource->type, LEASE_CONTENT))
 		return error_trace(reference_blob(references, resource->id, REFERENCE_DOCUMENT));
+	if (!strcmp(resource->type, LEASE_IMAGES))
+		return error_trace(reference_image(references, namespace, resource->id));
 	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
 		return error_trace(reference_snapshot(references, namespace,
 						      resource->type + strlen(LEASE_SNAPSHOTS),
@@ -263,8 +340,7 @@ static char *name_target(enum label_reference reference, const char *scope, cons
 	case LABEL_CONTENT:
 		return text_format("content/%s", value);
 	case LABEL_SNAPSHOT:
-		return text_format("snapshot/%s/%s/%s", check_digest(value) ? SCOPE_SHARED : scope,
-				   snapshotter, value);
+		return text_format("snapshot/%s/%s/%s", scope_of(scope, value), snapshotter, value);
 	case LABEL_IMAGE:
 		return text_format("image/%s/%s", scope, value);
 	case LABEL_CONTAINER:
@@ -292,31 +368,91 @@ static int add_back(struct references *references, struct back *back)
 	return 0;
 }
 
+/* Something that other objects may keep. */
+struct holder {
+	struct references *references;
+	const char *scope, *snapshotter, *name; /* as of reference_back() */
+	bool knows_containers;
+
+	/* A condition under which a snapshot does. */
+	const struct schema_pair *label;
+	const char *of, *key;
+};
+
+static int keep_with(const struct holder *holder, enum label_reference reference, const char *scope,
+		     const char *snapshotter, const char *value)
+{
+	_cleanup_(back_clear) struct back back = {};
+	int r;
+
+	back.target = name_target(reference, scope, snapshotter, value);
+	r = back.target ? 0 : error_origin(-ENOMEM);
+	if (!r)
+		r = schema_set(&back.scope, holder->scope) ?: schema_set(&back.name, holder->name);
+	if (!r)
+		r = schema_set(&back.snapshotter, holder->snapshotter);
+	if (r)
+		return error_trace(r);
+	return set_has(&holder->references->live, back.target) ||
+			       (reference == LABEL_CONTAINER && !holder->knows_containers)
+		       ? error_trace(reference_holder(holder->references, &back))
+		       : error_trace(add_back(holder->references, &back));
+}
+
+static int keep_if(void *userdata, const struct store_key *key, void *data)
+{
+	const struct snapshot_record *record = data;
+	const struct holder *holder = userdata;
+	uint64_t end;
+
+	if (strcmp(record->key, holder->key) != 0 || strcmp(record->snapshotter, holder->of) != 0 ||
+	    !label_condition_holds(holder->label, &record->labels, time_real_ns(), &end))
+		return 0;
+	collect_expires(holder->references->image, end);
+	return error_trace(
+		keep_with(holder, LABEL_SNAPSHOT, store_key_part(key, 0), holder->of, holder->key));
+}
+
+/* The label of a blob, which all namespaces share, means snapshots of any of them. */
+static int keep_on_condition(struct holder *holder)
+{
+	struct store *store = holder->references->image->store;
+	struct store_key prefix;
+	int r;
+
+	if (!holder->scope && !check_digest(holder->key))
+		return store_walk(store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
+				  keep_if, holder);
+	r = store_key(&prefix, scope_of(holder->scope, holder->key), holder->of, holder->key, NULL);
+	if (r) /* no snapshot has such a key */
+		return r == -ENAMETOOLONG ? 0 : error_trace(r);
+	return store_walk(store, TABLE_SNAPSHOTS, &prefix, NULL, schema_snapshot_record(), keep_if,
+			  holder);
+}
+
 int reference_back(struct references *references, const char *scope, const char *snapshotter,
 		   const char *name, const struct schema_map *labels, bool knows_containers)
 {
+	struct holder holder = {.references = references,
+				.scope = scope,
+				.snapshotter = snapshotter,
+				.name = name,
+				.knows_containers = knows_containers};
 	bool is_shared = !scope || !strcmp(scope, SCOPE_SHARED);
 	char of[LABEL_SNAPSHOTTER_SIZE];
 	int r = 0;
 
+	holder.of = of;
 	for (size_t i = 0; i < labels->count && !r; i++) {
-		enum label_reference reference = label_back_reference(labels->items[i].key, of);
-		_cleanup_(back_clear) struct back back = {};
+		const struct schema_pair *label = &labels->items[i];
+		enum label_reference reference = label_back_reference(label->key, of);
 
-		if (reference == LABEL_NONE)
-			continue;
-		back.target = name_target(reference, is_shared ? SCOPE_ANY : scope, of,
-					  labels->items[i].value);
-		r = back.target ? 0 : error_origin(-ENOMEM);
-		if (!r)
-			r = schema_set(&back.scope, scope) ?: schema_set(&back.name, name);
-		if (!r)
-			r = schema_set(&back.snapshotter, snapshotter);
-		if (!r)
-			r = set_has(&references->live, back.target) ||
-					    (reference == LABEL_CONTAINER && !knows_containers)
-				    ? reference_holder(references, &back)
-				    : add_back(references, &back);
+		holder.label = label;
+		if (reference != LABEL_NONE)
+			r = keep_with(&holder, reference, is_shared ? SCOPE_ANY : scope, of,
+				      label->value);
+		else if (!snapshotter && (holder.key = label_condition(label, of)))
+			r = keep_on_condition(&holder);
 	}
 	return error_trace(r);
 }
@@ -598,18 +734,14 @@ static int follow_image(struct references *references, const struct grey *grey)
 {
 	_cleanup_(image_record_clear) struct image_record record = {};
 	struct search search = {references, grey};
-	struct store *store = references->image->store;
-	struct store_key key;
 	int r;
 
 	if (!strcmp(grey->scope, SCOPE_ANY))
-		return store_walk(store, TABLE_IMAGES, NULL, NULL, schema_image_record(),
-				  find_image_anywhere, &search);
-	r = store_key(&key, grey->scope, grey->name, NULL);
-	if (!r)
-		r = store_get(store, TABLE_IMAGES, &key, schema_image_record(), &record);
-	if (r) /* not there, damaged, or a name that no image can have */
-		return r > 0 || r == -ENAMETOOLONG ? 0 : error_trace(r);
+		return store_walk(references->image->store, TABLE_IMAGES, NULL, NULL,
+				  schema_image_record(), find_image_anywhere, &search);
+	r = get_image(references, grey->scope, grey->name, &record);
+	if (r)
+		return is_no_image(r) ? 0 : error_trace(r);
 	return error_trace(reference_image_record(references, grey->scope, &record));
 }
 
@@ -646,7 +778,8 @@ static bool has(const struct references *references, const char *scope,
 							 record->key);
 
 	/* Without memory it counts as needed. */
-	return !name || set_has(&references->snapshots, name);
+	return !name || set_has(&references->snapshots, name) ||
+	       set_has(&references->flat_snapshots, name);
 }
 
 bool references_have_snapshot(const struct references *references, const char *scope,
@@ -661,7 +794,8 @@ bool references_have_image(const struct references *references, const char *name
 {
 	_cleanup_(cleanup_free) char *text = text_format("%s/%s", namespace, name);
 
-	return !text || set_has(&references->images, text);
+	return !text || set_has(&references->images, text) ||
+	       set_has(&references->flat_images, text);
 }
 
 bool references_have_ingest(const struct references *references, const char *namespace,

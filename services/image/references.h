@@ -6,8 +6,9 @@
  *
  * Edges: an image leads to its target; a manifest or index to what it names, a
  * config to its layers, a snapshot to its parent; each object to what its gc.ref
- * labels name; and what a gc.bref label names to the object that has the label. The
- * latter are found as their holders are met, before anything is swept.
+ * labels name; and what a gc.bref label names to the object that has the label, as
+ * does the snapshot of a gc.cond label whose condition holds. The latter are found
+ * as their holders are met, before anything is swept.
  */
 
 #include "services/image/image.h"
@@ -31,6 +32,8 @@ struct references {
 	struct set snapshots; /* "<scope>/<snapshotter>/<key>" */
 	struct set ingests;   /* "<namespace>/<ref>" */
 	struct set images;    /* "<namespace>/<name>" */
+	/* Of flat leases: the same, but what their labels name is not followed. */
+	struct set flat_snapshots, flat_images;
 	struct set followed;  /* kind and digest: what was grey once */
 	struct grey *grey;
 
@@ -59,7 +62,8 @@ int reference_image_record(struct references *references, const char *namespace,
 int reference_container(struct references *references, const char *namespace, const char *id);
 /*
  * What the gc.bref labels of an object name keeps it: @snapshotter NULL, and @scope NULL, if it is a blob; @snapshotter
- * NULL if it is an image. Where containers are not known, each may be there.
+ * NULL if it is an image. Where containers are not known, each may be there. A blob's or an image's gc.cond labels
+ * do so as long as they hold.
  */
 int reference_back(struct references *references, const char *scope, const char *snapshotter,
 		   const char *name, const struct schema_map *labels, bool knows_containers);

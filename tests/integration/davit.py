@@ -137,7 +137,16 @@ class Davit:
     def call(self, method, *words):
         return json.loads(self.check("bus", "call", method, *words))
 
+    def unpublished(self, service):
+        """Events that a service has stored and the broker has not acknowledged; 0 if it does not answer."""
+        result = self("--timeout", "2s", "bus", "call", service + ".stats")
+        return 0 if result.returncode else json.loads(result.stdout).get("outbox", 0)
+
     def events(self, *words):
+        """Those of all that was answered before: a service answers when they are stored, and publishes them then."""
+        end = time.monotonic() + 10
+        while any(self.unpublished(s) for s in ("image", "container", "task")) and time.monotonic() < end:
+            time.sleep(0.02)
         lines = self.check("events", "--from", "1", "--no-follow", "--format", "json", *words).splitlines()
         return [json.loads(line) for line in lines]
 

@@ -95,6 +95,44 @@ def test_a_resource_that_is_taken_from_a_lease_goes():
         wait_for(lambda: not blobs(d), "it is collected", 20)
 
 
+def test_what_a_lease_holds_is_changed_by_hand():
+    with Davit() as d:
+        manifest = make_image(d)
+        none = d("leases", "add", "l", "content", manifest)
+        assert none.returncode == 1 and b"no lease 'l'" in none.stderr, none
+        d.check("leases", "add", "--create", "l", "content", manifest)
+        d.check("leases", "add", "l", "images", "t:v1", "t:v2")
+        d.check("leases", "add", "l", "ingests", "r")
+        d.check("leases", "add", "l", "snapshots/native", "k")
+        rows = [line.split() for line in d.check("leases", "resources", "l").splitlines()]
+        assert rows[0] == ["TYPE", "ID"] and sorted(rows[1:]) == sorted(
+            [["content", manifest], ["images", "t:v1"], ["images", "t:v2"], ["ingests", "r"],
+             ["snapshots/native", "k"]]), rows
+        assert {r["id"] for r in d.json("leases", "resources", "l")} == {manifest, "t:v1", "t:v2", "r", "k"}
+        assert "t:v1" in d.check("leases", "resources", "-q", "l").split()
+        d.check("leases", "drop", "l", "images", "t:v1", "t:v2")
+        again = d("leases", "drop", "l", "images", "t:v1", "t:v2")
+        assert again.returncode == 1 and again.stderr.count(b"does not hold images") == 2, again
+        assert len(d.json("leases", "resources", "l")) == 3
+        for words, said in ((["add", "l", "blob", "x"], b"not 'blob'"), (["add", "l", "content"], b"ID"),
+                            (["resources", "none"], b"no lease 'none'"), (["add", "a b", "images", "x"], b"without spaces"),
+                            (["add", "l", "images", ""], b"it is empty"), (["add", "l", "images", "x" * 513], b"512")):
+            bad = d("leases", *words)
+            assert bad.returncode in (1, 2) and said in bad.stderr, (words, bad)
+
+
+def test_an_image_that_expires_stays_while_a_lease_holds_it():
+    with Davit() as d:
+        make_image(d)
+        d.check("leases", "create", "--id", "l")
+        d.check("leases", "add", "l", "images", "t:v1")
+        d.check("images", "label", "t:v1", "containerd.io/gc.expire=2020-01-01T00:00:00Z")
+        d.check("prune")
+        assert d.check("images", "ls", "-q").split() == ["t:v1"] and blobs(d)
+        d.check("leases", "rm", "--sync", "l")
+        assert d.check("images", "ls", "-q").split() == [] and not blobs(d)
+
+
 def test_a_flat_lease_keeps_only_what_it_names():
     with Davit() as d:
         manifest = make_image(d)

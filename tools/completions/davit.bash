@@ -83,10 +83,13 @@ _davit_step() {
 	'davit content fetch') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --label --platform --all-platforms --all-metadata --max-concurrent-downloads --metadata-only --help"; path='davit content fetch' ;;
 	'davit content prune') words=" references --help"; path='davit content prune' ;;
 	'davit content prune references') words=" --async --dry --help"; path='davit content prune references' ;;
-	'davit leases') words=" list create delete --help"; path='davit leases' ;;
+	'davit leases') words=" list create delete add drop resources --help"; path='davit leases' ;;
 	'davit leases list' | 'davit leases ls') words=" --quiet --format --help"; path='davit leases list' ;;
 	'davit leases create') words=" --id --expires --help"; path='davit leases create' ;;
 	'davit leases delete' | 'davit leases del' | 'davit leases remove' | 'davit leases rm') words=" --sync --help"; path='davit leases delete' ;;
+	'davit leases add') words=" --create --help"; path='davit leases add' ;;
+	'davit leases drop') words=" --help"; path='davit leases drop' ;;
+	'davit leases resources') words=" --quiet --format --help"; path='davit leases resources' ;;
 	'davit prune') words=" --dry-run --quiet --format --help"; path='davit prune' ;;
 	'davit namespaces' | 'davit namespace' | 'davit ns') words=" create list remove label --help"; path='davit namespaces' ;;
 	'davit namespaces create' | 'davit namespaces c') words=" --help"; path='davit namespaces create' ;;

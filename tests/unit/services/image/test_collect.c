@@ -658,6 +658,129 @@ static void test_a_long_chain_of_back_references_is_followed(void **state)
 	collect_run_clear(&run);
 }
 
+struct leased {
+	const char *lease, *type, *id;
+};
+
+static int lease_one(void *userdata)
+{
+	const struct leased *leased = userdata;
+
+	return lease_add(service(), "default", leased->lease, leased->type, leased->id);
+}
+
+static void make_lease(const char *id, bool is_flat)
+{
+	struct schema_pair label = {(char *)LABEL_FLAT, (char *)"yes"};
+	struct lease_create_request request = {.id = (char *)id, .labels = {&label, is_flat}};
+
+	assert_int_equal(service_case_call(&test, "lease.create", NULL, &request, NULL), BUS_OK);
+}
+
+static void add_to_lease(const char *lease, const char *type, const char *id)
+{
+	assert_int_equal(transact(lease_one, &(struct leased){lease, type, id}), 0);
+}
+
+static void test_an_image_that_has_expired_stays_while_it_is_leased(void **state)
+{
+	struct blob target, named = {};
+	struct collect_run run;
+
+	(void)state;
+	put_blob("named", &named);
+	put_labelled_blob("target", "containerd.io/gc.ref.content", named.digest, &target);
+	put_labelled(record_image, labelled("default", "t:1", target.digest, LABEL_EXPIRE, PAST));
+	put_labelled(record_image, labelled("other", "t:1", target.digest, LABEL_EXPIRE, PAST));
+	make_lease("l", false);
+	add_to_lease("l", LEASE_IMAGES, "t:1");
+	add_to_lease("l", LEASE_IMAGES, "t:none");
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 1);
+	assert_string_equal(run.report.garbage.items[0].namespace, "other");
+	assert_true(has_blob(named.digest));
+	collect_run_clear(&run);
+	assert_int_equal(transact(drop, NULL), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 3);
+	assert_true(has_garbage(&run, GARBAGE_IMAGE, "t:1"));
+	collect_run_clear(&run);
+}
+
+/* An image with its target, a snapshot with those below it; not what labels name. */
+static void test_a_flat_lease_follows_no_labels(void **state)
+{
+	struct blob target, named = {}, of_image = {}, of_snapshot = {};
+	struct collect_run run;
+
+	(void)state;
+	put_blob("named", &named);
+	put_blob("of image", &of_image);
+	put_blob("of snapshot", &of_snapshot);
+	put_labelled_blob("target", "containerd.io/gc.ref.content", named.digest, &target);
+	put_labelled(record_image, labelled("default", "t:1", target.digest, LABEL_EXPIRE, PAST));
+	put_labelled(record_labelled_snapshot,
+		     labelled("default", "base", NULL, "containerd.io/gc.ref.content",
+			      of_snapshot.digest));
+	put_snapshot("default", "top", "base", 2);
+	make_lease("l", true);
+	add_to_lease("l", LEASE_IMAGES, "t:1");
+	add_to_lease("l", LEASE_SNAPSHOTS SNAPSHOTTER_OVERLAY, "top");
+	add_to_lease("l", LEASE_SNAPSHOTS SNAPSHOTTER_OVERLAY, "none");
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 3);
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, named.digest));
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, of_image.digest));
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, of_snapshot.digest));
+	collect_run_clear(&run);
+	assert_true(has_blob(target.digest));
+	assert_int_equal(transact(drop, NULL), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 4);
+	collect_run_clear(&run);
+}
+
+static void test_a_snapshot_keeps_what_has_a_condition_on_it_while_that_holds(void **state)
+{
+	struct blob target = {}, cached, stale, of_none;
+	char now[LABEL_TIME_SIZE];
+	struct collect_run run;
+
+	(void)state;
+	label_format_time(time_real_ns(), now);
+	put_blob("target", &target);
+	put_labelled_blob("cached", LABEL_CONDITION ".overlayfs", "usedat<1h|s", &cached);
+	put_labelled_blob("stale", LABEL_CONDITION ".overlayfs", "usedat>1h|s", &stale);
+	put_labelled_blob("none", LABEL_CONDITION ".overlayfs", "usedat<1h|none", &of_none);
+	put_labelled(record_labelled_snapshot, labelled("default", "s", NULL, LABEL_USED_AT, now));
+	put_labelled(record_labelled_snapshot,
+		     labelled("other", "s", NULL, LABEL_USED_AT, "2020-01-01T00:00:00Z"));
+	make_lease("l", false);
+	add_to_lease("l", LEASE_SNAPSHOTS SNAPSHOTTER_OVERLAY, "s");
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 4);
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, target.digest));
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, stale.digest));
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, of_none.digest));
+	assert_true(has_garbage(&run, GARBAGE_SNAPSHOT, "s"));
+	collect_run_clear(&run);
+	assert_true(has_blob(cached.digest));
+	/* It is used no more. */
+	put_labelled(record_labelled_snapshot,
+		     labelled("default", "s", NULL, LABEL_USED_AT, "2020-01-01T00:00:00Z"));
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 1);
+	assert_true(has_garbage(&run, GARBAGE_CONTENT, cached.digest));
+	collect_run_clear(&run);
+	/* It is used, but nothing keeps it. */
+	put_labelled_blob("cached", LABEL_CONDITION ".overlayfs", "usedat<1h|s", &cached);
+	put_labelled(record_labelled_snapshot, labelled("default", "s", NULL, LABEL_USED_AT, now));
+	assert_int_equal(transact(drop, NULL), 0);
+	run_whole(false, &run);
+	assert_int_equal(run.report.count, 2);
+	collect_run_clear(&run);
+}
+
 static int record_many(void *userdata)
 {
 	int r = 0;
@@ -704,4 +827,8 @@ TEST_MAIN(CASE(test_what_nothing_needs_goes_and_the_rest_stays),
 	  CASE(test_what_refers_back_lives_as_long_as_that),
 	  CASE(test_what_refers_back_to_a_container_stays_while_containers_are_not_known),
 	  CASE(test_what_refers_back_to_what_is_leased_between_any_two_steps_stays),
-	  CASE(test_a_long_chain_of_back_references_is_followed), CASE(test_a_long_report_is_cut))
+	  CASE(test_a_long_chain_of_back_references_is_followed),
+	  CASE(test_an_image_that_has_expired_stays_while_it_is_leased),
+	  CASE(test_a_flat_lease_follows_no_labels),
+	  CASE(test_a_snapshot_keeps_what_has_a_condition_on_it_while_that_holds),
+	  CASE(test_a_long_report_is_cut))

@@ -104,6 +104,118 @@ static void test_a_snapshotters_name_that_is_too_long_refers_to_nothing(void **s
 	assert_int_equal(label_reference(key, snapshotter), LABEL_NONE);
 }
 
+static void test_durations_are_read_as_go_has_them(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t ns;
+	} cases[] = {
+		{"0", 0},
+		{"0s", 0},
+		{"72h", 259200000000000},
+		{"+1h30m", 5400000000000},
+		{"1.5s", 1500000000},
+		{".5s", 500000000},
+		{"1.s", 1000000000},
+		{"300ms2us1ns", 300002001},
+		{"1\xc2\xb5s", 1000},
+	};
+	static const char *const bad[] = {"",     "1",      "h",     "-1h",     "1d",
+					  "1h ",  "1.2.3s", "1..s",  ".s",      "0x10s",
+					  "1e3s", "infs",   "1hh",   "1h30",    "++1s",
+					  "nans", "1 h",    "9e99h", "3000000h"};
+	char digits[80] = {};
+	uint64_t ns;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_int_equal(label_parse_duration(cases[i].text, &ns), 0);
+		assert_int_equal(ns, cases[i].ns);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_int_equal(label_parse_duration(bad[i], &ns), -EINVAL);
+	memset(digits, '1', 78);
+	digits[78] = 's';
+	assert_int_equal(label_parse_duration(digits, &ns), -EINVAL);
+}
+
+static void test_a_condition_names_a_snapshot(void **state)
+{
+	static const struct {
+		const char *key, *value, *snapshotter, *name;
+	} cases[] = {
+		{LABEL_CONDITION ".overlayfs", "usedat<1h|k", "overlayfs", "k"},
+		{LABEL_CONDITION "/native", "|a|b", "native", "a|b"},
+		{LABEL_CONDITION ".overlayfs/2", "usedat<1h|k", "overlayfs", "k"},
+		{LABEL_CONDITION ".overlayfs", "usedat<1h", "", NULL},
+		{LABEL_CONDITION, "usedat<1h|k", "", NULL},
+		{LABEL_USED_AT, "x|k", "", NULL},
+		{"containerd.io/gc.bref.snapshot.overlayfs", "x|k", "", NULL},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct schema_pair label = {(char *)cases[i].key, (char *)cases[i].value};
+		char snapshotter[LABEL_SNAPSHOTTER_SIZE] = "";
+		const char *name = label_condition(&label, snapshotter);
+
+		assert_int_equal(!name, !cases[i].name);
+		if (name)
+			assert_string_equal(name, cases[i].name);
+		assert_string_equal(snapshotter, cases[i].snapshotter);
+	}
+}
+
+static void test_a_condition_compares_when_a_snapshot_was_used(void **state)
+{
+	static const struct {
+		const char *value;
+		unsigned ago;
+		bool is_true;
+		uint64_t end; /* seconds after it was used; 0: for good */
+	} cases[] = {
+		{"usedat<1m|k", 59, true, 60},
+		{"usedat<1m|k", 60, false, 0},
+		{"usedat>1m|k", 60, false, 0},
+		{"usedat>1m|k", 61, true, 0},
+		{"usedat<1s,usedat<1m|k", 30, true, 60},
+		{"usedat<1m,usedat<1h,usedat<1s|k", 30, true, 3600},
+		{"usedat<1m,usedat>10s|k", 30, true, 0},
+		{"usedat<=1m|k", 30, false, 0},
+		{"usedat=1m|k", 60, false, 0},
+		{"usedat!=1m|k", 30, false, 0},
+		{"usedat|k", 30, false, 0},
+		{"usedat<|k", 30, false, 0},
+		{"usedat<never,usedat<1m|k", 30, true, 60},
+		{"created<1m|k", 30, false, 0},
+		{",,|k", 30, false, 0},
+		{"|usedat<1m", 30, false, 0},
+	};
+	const uint64_t used = 1795867200000000000, second = 1000000000;
+	struct schema_pair value = {(char *)LABEL_USED_AT, (char *)"2026-11-28T12:00:00Z"};
+	struct schema_map labels = {&value, 1};
+	uint64_t end;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct schema_pair label = {(char *)LABEL_CONDITION ".native",
+					    (char *)cases[i].value};
+
+		assert_int_equal(
+			label_condition_holds(&label, &labels, used + cases[i].ago * second, &end),
+			cases[i].is_true);
+		assert_false(label_condition_holds(&label, &(struct schema_map){}, used, &end));
+		label_condition_holds(&label, &labels, used + cases[i].ago * second, &end);
+		if (cases[i].is_true)
+			assert_true(end ==
+				    (cases[i].end ? used + cases[i].end * second : UINT64_MAX));
+	}
+	/* What will be used was used just now. */
+	assert_true(label_condition_holds(
+		&(struct schema_pair){(char *)LABEL_CONDITION ".native", (char *)"usedat<1s|k"},
+		&labels, used - second, &end));
+}
+
 static void test_times_are_read_as_rfc_3339_has_them(void **state)
 {
 	static const struct {
@@ -165,6 +277,9 @@ TEST_MAIN(cmocka_unit_test(test_labels_refer_as_containerds_do),
 	  cmocka_unit_test(test_labels_refer_back_as_containerds_do),
 	  cmocka_unit_test(test_a_root_is_one_for_good_or_until_its_end),
 	  cmocka_unit_test(test_a_snapshotters_name_that_is_too_long_refers_to_nothing),
+	  cmocka_unit_test(test_durations_are_read_as_go_has_them),
+	  cmocka_unit_test(test_a_condition_names_a_snapshot),
+	  cmocka_unit_test(test_a_condition_compares_when_a_snapshot_was_used),
 	  cmocka_unit_test(test_times_are_read_as_rfc_3339_has_them),
 	  cmocka_unit_test(test_a_time_that_is_written_is_read_again),
 	  cmocka_unit_test(test_a_label_that_cannot_be_read_ends_nothing))
