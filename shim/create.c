@@ -27,7 +27,8 @@ static void create_undone(void *userdata, bool is_ok, const char *text)
 	struct operation *operation = &shim->operation;
 	struct journal_record record = {
 		.kind = JOURNAL_FAILED,
-		.request_id = {operation->request.id, operation->request.n_waiters ? ID_SIZE : 0},
+		.request_id = {operation->request.id,
+			       request_has_id(&operation->request) ? ID_SIZE : 0},
 		.error = operation->text,
 	};
 	struct why why = {};
@@ -69,8 +70,15 @@ static void undo_create(struct shim *shim, enum bus_status status, const char *t
 
 int shim_undo_create(struct shim *shim, const char *reason)
 {
-	shim->operation = (struct operation){.has_run = true};
-	shim->operation.request.method = schema_find_method("shim", "create");
+	const struct schema_method *method = schema_find_method("shim", "create");
+	struct operation *operation = &shim->operation;
+
+	*operation = (struct operation){.has_run = true,
+					.may_have_started = shim->replay.create_starts};
+	if (shim->replay.has_create_id)
+		request_take_over(shim, &operation->request, method, shim->replay.create_id);
+	else
+		operation->request.method = method;
 	shim_move(shim, STATE_CREATING);
 	undo_create(shim, BUS_FAILED_PRECONDITION, reason);
 	return 0;
@@ -285,7 +293,8 @@ static void on_prepared(struct process *process, const char *error)
 static int prepare(struct shim *shim, enum bus_status *ret_status, struct why *why)
 {
 	struct journal_record intent = {.kind = JOURNAL_INTENT,
-					.request_id = {shim->operation.request.id, ID_SIZE}};
+					.request_id = {shim->operation.request.id, ID_SIZE},
+					.start = shim->operation.start};
 	int r;
 
 	*ret_status = BUS_INTERNAL;
@@ -351,7 +360,7 @@ static void on_started(void *userdata, bool is_ok, const char *text)
 		return;
 	}
 	if (shim_journal_started(shim, shim->operation.request.id)) {
-		start_failed(shim, BUS_INTERNAL,
+		start_failed(shim, BUS_ABORTED,
 			     "its start cannot be journaled: it was started, and is ended", true);
 		return;
 	}

@@ -11,6 +11,8 @@
 #include "broker/lib/log.h"
 #include "shim/shim.h"
 
+static char uncertain[] = "its shim died: whether the signal was sent is not known";
+
 int shim_signal(struct shim *shim, int signal, bool all)
 {
 	size_t count = 0;
@@ -52,13 +54,12 @@ static void kill_process(struct shim *shim, const struct process *process,
 		.pid = (uint64_t)process->pid,
 		.request_id = {(uint8_t *)call->id, ID_SIZE},
 	};
-	static char unknown[] = "its shim died: whether the signal was sent is not known";
 	static const struct empty nothing;
 	enum bus_status status = BUS_OK;
 	char text[ENVELOPE_NAME_MAX + 128] = "";
 	int r;
 
-	record.error = unknown;
+	record.error = uncertain;
 	r = journal_append(&shim->journal, &record);
 	record.error = NULL;
 	if (r) {
@@ -77,22 +78,34 @@ static void kill_process(struct shim *shim, const struct process *process,
 	request_answer(shim, call, status, text, &nothing);
 }
 
+/* A SIGKILL that the shim before this one may have sent, to a process that has ended since. */
+static bool is_uncertain(const struct shim *shim, const struct call *call)
+{
+	return shim->replay.has_kill_id && !memcmp(shim->replay.kill_id, call->id, ID_SIZE);
+}
+
 static void refuse_init(struct shim *shim, const struct call *call)
 {
 	bool is_early = shim->state == STATE_NEW || shim->state == STATE_CREATING;
 
-	request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
-		       "container '%s' is %s%s", shim->config.container_id, state_name(shim->state),
-		       is_early ? "" : ": its process has ended");
+	if (is_uncertain(shim, call))
+		request_refuse(shim, call, BUS_ABORTED, "%s", uncertain);
+	else
+		request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
+			       "container '%s' is %s%s", shim->config.container_id,
+			       state_name(shim->state), is_early ? "" : ": its process has ended");
 }
 
 static void refuse_added(struct shim *shim, const struct process *process, const struct call *call)
 {
 	bool is_early = process->state == PROCESS_ADDED || process->state == PROCESS_STARTING;
 
-	request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
-		       "process '%s' of container '%s' is %s", process->id,
-		       shim->config.container_id, process_state_name(process->state));
+	if (is_uncertain(shim, call))
+		request_refuse(shim, call, BUS_ABORTED, "%s", uncertain);
+	else
+		request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
+			       "process '%s' of container '%s' is %s", process->id,
+			       shim->config.container_id, process_state_name(process->state));
 }
 
 void shim_method_kill(struct shim *shim, const struct shim_kill_request *request,

@@ -3,6 +3,7 @@
  * world says what is true now. The container, if it lives, is left alone.
  */
 
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -12,9 +13,10 @@
 #include "shim/shim.h"
 #include "shim/strays.h"
 
-#define COMMAND_MAX (64u << 10)
-#define KILL_ROUNDS 50
-#define STRAYS_MAX  64 /* more than can be made at a time */
+#define COMMAND_MAX   (64u << 10)
+#define KILL_ROUNDS   50
+#define KILL_ROUND_MS 1
+#define STRAYS_MAX    64 /* more than can be made at a time */
 
 static void note_answer(struct shim *shim, const char *name, const struct journal_record *record,
 			enum bus_status status, const void *message)
@@ -64,8 +66,12 @@ static void note_kill(struct shim *shim, const struct journal_record *record)
 {
 	static const struct empty nothing;
 
-	if (record->error && record->signal == SIGKILL)
+	if (record->error && record->signal == SIGKILL) {
+		shim->replay.has_kill_id = record->request_id.size == ID_SIZE;
+		if (shim->replay.has_kill_id)
+			memcpy(shim->replay.kill_id, record->request_id.data, ID_SIZE);
 		return;
+	}
 	if (record->request_id.size == ID_SIZE)
 		answers_forget(&shim->requests.answers, record->request_id.data);
 	note_answer(shim, "kill", record, record->error ? BUS_ABORTED : BUS_OK, &nothing);
@@ -173,6 +179,20 @@ static int note_exec(struct shim *shim, const struct journal_record *record)
 
 /* ---- all entries --------------------------------------------------------- */
 
+/* The first is the create's. */
+static void note_intent(struct shim *shim, const struct journal_record *record)
+{
+	struct replay *replay = &shim->replay;
+	bool is_create = !shim->init.pid, has_id = record->request_id.size == ID_SIZE;
+
+	if (has_id)
+		memcpy(is_create ? replay->create_id : replay->start_id, record->request_id.data,
+		       ID_SIZE);
+	*(is_create ? &replay->has_create_id : &replay->has_start_id) = has_id;
+	if (is_create)
+		replay->create_starts = record->start;
+}
+
 static void note_init(struct shim *shim, const struct journal_record *record)
 {
 	switch (record->kind) {
@@ -181,10 +201,7 @@ static void note_init(struct shim *shim, const struct journal_record *record)
 		note_identity(&shim->init, record);
 		break;
 	case JOURNAL_INTENT:
-		/* The first is the create's. */
-		if (shim->init.pid && record->request_id.size == ID_SIZE)
-			memcpy(shim->replay.start_id, record->request_id.data, ID_SIZE);
-		shim->replay.has_start_id = shim->init.pid;
+		note_intent(shim, record);
 		break;
 	case JOURNAL_STARTED:
 		note_process(shim, "start", record);
@@ -246,24 +263,31 @@ int shim_replay(void *userdata, const struct journal_record *record)
 
 /* ---- OCI runtimes that still run ----------------------------------------- */
 
-/* Whether @pid was started as an OCI runtime for this task: how its arguments start and end says so.
+/* Whether it was started as an OCI runtime for this task: how its arguments start and end says so.
  * The task's id alone would not do: it is only unique to a davit. */
-static bool is_runtime(const struct shim *shim, const char *pid)
+static bool is_runtime(const struct shim *shim, const char *arguments, size_t size)
 {
-	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;
 	const char *const start[] = {shim->config.runtime_path, "--root", shim->config.oci_root};
-	size_t size, at = 0, last = strlen(shim->config.task_id) + 1;
+	size_t at = 0, last = strlen(shim->config.task_id) + 1;
 
-	if (!path || file_read_proc(path, COMMAND_MAX, &line, &size))
-		return false;
 	for (size_t i = 0; i < ARRAY_SIZE(start); i++) {
 		size_t n = strlen(start[i]) + 1;
 
-		if (size - at < n || memcmp(line + at, start[i], n))
+		if (size - at < n || memcmp(arguments + at, start[i], n))
 			return false;
 		at += n;
 	}
-	return size - at > last && !memcmp(line + size - last, shim->config.task_id, last);
+	return size - at > last && !memcmp(arguments + size - last, shim->config.task_id, last);
+}
+
+/* In the midst of its execve() a process has no arguments; neither has one that is dead, or the kernel's own,
+ * but those have no program. */
+static bool is_in_execve(const char *pid)
+{
+	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/exe", pid);
+	char target[1];
+
+	return path && readlink(path, target, sizeof(target)) > 0;
 }
 
 /* Until it runs its own program a process of the container has the arguments of the runtime that
@@ -276,7 +300,23 @@ static bool is_made(const struct shim *shim, int pid)
 	return pid == shim->init.pid;
 }
 
-/* True: there was one. */
+/* True: it was one, or may become one. */
+static bool kill_runtime(const struct shim *shim, const char *pid)
+{
+	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;
+	size_t size;
+
+	if (!path || file_read_proc(path, COMMAND_MAX, &line, &size))
+		return false;
+	if (!size)
+		return is_in_execve(pid);
+	if (!is_runtime(shim, line, size))
+		return false;
+	kill(atoi(pid), SIGKILL);
+	return true;
+}
+
+/* True: there was one, or may be. */
 static bool kill_runtimes(const struct shim *shim)
 {
 	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc");
@@ -286,21 +326,19 @@ static bool kill_runtimes(const struct shim *shim)
 	while (dir && (entry = readdir(dir))) {
 		int pid = atoi(entry->d_name);
 
-		if (pid <= 1 || is_made(shim, pid) || !is_runtime(shim, entry->d_name))
-			continue;
-		kill(pid, SIGKILL);
-		is_found = true;
+		if (pid > 1 && !is_made(shim, pid))
+			is_found |= kill_runtime(shim, entry->d_name);
 	}
 	return is_found;
 }
 
-/* An OCI runtime that still runs, and what it forked, would make what is about to be undone. */
+/* An OCI runtime that still runs, and what it forked, would make what is about to be undone, or start what is taken
+ * for not started. */
 static void end_runtimes(const struct shim *shim)
 {
 	/* One that was killed has no arguments any more. */
-	for (int i = 0; i < KILL_ROUNDS; i++)
-		if (!kill_runtimes(shim))
-			return;
+	for (int i = 0; i < KILL_ROUNDS && kill_runtimes(shim); i++)
+		(void)poll(NULL, 0, KILL_ROUND_MS);
 }
 
 /* ---- the world ----------------------------------------------------------- */

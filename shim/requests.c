@@ -60,7 +60,8 @@ bool request_is_repeated(struct shim *shim, const struct call *call)
 	request = find(shim, call->id);
 	if (!request)
 		return false;
-	if (request->method != call->method || request->body_crc != call->body_crc)
+	if (request->method != call->method ||
+	    (!request->is_taken_over && request->body_crc != call->body_crc))
 		refuse_other_body(shim, call, request->method);
 	else if (request->n_waiters == REQUEST_WAITERS)
 		request_refuse(shim, call, BUS_RESOURCE_EXHAUSTED,
@@ -84,11 +85,29 @@ static struct request request_of(const struct call *call)
 	return request;
 }
 
+static void add(struct shim *shim, struct request *request)
+{
+	request->next = shim->requests.first;
+	shim->requests.first = request;
+}
+
 void request_begin(struct shim *shim, struct request *request, const struct call *call)
 {
 	*request = request_of(call);
-	request->next = shim->requests.first;
-	shim->requests.first = request;
+	add(shim, request);
+}
+
+void request_take_over(struct shim *shim, struct request *request,
+		       const struct schema_method *method, const uint8_t id[ID_SIZE])
+{
+	*request = (struct request){.method = method, .is_taken_over = true};
+	memcpy(request->id, id, ID_SIZE);
+	add(shim, request);
+}
+
+bool request_has_id(const struct request *request)
+{
+	return request->n_waiters || request->is_taken_over;
 }
 
 static void forget(struct shim *shim, struct request *request)
@@ -112,7 +131,7 @@ static void settle(struct shim *shim, const struct request *request, enum bus_st
 	for (size_t i = 0; i < request->n_waiters; i++)
 		control_answer_packed(&shim->control, &request->waiters[i], status, text,
 				      (struct schema_span){reply.data, reply.size});
-	if (is_final && request->n_waiters)
+	if (is_final && request_has_id(request))
 		answers_add(&shim->requests.answers, request->method, request->id,
 			    request->body_crc, status, text, &reply);
 }

@@ -22,7 +22,8 @@ struct request {
 	uint32_t body_crc;
 	uint64_t deadline_ms; /* 0: none */
 	struct call waiters[REQUEST_WAITERS];
-	size_t n_waiters; /* 0: it is the shim's own */
+	size_t n_waiters;
+	bool is_taken_over; /* an earlier shim began it: nobody waits for it yet, and its body is not known */
 	struct request *next;
 };
 
@@ -35,6 +36,11 @@ struct requests {
 bool request_is_repeated(struct shim *shim, const struct call *call);
 /* @request must stay where it is until request_finish(). */
 void request_begin(struct shim *shim, struct request *request, const struct call *call);
+/* The same for one that an earlier shim began, and this one ends. */
+void request_take_over(struct shim *shim, struct request *request,
+		       const struct schema_method *method, const uint8_t id[ID_SIZE]);
+/* False: it is the shim's own. */
+bool request_has_id(const struct request *request);
 /* Answers all who wait, and zeroes @request. @message: the method's reply, with BUS_OK. @is_final:
  * the answer is kept for repeated requests. */
 void request_finish(struct shim *shim, struct request *request, enum bus_status status,

@@ -47,6 +47,11 @@ struct replay {
 	bool is_started, is_paused, has_oom;
 	uint8_t start_id[ID_SIZE]; /* of the request that was to start it */
 	bool has_start_id;
+	uint8_t create_id[ID_SIZE]; /* of the request to create it */
+	bool has_create_id;
+	bool create_starts; /* it was to start it too */
+	uint8_t kill_id[ID_SIZE]; /* of the last SIGKILL that may not have been sent */
+	bool has_kill_id;
 };
 
 struct shim {

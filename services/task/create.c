@@ -10,9 +10,12 @@
  */
 
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/lib/log.h"
 #include "services/task/task.h"
+
+#define UNCERTAIN "; whether it was started is not known, what there was is ended"
 
 static struct task_create_context *context_of(struct operation *operation)
 {
@@ -371,9 +374,7 @@ static void on_created(struct operation *operation, enum bus_status status, cons
 	bool is_silent = status == BUS_UNAVAILABLE || status == BUS_DEADLINE_EXCEEDED;
 
 	if (is_silent && request_of(operation)->start)
-		operation_step_failed(
-			operation, BUS_ABORTED,
-			"%s; whether it was started is not known, what there was is ended", text);
+		operation_step_failed(operation, BUS_ABORTED, "%s" UNCERTAIN, text);
 	else if (status != BUS_OK)
 		operation_step_failed(operation, status, "%s", text);
 	else if (service_transact(operation_service(operation), note_created, &created))
@@ -390,6 +391,16 @@ static int ask_create(struct operation *operation)
 	return task_step_call_now(
 		operation, context_of(operation)->task_id, schema_find_method("shim", "create"),
 		&create, operation_call_options(operation, "create")->deadline_ms, on_created);
+}
+
+/* An earlier run of this step had a shim, which has written its journal. */
+static bool may_be_started(struct operation *operation, const struct task_record *record)
+{
+	_cleanup_(cleanup_free) char *journal = record->bundle
+							? text_format("%s/journal", record->bundle)
+							: NULL;
+
+	return request_of(operation)->start && journal && !access(journal, F_OK);
 }
 
 static void start_shim(struct operation *operation)
@@ -424,9 +435,10 @@ static void start_shim(struct operation *operation)
 	if (!r)
 		r = ask_create(operation);
 	if (r)
-		operation_step_failed(operation, BUS_INTERNAL, "no shim for container '%s': %s",
+		operation_step_failed(operation, BUS_INTERNAL, "no shim for container '%s': %s%s",
 				      request_of(operation)->container_id,
-				      why.text[0] ? why.text : strerror(-r));
+				      why.text[0] ? why.text : strerror(-r),
+				      may_be_started(operation, &record) ? UNCERTAIN : "");
 }
 
 static int run_shim(struct operation *operation)

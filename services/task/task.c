@@ -117,6 +117,15 @@ static bool refuse_ended(struct call *call, const struct target *target)
 	return true;
 }
 
+/* One that has ended is the shim's to refuse: the same request may have come to it before, and ended it. */
+static bool refuse_gone(struct task_service *service, struct call *call,
+			const struct target *target)
+{
+	if (target_status(target) == TASK_STOPPED && task_shim_find(service, target->task.task_id))
+		return false;
+	return refuse_ended(call, target);
+}
+
 /* Asks the shim for what has no other argument than the process. */
 static int forward(struct task_service *service, struct call *call, const struct target *target,
 		   const char *method, const void *request, const struct task_forward_notes *notes)
@@ -198,7 +207,7 @@ int task_start(struct task_service *service, const struct task_start_request *re
 
 	(void)reply;
 	r = find(service, call, request->container_id, request->exec_id, &target, &found);
-	if (r || !found || refuse_ended(call, &target))
+	if (r || !found || refuse_gone(service, call, &target))
 		return r;
 	if (target.is_added)
 		return forward(service, call, &target, "exec_start", &process, &added_notes);
@@ -207,55 +216,24 @@ int task_start(struct task_service *service, const struct task_start_request *re
 
 /* ---- kill ---------------------------------------------------------------- */
 
-struct direct_kill {
-	struct call *call;
-	char id[ENVELOPE_NAME_MAX + 1];
-	uint64_t pid, start_time;
-	int signal;
-};
-
-static void send_direct_kill(void *userdata)
-{
-	struct direct_kill *kill = userdata;
-	int r = task_kill_directly(kill->pid, kill->start_time, kill->signal);
-
-	if (r)
-		call_finish_fail(kill->call, r == -ESRCH ? BUS_NOT_FOUND : BUS_INTERNAL,
-				 "container '%s': signal %d: %s", kill->id, kill->signal,
-				 r == -ESRCH ? "process already finished" : strerror(-r));
-	else
-		call_finish(kill->call, NULL);
-	free(kill);
-}
-
-/* Its shim is dead and no other has taken it over. */
-static int kill_directly(struct call *call, const struct target *target, int signal)
-{
-	struct direct_kill *kill = calloc(1, sizeof(*kill));
-	int r;
-
-	if (!kill)
-		return error_origin(-ENOMEM);
-	*kill = (struct direct_kill){
-		.call = call,
-		.signal = signal,
-		.pid = target->is_added ? target->added.pid : target->task.pid,
-		.start_time = target->is_added ? target->added.pid_start_time
-					       : target->task.pid_start_time,
-	};
-	snprintf(kill->id, sizeof(kill->id), "%s", target->task.container_id);
-	r = call_after_commit(call, send_direct_kill, free, kill);
-	if (!r)
-		return CALL_LATER;
-	free(kill);
-	return error_trace(r);
-}
-
 static bool has_shim(struct task_service *service, const struct task_record *record)
 {
 	const struct task_shim *shim = task_shim_find(service, record->task_id);
 
 	return shim && shim->is_ready;
+}
+
+/* While its shim is dead, and no other has taken it over, a process can be ended all the same. Any other signal waits
+ * for that shim: the one that died may have sent it for the same request. */
+static bool is_killed_directly(struct task_service *service, const struct target *target,
+			       const struct shim_kill_request *kill)
+{
+	uint64_t pid = target->is_added ? target->added.pid : target->task.pid;
+	uint64_t start_time = target->is_added ? target->added.pid_start_time
+					       : target->task.pid_start_time;
+
+	return kill->signal == SIGKILL && !kill->all && target->task.status == TASK_UNKNOWN &&
+	       !has_shim(service, &target->task) && !task_kill_directly(pid, start_time, SIGKILL);
 }
 
 int task_kill(struct task_service *service, const struct task_kill_request *request,
@@ -269,15 +247,15 @@ int task_kill(struct task_service *service, const struct task_kill_request *requ
 
 	(void)reply;
 	r = find(service, call, request->container_id, request->exec_id, &target, &found);
-	if (r || !found || refuse_ended(call, &target))
+	if (r || !found || refuse_gone(service, call, &target))
 		return r;
 	if (!target.is_added)
 		kill.exec_id = NULL;
 	if (!signal && target.task.stop_signal && !target.is_added)
 		signal = task_signal_number(target.task.stop_signal);
 	kill.signal = (uint64_t)(signal ?: SIGTERM);
-	if (target.task.status == TASK_UNKNOWN && !kill.all && !has_shim(service, &target.task))
-		return kill_directly(call, &target, (int)kill.signal);
+	if (is_killed_directly(service, &target, &kill))
+		return 0;
 	return forward(service, call, &target, "kill", &kill, NULL);
 }
 

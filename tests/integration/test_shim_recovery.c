@@ -319,7 +319,8 @@ static void signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_se
 	void **state)
 {
 	struct shim_kill_request term = {.signal = SIGTERM}, end = {.signal = SIGKILL};
-	static const uint8_t unknown[ID_SIZE] = {1}, sent[ID_SIZE] = {2}, last[ID_SIZE] = {3};
+	static const uint8_t unknown[ID_SIZE] = {1}, sent[ID_SIZE] = {2}, last[ID_SIZE] = {3},
+			     lost[ID_SIZE] = {4};
 	_cleanup_(cleanup_free) char *path = NULL;
 	_cleanup_(cleanup_fd) int fd = -1;
 
@@ -345,31 +346,56 @@ static void signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_se
 	init_of(TASK_RUNNING);
 	assert_int_equal(shim_case_call(&test, "shim.kill", last, 0, &end, NULL), BUS_OK);
 	shim_case_wait_event(&test, "/tasks/exit");
+	/* One that has ended meanwhile may have done so of it. */
+	kill(test.shim, SIGSTOP);
+	write_kill(fd, lost, SIGKILL, false);
+	shim_case_replace(&test);
+	assert_int_equal(shim_case_call(&test, "shim.kill", lost, 0, &end, NULL), BUS_ABORTED);
+	assert_text("not known");
+	assert_call(BUS_NOT_FOUND, "shim.kill", &end);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	shim_test_assert_gone();
 }
 
-static void shim_killed_in_the_midst_of_create_leaves_nothing(void **state)
+/* The shim dies in the midst of @create; the same request hears of it from the next shim, and from the one after it. */
+static void expect_failed_create(const struct shim_create_request *create, const char *orders,
+				 const char *expected)
 {
 	uint8_t id[ID_SIZE];
 
-	(void)state;
 	shim_case_init(&test, "exec sleep 1000\n");
-	shim_case_order(&test, "create after-hang\n");
+	shim_case_order(&test, orders);
 	shim_case_start(&test);
 	id_make(id);
-	shim_case_send(&test, test.fd, "shim.create", id, 0, &create_only);
+	shim_case_send(&test, test.fd, "shim.create", id, 0, create);
 	while (!shim_case_has(&test, "oci/" SHIM_CASE_TASK "/pid"))
 		sched_yield();
-	shim_case_replace(&test);
-	/* The same request learns that it failed. */
-	while (shim_case_call(&test, "shim.create", id, 0, &create_only, NULL) == BUS_ABORTED)
-		sched_yield();
-	assert_call(BUS_FAILED_PRECONDITION, "shim.create", &create_only);
+	for (int i = 0; i < 2; i++) {
+		shim_case_replace(&test);
+		assert_int_equal(shim_case_call(&test, "shim.create", id, 0, create, NULL),
+				 BUS_FAILED_PRECONDITION);
+		assert_string_equal(test.text, expected);
+	}
+	assert_call(BUS_FAILED_PRECONDITION, "shim.create", create);
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
 	assert_call(BUS_OK, "shim.delete", &delete_by_force);
 	shim_test_assert_gone();
 	assert_int_equal(test.n_events, 0);
+}
+
+static void shim_killed_in_the_midst_of_create_leaves_nothing(void **state)
+{
+	(void)state;
+	expect_failed_create(&create_only, "create after-hang\n",
+			     "its shim died while it was being created");
+}
+
+static void create_that_may_have_started_it_says_so_after_the_shims_death(void **state)
+{
+	(void)state;
+	expect_failed_create(&create_and_start, "run after-hang\n",
+			     "its shim died while it was being created; whether it was started is "
+			     "not known, what there was is ended");
 }
 
 static void shim_killed_after_delete_is_followed_by_one_that_publishes_the_rest(void **state)
@@ -426,6 +452,7 @@ int main(int argc, char **argv)
 		SHIM_TEST(
 			signal_that_may_not_have_been_sent_is_told_so_and_only_sigkill_is_sent_again),
 		SHIM_TEST(shim_killed_in_the_midst_of_create_leaves_nothing),
+		SHIM_TEST(create_that_may_have_started_it_says_so_after_the_shims_death),
 		SHIM_TEST(shim_killed_after_delete_is_followed_by_one_that_publishes_the_rest),
 		SHIM_TEST(torn_journal_is_cut_and_continued),
 	};

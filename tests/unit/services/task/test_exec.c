@@ -329,8 +329,31 @@ static void test_a_kill_names_the_process(void **state)
 	shim_answer_empty();
 	assert_int_equal(answered(answer), BUS_OK);
 	tell_exit("e1", 130);
-	assert_int_equal(service_case_call(&shim.test, "task.kill", NULL, &request, NULL),
-			 BUS_NOT_FOUND);
+	answer = service_case_send(&shim.test, "task.kill", NULL, 0, &request);
+	shim_asked("kill", NULL);
+	shim_fail(BUS_NOT_FOUND, "process 'e1' is stopped");
+	assert_int_equal(answered(answer), BUS_NOT_FOUND);
+}
+
+/* Whether the signal was this request's only the shim knows. */
+static void test_a_kill_that_ended_it_is_answered_by_the_shim_after_a_crash(void **state)
+{
+	struct task_kill_request request = {.container_id = (char *)"web", .signal = 2};
+	static const uint8_t id[ID_SIZE] = {8};
+	struct service_answer *answer;
+
+	(void)state;
+	service_case_send(&shim.test, "task.kill", id, 0, &request);
+	shim_asked("kill", NULL);
+	tell_exit("web", 130);
+	service_dies();
+	shim.state.status = TASK_STOPPED;
+	assert_status("web", TASK_STOPPED);
+	answer = service_case_send(&shim.test, "task.kill", id, 0, &request);
+	shim_asked("kill", NULL);
+	assert_memory_equal(shim.request.id, id, ID_SIZE);
+	shim_answer_empty();
+	assert_int_equal(answered(answer), BUS_OK);
 }
 
 #define WITH_SHIM(test) cmocka_unit_test_setup_teardown(test, stand_in_running, stand_in_teardown)
@@ -346,4 +369,5 @@ TEST_MAIN(WITH_SHIM(test_a_process_is_added_and_started_in_one_request_to_the_sh
 	  WITH_SHIM(test_force_kills_it_and_waits_for_its_end),
 	  WITH_SHIM(test_what_was_missed_while_the_service_was_away_is_asked_for),
 	  WITH_SHIM(test_all_processes_are_listed_init_first),
-	  WITH_SHIM(test_a_kill_names_the_process))
+	  WITH_SHIM(test_a_kill_names_the_process),
+	  WITH_SHIM(test_a_kill_that_ended_it_is_answered_by_the_shim_after_a_crash))
