@@ -123,6 +123,18 @@ class Start(WithContainer):
         return self.lines()
 
 
+class Brief(Start):
+    """What is started ends at once, before a repeated request comes."""
+
+    def prepare(self):
+        self.bus.do("container.run", **self.run_body("echo x >>/flags/ID", no_start=True))
+
+    def count(self):
+        if self.bus.do("task.get", container_id=self.id)["process"]["status"] != "CREATED":
+            wait_for(lambda: self.bus.do("task.wait", container_id=self.id).get("exit"), "it has ended")
+        return self.lines()
+
+
 class Exec(WithContainer):
     method = "task.exec"
     topics = ("/tasks/exec-added", "/tasks/exec-started")
@@ -154,6 +166,31 @@ class Kill(WithContainer):
     def count(self):
         """Signals before this one are there before it."""
         return self.lines()
+
+
+class Fatal(Kill):
+    """The signal ends it."""
+
+    def prepare(self):
+        self.bus.do("container.run", **self.run_body(
+            "trap 'echo x >>/flags/ID; exit' USR1; echo >/flags/ID.ready; while :; do sleep 1000 & wait $!; done"))
+        wait_for(lambda: self.lines(".ready"), "it has set its trap")
+
+
+class End(WithContainer):
+    """SIGKILL, which may be sent again."""
+
+    method = "task.kill"
+    topics = ("/tasks/exit",)
+
+    def prepare(self):
+        self.bus.do("container.run", **self.run_body("sleep 1000"))
+
+    def body(self):
+        return {"container_id": self.id, "signal": 9}
+
+    def count(self):
+        return 1 if self.bus.do("task.wait", container_id=self.id).get("exit") else 0
 
 
 class Delete(WithContainer):
@@ -401,4 +438,4 @@ class Snapshot(Operation):
 
 SMALL = [ListContainers, ListTasks, ListImages, ListContent, ListSnapshots, Inspect, ListRuntimes, ReadEvents, Namespace,
          Lease, Commit, Snapshot]
-ALL = [Create, Run, Start, Exec, Kill, Delete, Import, Pull, Unpack, Collect, Publish]
+ALL = [Create, Run, Start, Brief, Exec, Kill, Fatal, End, Delete, Import, Pull, Unpack, Collect, Publish]

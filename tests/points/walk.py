@@ -33,8 +33,9 @@ QUIET = 0.25
 
 Trial = collections.namedtuple("Trial", "operation process point n action error")
 
-
-ACTIONS = {DIE: "dies", STALL: "stalls", ERROR: "gets"}
+# The driver's own: what stalls there and the task service are killed at the same moment.
+DIE_TOGETHER = 100
+ACTIONS = {DIE: "dies", DIE_TOGETHER: "dies with davit-task", STALL: "stalls", ERROR: "gets"}
 
 
 def name_of(trial):
@@ -99,6 +100,8 @@ class Walk:
         for i, ((process, point), count) in enumerate(sorted(passed.items())):
             for n in range(1, count + 1) if self.options.all else sorted({1, count}):
                 yield Trial(name, process, point, n, DIE, None)
+                if process == "davit-shim":
+                    yield Trial(name, process, point, n, DIE_TOGETHER, None)
                 if point.endswith(".after"):
                     continue
                 yield Trial(name, process, point, n, STALL, None)
@@ -106,24 +109,28 @@ class Walk:
                     yield Trial(name, process, point, n, ERROR, errors[(i + n) % len(errors)])
 
     # ---- one trial ----
-    def ask_while_stalled(self, operation, request_id):
-        """Whatever stalls goes on a moment after it was seen to stall."""
+    def ask_while_stalled(self, trial, operation, request_id):
+        """Whatever stalls goes on a moment after it was seen to stall, or does not."""
         answer = []
         asking = threading.Thread(target=lambda: answer.append(
             self.bus.ask(operation.method, operation.body(), request_id)))
         asking.start()
         while asking.is_alive() and not self.control.has_fired():
             time.sleep(0.005)
-        asking.join(0.05)
+        if trial.action == DIE_TOGETHER and self.control.has_fired():
+            self.world.kill_together()
+        else:
+            asking.join(0.05)
         self.control.release()
         asking.join()
         assert answer, "the call ended with an exception"
         return answer[0]
 
     def ask(self, trial, operation, request_id):
-        self.control.arm(trial.process, trial.point, trial.n, trial.action, ERRORS.get(trial.error, 0))
-        if trial.action == STALL:
-            answer = self.ask_while_stalled(operation, request_id)
+        stalls = trial.action in (STALL, DIE_TOGETHER)
+        self.control.arm(trial.process, trial.point, trial.n, STALL if stalls else trial.action, ERRORS.get(trial.error, 0))
+        if stalls:
+            answer = self.ask_while_stalled(trial, operation, request_id)
         else:
             answer = self.bus.ask(operation.method, operation.body(), request_id)
         # What follows the answer: events, what is tidied up.
@@ -178,7 +185,7 @@ class Walk:
         self.world.mark()
         request_id = os.urandom(16)
         answer, has_fired = self.ask(trial, operation, request_id)
-        if has_fired and (trial.action == DIE or self.options.every):
+        if has_fired and self.is_deadly(trial):
             self.note_deaths(trial)
         self.check(trial, operation, request_id, answer)
         operation.clean()
@@ -187,6 +194,9 @@ class Walk:
             self.killed[trial.process] = time.monotonic()
         self.world.check_clean()
         return has_fired, answer
+
+    def is_deadly(self, trial):
+        return trial.action in (DIE, DIE_TOGETHER) or self.options.every
 
     def note_deaths(self, trial):
         """Of services: shims and workers are nobody's to start again."""
@@ -219,7 +229,8 @@ class Walk:
         """The first whose process has run for a while, so that it is started again at once."""
         now = time.monotonic()
         for i, trial in enumerate(trials):
-            if not (trial.action == DIE or self.options.every) or now - self.killed[trial.process] > STEADY:
+            dying = "davit-task" if trial.action == DIE_TOGETHER else trial.process
+            if not self.is_deadly(trial) or now - self.killed[dying] > STEADY:
                 return trials.pop(i)
         time.sleep(0.05)
         return None
@@ -229,7 +240,7 @@ class Walk:
         """Trials of a file: nothing is recorded first."""
         with open(path) as f:
             lines = [line.split() for line in f if line.strip() and not line.startswith("#")]
-        actions = {"die": DIE, "stall": STALL}
+        actions = {"die": DIE, "die-with-task": DIE_TOGETHER, "stall": STALL}
         return [Trial(name, process, point, int(n), actions.get(action, ERROR), None if action in actions else action)
                 for name, process, point, n, action in lines]
 
@@ -261,10 +272,10 @@ class Walk:
         self.tell()
 
     def tell(self):
-        columns = ("points", "dies", "stalls", "gets", "missed")
-        print("%-16s%8s  clean:%6s%8s%8s  not passed this time" % ("operation", *columns[:4]))
+        columns = ("points", "dies", "dies with davit-task", "stalls", "gets", "missed")
+        print("operation         points  clean:  dies  with davit-task  stalls    gets  not passed this time")
         for operation in sorted({o for o, _ in self.figures}):
-            print("%-16s%8d        %6d%8d%8d%8d" % (operation, *(self.figures[(operation, c)] for c in columns)))
+            print("%-16s%8d        %6d%17d%8d%8d%8d" % (operation, *(self.figures[(operation, c)] for c in columns)))
         n_clean = sum(n for (_, what), n in self.figures.items() if what != "points")
         print("%d points known, %d trials clean, %d unclean" % (len(self.points), n_clean, len(self.failures)))
         for name, _ in self.failures:

@@ -1,7 +1,9 @@
 """A davit that was built with points, and all that can be seen of it from outside."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -78,6 +80,16 @@ class World:
             self.davit.pid(name)
         for method in ("image.stats", "runtime.stats", "task.stats", "container.stats", "bus.stats"):
             self.bus.do(method)
+
+    def kill_together(self):
+        """The shim and the task service, before either can notice the other's death."""
+        shims = [pid for pid, words in command_lines()
+                 if words and os.path.basename(words[0]) == "davit-shim" and self.davit.state in " ".join(words)]
+        pids = shims + self.davit.pids("davit-task")
+        for stop in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, stop)
 
     # ---- events ----
     def events(self):
