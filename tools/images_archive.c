@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -61,6 +62,8 @@ static int feeder_start(struct context *context, struct feeder *feeder, void *(*
 	_cleanup_(cleanup_free) char *directory = text_format("%s/fifo", context->paths.state);
 	struct why why = {};
 
+	/* Whoever reads standard output may stop: the FIFO goes then, too. */
+	signal(SIGPIPE, SIG_IGN);
 	id_make(id);
 	id_format(id, name);
 	if (!directory || file_make_dir(directory, 0700, &why))
@@ -132,6 +135,7 @@ static int import(struct context *context, void *data, char **args, int n_args)
 			return fail(context, "%s: %s", args[0], strerror(errno));
 	}
 	request.path = path ?: feeder.path;
+	request.stream = !path;
 	code = progress_ask_image(context, "import", NULL, &request, &reply);
 	if (code)
 		return code;
@@ -180,6 +184,7 @@ static int export(struct context *context, void *data, char **args, int n_args)
 			return fail(context, "out of memory");
 	}
 	request.path = path ?: feeder.path;
+	request.stream = !path;
 	code = progress_ask_image(context, "export", NULL, &request, NULL);
 	/* Of half an archive nobody waits for the rest: whoever reads it may have stopped. */
 	if (code == EXIT_OK)

@@ -1,7 +1,9 @@
 /*
  * Children of the service. Of each bounded kind only so many run at a time; the
  * others wait in the order in which they were asked for, with copies of what they
- * need. None waits for another one once it runs, so each turn comes.
+ * need. None waits for another one once it runs, so each turn comes: but for those
+ * that read or write what a caller moves meanwhile, who may move it to or from one
+ * that waits. These do not wait for long (transfer_limit_turn()).
  */
 
 #include <fcntl.h>
@@ -271,16 +273,29 @@ int image_work_start(struct image_service *image, const char *mode,
 	return error_trace(r);
 }
 
-bool image_work_drop(struct image_service *image, const void *userdata)
+static struct image_work *find_waiting(const struct image_service *image, const void *userdata)
 {
 	for (struct image_work *child = image->works; child; child = child->next) {
-		if (child->work || child->userdata != userdata || child->is_dropped)
-			continue;
-		child->is_dropped = true;
-		(void)loop_timer_set(service_loop(image->service), &child->timer, 0, on_timer);
-		return true;
+		if (!child->work && child->userdata == userdata && !child->is_dropped)
+			return child;
 	}
-	return false;
+	return NULL;
+}
+
+bool image_work_waits(const struct image_service *image, const void *userdata)
+{
+	return find_waiting(image, userdata);
+}
+
+bool image_work_drop(struct image_service *image, const void *userdata)
+{
+	struct image_work *child = find_waiting(image, userdata);
+
+	if (!child)
+		return false;
+	child->is_dropped = true;
+	(void)loop_timer_set(service_loop(image->service), &child->timer, 0, on_timer);
+	return true;
 }
 
 /* ---- the end ---- */

@@ -322,6 +322,8 @@ static void written(void *userdata, void *data, const struct why *why)
 
 	if (operation_is_cancelled(exporting->operation))
 		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
+	else if (transfer_had_no_turn(exporting->transfer))
+		r = why_set(&own, refused(BUS_UNAVAILABLE), "cannot export: %s", why->text);
 	else if (!result || result->error)
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot export: %s", result ? result->error : why->text);
@@ -343,6 +345,8 @@ static void start_writing(struct operation *operation)
 			   &why);
 	if (r)
 		image_step_ended(operation, r, &why);
+	else if (exporting->request->stream)
+		transfer_limit_turn(exporting->transfer);
 }
 
 static int tell(struct operation *operation, const char *state)

@@ -115,6 +115,8 @@ int image_work_start(struct image_service *image, const char *mode,
 		     work_fn fn, void *userdata, struct why *why);
 /* A child of @userdata that still waits for its turn will not have it: its @fn is called soon, with no reply (true). One that runs goes on. */
 bool image_work_drop(struct image_service *image, const void *userdata);
+/* Does one of @userdata still wait? */
+bool image_work_waits(const struct image_service *image, const void *userdata);
 /* For a request to a child. */
 int image_limits_copy(const struct image_service *image, struct work_limits **ret_limits);
 void image_work_drain(struct image_service *image);

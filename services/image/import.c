@@ -89,7 +89,9 @@ static void was_read(void *userdata, void *data, const struct why *why)
 	int r;
 
 	snprintf(what, sizeof(what), "import '%.200s'", asked->path);
-	r = batch_take(&importing->batch, what, data, why, &own);
+	r = transfer_had_no_turn(importing->transfer)
+		    ? why_set(&own, refused(BUS_UNAVAILABLE), "cannot %s: %s", what, why->text)
+		    : batch_take(&importing->batch, what, data, why, &own);
 	image_step_ended(importing->operation, r, &own);
 }
 
@@ -98,6 +100,7 @@ static const struct transfer_hooks hooks = {
 
 static int start_reading(struct importing *importing, struct why *why)
 {
+	const struct image_import_request *asked = operation_request(importing->operation);
 	_cleanup_(work_import_request_clear) struct work_import_request request = {};
 	_cleanup_(cleanup_fd) int ingest = -1;
 	int r;
@@ -108,10 +111,13 @@ static int start_reading(struct importing *importing, struct why *why)
 	r = batch_open(&importing->batch, &ingest, why);
 	if (r)
 		return r;
-	return transfer_start(importing->operation, importing->name, "import",
-			      schema_work_import_request(), &request, ingest,
-			      schema_work_import_result(), &hooks, importing, &importing->transfer,
-			      why);
+	r = transfer_start(importing->operation, importing->name, "import",
+			   schema_work_import_request(), &request, ingest,
+			   schema_work_import_result(), &hooks, importing, &importing->transfer,
+			   why);
+	if (!r && asked->stream)
+		transfer_limit_turn(importing->transfer);
+	return r;
 }
 
 static void read_archive(struct operation *operation)

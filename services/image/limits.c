@@ -16,6 +16,7 @@ struct work_limits work_limits_fill(const struct work_limits *limits)
 	all.memory = all.memory ?: 768ull << 20;
 	all.seconds = all.seconds ?: 3600;
 	all.children = all.children ?: 8;
+	all.turn = all.turn ?: 30;
 	return all;
 }
 

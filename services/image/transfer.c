@@ -8,6 +8,7 @@
 #include "broker/lib/log.h"
 #include "schemas/check.h"
 #include "services/image/lease.h"
+#include "services/image/limits.h"
 #include "services/image/transfer.h"
 
 #define NOTE_MAX        1048576
@@ -30,6 +31,8 @@ struct transfer {
 	struct work_note progress; /* the last one */
 	uint64_t told_ms;
 	uint8_t *buffer; /* of NOTE_MAX bytes */
+	struct loop_timer turn;
+	bool had_no_turn;
 };
 
 /* ---- events ---- */
@@ -309,10 +312,22 @@ static void on_channel(struct loop_file *file, uint32_t events)
 
 /* ---- life ---- */
 
+static void explain_turn(const struct transfer *transfer, struct why *why)
+{
+	struct work_limits limits = work_limits_fill(&transfer->image->limits);
+
+	*why = (struct why){};
+	why_set(why, -ETIMEDOUT,
+		"its turn did not come within %llu seconds (limit turn): %llu are under way already "
+		"(limit children), and one of them may wait for this stream",
+		(unsigned long long)limits.turn, (unsigned long long)limits.children);
+}
+
 /* What it said before its end is read first. */
 static void ended(void *userdata, void *reply, const struct why *why)
 {
 	struct transfer *transfer = userdata;
+	struct why own = *why;
 
 	while (transfer->file.loop) {
 		struct loop_file *file = &transfer->file;
@@ -323,11 +338,42 @@ static void ended(void *userdata, void *reply, const struct why *why)
 		on_channel(file, EPOLLIN);
 	}
 	transfer_stop(transfer);
-	transfer->hooks->ended(transfer->userdata, reply, why);
+	if (transfer->had_no_turn)
+		explain_turn(transfer, &own);
+	transfer->hooks->ended(transfer->userdata, reply, &own);
+}
+
+static void on_turn(struct loop_timer *timer)
+{
+	struct transfer *transfer = container_of(timer, struct transfer, turn);
+
+	if (!image_work_waits(transfer->image, transfer))
+		return;
+	transfer->had_no_turn = true;
+	transfer_stop(transfer);
+}
+
+void transfer_limit_turn(struct transfer *transfer)
+{
+	uint64_t seconds = work_limits_fill(&transfer->image->limits).turn;
+
+	if (!image_work_waits(transfer->image, transfer) ||
+	    !loop_timer_set(service_loop(transfer->image->service), &transfer->turn,
+			    time_boot_ms() + seconds * 1000, on_turn))
+		return;
+	/* Out of memory: rather none than one that waits for ever. */
+	transfer->had_no_turn = true;
+	transfer_stop(transfer);
+}
+
+bool transfer_had_no_turn(const struct transfer *transfer)
+{
+	return transfer->had_no_turn;
 }
 
 void transfer_stop(struct transfer *transfer)
 {
+	loop_timer_cancel(&transfer->turn);
 	loop_file_remove(&transfer->file);
 	transfer->channel = close_fd(transfer->channel);
 	image_work_drop(transfer->image, transfer);

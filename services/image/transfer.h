@@ -28,6 +28,12 @@ int transfer_start(struct operation *operation, const char *name, const char *mo
 		   const struct schema_message *request, const void *message, int directory,
 		   const struct schema_message *reply, const struct transfer_hooks *hooks,
 		   void *userdata, struct transfer **ret_transfer, struct why *why);
+/*
+ * Of a stream, which whatever runs may wait for: unless its turn comes soon (limit `turn`) it is refused. Then @ended
+ * has no reply and transfer_had_no_turn() is true.
+ */
+void transfer_limit_turn(struct transfer *transfer);
+bool transfer_had_no_turn(const struct transfer *transfer);
 /* The child ends soon, and @ended is called. */
 void transfer_stop(struct transfer *transfer);
 struct transfer *transfer_free(struct transfer *transfer);

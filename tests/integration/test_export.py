@@ -509,6 +509,18 @@ def test_a_cancelled_export_leaves_no_half_archive_and_what_was_there_before():
         d.check("images", "export", out, NAME)
 
 
+def test_whoever_reads_an_export_may_stop():
+    with Davit() as d:
+        imported(d, "docker.io/library/t:1", [layers.f("f", os.urandom(4 << 20))])
+        with subprocess.Popen(d.base + ["images", "export", "-", "docker.io/library/t:1"], env=d.env,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
+            assert export.stdout.read(512)
+            export.stdout.close()
+            said = export.stderr.read()
+        assert export.returncode == 1 and b"Broken pipe" in said, (export.returncode, said)
+        assert not os.listdir(os.path.join(d.state, "fifo"))
+
+
 if __name__ == "__main__":
     lacking = [p for p in ("umoci", "skopeo", "podman", "containerd", "ctr") if not peers.has(p)]
     if lacking:

@@ -146,6 +146,38 @@ def test_so_many_imports_run_at_a_time_and_the_rest_waits_in_order():
         assert len(names(d)) == 4
 
 
+def test_pipelines_of_export_and_import_that_wait_for_each_other_end():
+    """At the bound of one child each, the export of one pipeline has its turn, and the import of the other."""
+    with limited("children=1", "turn=1") as d:
+        imported(d, "docker.io/library/t:1", [layers.f("f", os.urandom(1 << 20))])  # more than pipes hold
+        (out_a, in_a), (out_b, in_b) = os.pipe(), os.pipe()
+
+        def start(fd, *words):
+            with open(fd, "rb", 0) as end:
+                return subprocess.Popen(d.base + ["--timeout", "5m", "images", *words], env=d.env, stderr=subprocess.PIPE,
+                                        stdin=end, stdout=end)
+        first = [start(in_a, "export", "-", "docker.io/library/t:1"), start(out_b, "import", "-")]
+        wait_for(lambda: len(d.json("operations")) == 2, "two have begun")
+        second = [start(in_b, "export", "-", "docker.io/library/t:1"), start(out_a, "import", "-")]
+        said = [call.communicate(timeout=DEADLINE)[1] for call in first + second]
+        assert all(call.returncode in (0, 1) for call in first + second), [call.returncode for call in first + second]
+        assert any(call.returncode == 1 and b"within 1 seconds (limit turn)" in text
+                   for call, text in zip(second, said[2:])), said
+        d.check("--timeout", "60s", "images", "export", os.path.join(d.work, "out.tar"), "docker.io/library/t:1")
+
+
+def test_a_file_waits_for_its_turn_as_long_as_it_takes():
+    with Held("children=1", "turn=1") as d:
+        d.hold("import")
+        imports, _ = start_imports(d, 2)
+        wait_for(lambda: len(d.begun("import")) == 1, "the first has begun")
+        late = d("images", "import", "-", input=b"anything")
+        assert late.returncode == 1 and b"within 1 seconds (limit turn)" in late.stderr, late
+        assert not d.json("leases", "ls") and len(d.operations("image.import")) == 2
+        d.release("import")
+        assert [i.wait(DEADLINE) for i in imports] == [0, 0]
+
+
 def test_layers_wait_for_their_turn_and_are_forgotten_when_nobody_wants_them_any_more():
     with Held("children=2") as d:
         for i in range(4):
