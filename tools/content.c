@@ -53,23 +53,9 @@ static int list_content(struct context *context, void *data, char **args, int n_
 
 static int get_content(struct context *context, void *data, char **args, int n_args)
 {
-	struct content_read_request request = {.digest = args[0]};
-	int r;
-
 	(void)data;
 	(void)n_args;
-	for (;;) {
-		_cleanup_(content_read_reply_clear) struct content_read_reply reply = {};
-
-		r = content_read_ask(&context->ask, &request, &reply);
-		if (r)
-			return fail_ask(context, r);
-		if (!reply.data.size)
-			return EXIT_OK;
-		if (fwrite(reply.data.data, 1, reply.data.size, stdout) != reply.data.size)
-			return fail(context, "stdout: %s", strerror(errno));
-		request.offset += reply.data.size;
-	}
+	return list_print_blob(context, args[0], stdout);
 }
 
 static int delete_one(struct context *context, const char *name, void *data)
@@ -250,14 +236,8 @@ static int update_labels(struct context *context, const char *digest,
 	struct content_record record = {.digest = (char *)digest, .labels = *changes};
 	_cleanup_(schema_strs_clear) struct schema_strs mask = {};
 	struct content_update_request request = {.content = &record};
-	int r = 0;
+	int r = list_label_mask(changes, &mask);
 
-	for (size_t i = 0; i < changes->count && !r; i++) {
-		_cleanup_(cleanup_free) char *field = text_format("labels.%s",
-								  changes->items[i].key);
-
-		r = field ? schema_strs_add(&mask, field) : -ENOMEM;
-	}
 	request.update_mask = mask;
 	return r ?: content_update_ask(&context->ask, &request, ret_reply);
 }

@@ -182,25 +182,26 @@ static int look(struct context *context, const struct look_options *options, con
 static int inspect(struct context *context, void *data, char **args, int n_args)
 {
 	json_t *all = json_array();
-	int code = EXIT_OK;
+	int result = EXIT_OK;
 
-	for (int i = 0; i < n_args && !code; i++) {
+	for (int i = 0; i < n_args; i++) {
 		_cleanup_(image_inspect_reply_clear) struct image_inspect_reply reply = {};
 		json_t *json, *config;
+		int code = look(context, data, args[i], &reply);
 
-		code = look(context, data, args[i], &reply);
+		result = code ?: result;
 		if (code)
-			break;
+			continue;
 		json = json_from_message(schema_image_inspect_reply(), &reply);
 		config = reply.config ? json_loads(reply.config, 0, NULL) : NULL;
 		if (config)
 			json_object_set_new(json, "config", config);
 		json_array_append_new(all, json);
 	}
-	if (!code)
+	if (json_array_size(all))
 		output_json(json_incref(all));
 	json_decref(all);
-	return code;
+	return result;
 }
 
 static const char *text_of(const json_t *json, const char *key)
@@ -265,6 +266,7 @@ static int usage(struct context *context, void *data, char **args, int n_args)
 {
 	_cleanup_(table_clear) struct table table = {};
 	const struct look_options *options = data;
+	int result = EXIT_OK, n_found = 0;
 
 	table_init(&table, "REF", "LAYERS", "SIZE", "UNPACKED", "INODES", NULL);
 	for (int i = 0; i < n_args; i++) {
@@ -273,8 +275,10 @@ static int usage(struct context *context, void *data, char **args, int n_args)
 		uint64_t bytes = 0, n_inodes = 0;
 		int code = look(context, options, args[i], &reply);
 
+		result = code ?: result;
 		if (code)
-			return code;
+			continue;
+		n_found++;
 		for (size_t k = 0; k < reply.layers.count; k++) {
 			bytes += reply.layers.items[k].unpacked_size;
 			n_inodes += reply.layers.items[k].inodes;
@@ -285,8 +289,9 @@ static int usage(struct context *context, void *data, char **args, int n_args)
 		size_text(options, bytes, unpacked);
 		table_add(&table, reply.image->name, layers, size, unpacked, inodes);
 	}
-	table_print(&table);
-	return EXIT_OK;
+	if (n_found)
+		table_print(&table);
+	return result;
 }
 
 /* ---- convert ------------------------------------------------------------- */

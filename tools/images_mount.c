@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -95,6 +96,59 @@ static int release(struct context *context, const char *key, char *snapshotter)
 	return snapshot_remove_ask(&context->ask, &request, NULL);
 }
 
+static bool is_mount(const char *path)
+{
+	struct statx status;
+
+	return !statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &status) &&
+	       status.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
+/* One that was unmounted and left: as it is, if it is what would be made. */
+static int find_snapshot(struct context *context, const struct image_prepare_request *wanted,
+			 struct image_mounts_reply *ret_reply)
+{
+	struct image_unpack_request look = {.name = wanted->name,
+					    .snapshotter = wanted->snapshotter,
+					    .platform = wanted->platform};
+	struct snapshot_key_request key = {.key = wanted->key, .snapshotter = wanted->snapshotter};
+	_cleanup_(image_inspect_reply_clear) struct image_inspect_reply image = {};
+	_cleanup_(snapshot_reply_clear) struct snapshot_reply found = {};
+	int r;
+
+	if (is_mount(wanted->key))
+		return fail(context, "something is mounted on %s already: `davit images unmount`",
+			    wanted->key);
+	r = image_inspect_ask(&context->ask, &look, &image);
+	if (!r)
+		r = snapshot_stat_ask(&context->ask, &key, &found);
+	if (r)
+		return fail_ask(context, r);
+	if (!image.chain_id || strcmp(found.snapshot->parent ?: "", image.chain_id) ||
+	    found.snapshot->kind != (wanted->read_only ? SNAPSHOT_VIEW : SNAPSHOT_ACTIVE))
+		return fail(context,
+			    "a snapshot of that name, of another image or kind, exists already: "
+			    "`davit images unmount --rm %s` removes it",
+			    wanted->key);
+	r = snapshot_mounts_ask(&context->ask, &key, ret_reply);
+	return r ? fail_ask(context, r) : EXIT_OK;
+}
+
+static int mount_found(struct context *context, const struct image_prepare_request *wanted)
+{
+	_cleanup_(image_mounts_reply_clear) struct image_mounts_reply reply = {};
+	int code = find_snapshot(context, wanted, &reply), r;
+
+	if (code)
+		return code;
+	r = mount_all(reply.mounts.items, reply.mounts.count, wanted->key);
+	if (r)
+		return fail(context, "cannot mount image '%s' on %s: %s", wanted->name, wanted->key,
+			    strerror(-r));
+	puts(wanted->key);
+	return EXIT_OK;
+}
+
 /* The snapshot is named after the target, as with ctr. */
 static int mount_image(struct context *context, void *data, char **args, int n_args)
 {
@@ -114,6 +168,8 @@ static int mount_image(struct context *context, void *data, char **args, int n_a
 	if (!context->ask.timeout_ms)
 		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
 	r = image_prepare_ask(&context->ask, &request, &reply);
+	if (r == BUS_ALREADY_EXISTS)
+		return mount_found(context, &request);
 	if (r)
 		return fail_ask(context, r);
 	r = mount_all(reply.mounts.items, reply.mounts.count, target);
@@ -141,7 +197,8 @@ static int unmount_image(struct context *context, void *data, char **args, int n
 	(void)n_args;
 	if (!target)
 		return fail(context, "%s: %s", args[0], strerror(errno));
-	if (umount2(target, UMOUNT_NOFOLLOW) < 0)
+	/* What is not mounted can be removed all the same. */
+	if (umount2(target, UMOUNT_NOFOLLOW) < 0 && (errno != EINVAL || !options->remove))
 		return fail(context, "cannot unmount %s: %s", target, strerror(errno));
 	r = options->remove ? release(context, target, options->snapshotter) : 0;
 	if (r)

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "broker/lib/file.h"
+
 int list_format(struct context *context, const struct list_options *options,
 		enum output_format *ret_format)
 {
@@ -51,6 +53,37 @@ int list_parse_labels(struct context *context, char **words, int n_words, struct
 			return fail(context, "out of memory");
 	}
 	return 0;
+}
+
+int list_label_mask(const struct schema_map *changes, struct schema_strs *ret_mask)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < changes->count && !r; i++) {
+		_cleanup_(cleanup_free) char *field = text_format("labels.%s",
+								  changes->items[i].key);
+
+		r = field ? schema_strs_add(ret_mask, field) : -ENOMEM;
+	}
+	return r;
+}
+
+int list_print_blob(struct context *context, const char *digest, FILE *out)
+{
+	struct content_read_request request = {.digest = (char *)digest};
+
+	for (;;) {
+		_cleanup_(content_read_reply_clear) struct content_read_reply reply = {};
+		int r = content_read_ask(&context->ask, &request, &reply);
+
+		if (r)
+			return fail_ask(context, r);
+		if (!reply.data.size)
+			return EXIT_OK;
+		if (fwrite(reply.data.data, 1, reply.data.size, out) != reply.data.size)
+			return fail(context, "cannot write: %s", strerror(errno));
+		request.offset += reply.data.size;
+	}
 }
 
 struct schema_strs list_filters(char **args, int n_args)

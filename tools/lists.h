@@ -43,6 +43,10 @@ json_t *list_json(const struct schema_message *schema, const void *items, size_t
 char *list_labels(const struct schema_map *labels);
 /* KEY=VALUE words onto @map; an exit code on failure. */
 int list_parse_labels(struct context *context, char **words, int n_words, struct schema_map *map);
+/* "labels.<key>" of each: the update mask that changes these and no other. */
+int list_label_mask(const struct schema_map *changes, struct schema_strs *ret_mask);
+/* All of a blob. */
+int list_print_blob(struct context *context, const char *digest, FILE *out);
 /* args as a list of filters: borrowed. */
 struct schema_strs list_filters(char **args, int n_args);
 /* Runs @one for each argument, says each failure, goes on; returns the last failure's code. */

@@ -253,30 +253,32 @@ static int info(struct context *context, void *data, char **args, int n_args)
 	return EXIT_OK;
 }
 
+static int update_labels(struct context *context, char *key, const struct schema_map *changes,
+			 struct snapshot_reply *ret_reply)
+{
+	struct snapshot_record record = {
+		.key = key, .snapshotter = context->snapshotter ?: (char *)"", .labels = *changes};
+	_cleanup_(schema_strs_clear) struct schema_strs mask = {};
+	struct snapshot_update_request request = {.snapshot = &record};
+	int r = list_label_mask(changes, &mask);
+
+	request.update_mask = mask;
+	return r ?: snapshot_update_ask(&context->ask, &request, ret_reply);
+}
+
 static int label(struct context *context, void *data, char **args, int n_args)
 {
-	_cleanup_(snapshot_update_request_clear) struct snapshot_update_request request = {};
+	struct snapshot_key_request key = {.key = args[0], .snapshotter = context->snapshotter};
+	_cleanup_(schema_map_clear) struct schema_map changes = {};
 	_cleanup_(snapshot_reply_clear) struct snapshot_reply reply = {};
 	_cleanup_(cleanup_free) char *text = NULL;
-	struct snapshot_record *record = calloc(1, sizeof(*record));
-	int code, r;
+	int code = list_parse_labels(context, args + 1, n_args - 1, &changes), r;
 
 	(void)data;
-	request.snapshot = record;
-	if (!record || schema_set(&record->key, args[0]) ||
-	    schema_set(&record->snapshotter, context->snapshotter ?: ""))
-		return fail(context, "out of memory");
-	code = list_parse_labels(context, args + 1, n_args - 1, &record->labels);
 	if (code)
 		return code;
-	r = 0;
-	for (size_t i = 0; i < record->labels.count && !r; i++) {
-		_cleanup_(cleanup_free) char *field = text_format("labels.%s",
-								  record->labels.items[i].key);
-
-		r = field ? schema_strs_add(&request.update_mask, field) : -ENOMEM;
-	}
-	r = r ?: snapshot_update_ask(&context->ask, &request, &reply);
+	r = changes.count ? update_labels(context, args[0], &changes, &reply)
+			  : snapshot_stat_ask(&context->ask, &key, &reply);
 	if (r)
 		return fail_ask(context, r);
 	text = list_labels(&reply.snapshot->labels);
@@ -404,24 +406,6 @@ struct diff_options {
 	bool keep;
 };
 
-static int print_blob(struct context *context, const char *digest)
-{
-	struct content_read_request request = {.digest = (char *)digest};
-
-	for (;;) {
-		_cleanup_(content_read_reply_clear) struct content_read_reply reply = {};
-		int r = content_read_ask(&context->ask, &request, &reply);
-
-		if (r)
-			return fail_ask(context, r);
-		if (!reply.data.size)
-			return EXIT_OK;
-		if (fwrite(reply.data.data, 1, reply.data.size, stdout) != reply.data.size)
-			return fail(context, "stdout: %s", strerror(errno));
-		request.offset += reply.data.size;
-	}
-}
-
 /* What is to be kept is a root of the collection, as with ctr. */
 static int diff_labels(struct context *context, const struct diff_options *options,
 		       struct schema_map *labels)
@@ -453,7 +437,7 @@ static int make_diff(struct context *context, const struct diff_options *options
 		return code;
 	request.labels = labels;
 	r = snapshot_diff_ask(&context->ask, &request, &reply);
-	return r ? fail_ask(context, r) : print_blob(context, reply.diff->digest);
+	return r ? fail_ask(context, r) : list_print_blob(context, reply.diff->digest, stdout);
 }
 
 /* The blob is held by a lease until it is printed. */

@@ -242,6 +242,22 @@ static int add_entry(struct exporting *exporting, const struct image_record *rec
 	return error_trace(r);
 }
 
+/* An image that is no index has one platform, which whoever asks for one shall get. */
+static int check_platform(struct exporting *exporting, const struct image_record *record,
+			  struct why *why)
+{
+	const struct image_export_request *request = exporting->request;
+	const struct resolved *resolved;
+	int r;
+
+	if (request->all_platforms || !request->platform || !request->platform[0])
+		return 0;
+	r = resolve_target(exporting->image, record->target, &exporting->platform, &resolved, why);
+	if (r)
+		return r > REFUSED ? why_prefix(why, r, "image '%.200s'", record->name) : r;
+	return resolved_check_match(resolved, record->name, why);
+}
+
 static int add_name(struct exporting *exporting, const char *name, struct why *why)
 {
 	_cleanup_(image_record_clear) struct image_record record = {};
@@ -249,6 +265,9 @@ static int add_name(struct exporting *exporting, const char *name, struct why *w
 
 	r = names_find(exporting->image, operation_namespace(exporting->operation), name, &record,
 		       why);
+	if (r)
+		return r;
+	r = check_platform(exporting, &record, why);
 	if (r)
 		return r;
 	r = add_target(exporting, record.target, record.name, true, 0, why);

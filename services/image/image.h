@@ -162,6 +162,8 @@ int resolve_target(struct image_service *image, const struct descriptor *target,
 /* --platform as a user gives it. */
 int resolve_platform(struct image_service *image, const char *text, struct platform *ret_platform,
 		     struct why *why);
+/* Is it an image for the platform that was asked for, or no image? */
+int resolved_check_match(const struct resolved *resolved, const char *name, struct why *why);
 void resolved_free(struct resolved *resolved);
 int resolved_copy(const struct resolved *from, struct resolved **ret_resolved);
 

@@ -333,13 +333,14 @@ static int write_ingest(struct image_service *image, const char *namespace, stru
 			const struct content_write_request *request, struct content_ingest *ingest,
 			struct why *why)
 {
+	struct why none = {}; /* that there was none yet explains nothing */
 	bool is_new;
 	int r;
 
 	r = ingest_lock(image, namespace, request->ref, request->writer, why);
 	if (r)
 		return r;
-	r = ingest_get(image, namespace, request->ref, ingest, why);
+	r = ingest_get(image, namespace, request->ref, ingest, &none);
 	is_new = r == refused(BUS_NOT_FOUND);
 	if (is_new)
 		r = make_ingest(image, namespace, call, request, ingest);

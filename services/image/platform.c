@@ -102,23 +102,41 @@ static bool is_architecture(const char *text)
 	return false;
 }
 
+static bool is_system(const char *text)
+{
+	static const char *const systems[] = {
+		"aix",   "android", "darwin",  "dragonfly", "freebsd", "illumos", "ios",     "js",
+		"linux", "netbsd",  "openbsd", "plan9",     "solaris", "wasip1",  "windows", "zos"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(systems); i++) {
+		if (!strcmp(text, systems[i]))
+			return true;
+	}
+	return false;
+}
+
 /* One word: an operating system, or an architecture of this host's system. */
-static int parse_word(const char *word, const struct platform *host, struct platform *platform)
+static int parse_word(const char *word, const struct platform *host, struct platform *platform,
+		      struct why *why)
 {
 	const char *variant, *architecture = platform_architecture(word, &variant);
 
 	if (is_architecture(architecture))
 		return set(platform, host->os, architecture, variant);
+	if (!is_system(word))
+		return why_set(why, DOCUMENT_E_INVALID,
+			       "platform '%s' is the name of no operating system or architecture",
+			       word);
 	return set(platform, word, host->architecture, host->variant);
 }
 
 static int parse_parts(char **parts, size_t n, const struct platform *host,
-		       struct platform *platform)
+		       struct platform *platform, struct why *why)
 {
 	const char *architecture, *variant;
 
 	if (n == 1)
-		return parse_word(parts[0], host, platform);
+		return parse_word(parts[0], host, platform, why);
 	architecture = platform_architecture(parts[1], &variant);
 	return set(platform, parts[0], architecture, n == 3 ? parts[2] : variant);
 }
@@ -142,7 +160,7 @@ int platform_parse(const char *text, const struct platform *host, struct platfor
 			*c = (char)tolower((unsigned char)*c);
 		parts[n++] = part;
 	}
-	r = parse_parts(parts, n, host, &platform);
+	r = parse_parts(parts, n, host, &platform, why);
 	if (r)
 		return error_trace(r);
 	*ret_platform = platform;

@@ -31,13 +31,7 @@ static int check_match(const struct preparing *preparing, struct why *why)
 	if (!resolved->is_image)
 		return why_set(why, refused(BUS_FAILED_PRECONDITION),
 			       "'%s' is not an image that can be run", preparing->record.name);
-	if (!resolved->is_match)
-		return why_set(why, refused(BUS_NOT_FOUND), "image '%s' is for %s, not for %s",
-			       preparing->record.name,
-			       resolved->platforms.count ? resolved->platforms.items[0]
-							 : "another platform",
-			       resolved->platform);
-	return 0;
+	return resolved_check_match(resolved, preparing->record.name, why);
 }
 
 static int find(struct image_service *image, const char *namespace,

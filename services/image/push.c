@@ -56,7 +56,7 @@ static int describe(struct image_service *image, const char *digest, const char 
 	return error_trace(r);
 }
 
-static int choose_platform(struct image_service *image, const char *text,
+static int choose_platform(struct image_service *image, const char *text, const char *name,
 			   const struct descriptor *target, struct descriptor *ret, struct why *why)
 {
 	_cleanup_(platform_clear) struct platform platform = {};
@@ -66,6 +66,8 @@ static int choose_platform(struct image_service *image, const char *text,
 	r = resolve_platform(image, text, &platform, why);
 	if (!r)
 		r = resolve_target(image, target, &platform, &resolved, why);
+	if (!r)
+		r = resolved_check_match(resolved, name, why);
 	if (r)
 		return r;
 	if (!strcmp(resolved->manifest, target->digest))
@@ -87,7 +89,8 @@ static int find_target(struct image_service *image, const char *namespace,
 	if (r)
 		return r;
 	if (asked->platforms.count)
-		return choose_platform(image, asked->platforms.items[0], record.target, ret, why);
+		return choose_platform(image, asked->platforms.items[0], record.name, record.target,
+				       ret, why);
 	return descriptor_copy(record.target, ret);
 }
 
@@ -182,10 +185,25 @@ static void begin(struct operation *operation)
 				     time_boot_ms() + SECRETS_WAIT_MS, secrets_never_came);
 }
 
+/* Of a context that is kept each member is whole: it takes @target. */
+static int keep_target(struct image_push_context *context, struct descriptor *target)
+{
+	if (context->target)
+		descriptor_clear(context->target);
+	else
+		context->target = calloc(1, sizeof(*context->target));
+	if (!context->target)
+		return error_origin(-ENOMEM);
+	*context->target = *target;
+	*target = (struct descriptor){};
+	return 0;
+}
+
 static int push_send(struct operation *operation)
 {
 	struct image_push_context *context = operation_context(operation);
 	struct pushing *pushing = calloc(1, sizeof(*pushing));
+	_cleanup_(descriptor_clear) struct descriptor target = {};
 	struct why why = {};
 	int r;
 
@@ -196,16 +214,14 @@ static int push_send(struct operation *operation)
 	pushing->asked = operation_request(operation);
 	pushing->name = reference_normalize(pushing->asked->name);
 	operation_set_data(operation, pushing, pushing_free);
-	if (context->target)
-		descriptor_clear(context->target);
-	else
-		context->target = calloc(1, sizeof(*context->target));
-	if (!pushing->name || !context->target)
+	if (!pushing->name)
 		return error_origin(-ENOMEM);
-	r = find_target(pushing->image, operation_namespace(operation), pushing->asked,
-			context->target, &why);
+	r = find_target(pushing->image, operation_namespace(operation), pushing->asked, &target,
+			&why);
 	if (!r)
-		r = lease_hold_content(operation, context->target->digest);
+		r = lease_hold_content(operation, target.digest);
+	if (!r)
+		r = keep_target(context, &target);
 	if (r)
 		return image_step_failed(operation, r, &why);
 	r = operation_after_commit(operation, begin);

@@ -320,3 +320,13 @@ int resolve_platform(struct image_service *image, const char *text, struct platf
 	r = platform_parse(text, &image->host, ret_platform, why);
 	return r > 0 ? refused(BUS_INVALID_ARGUMENT) : error_trace(r);
 }
+
+int resolved_check_match(const struct resolved *resolved, const char *name, struct why *why)
+{
+	if (!resolved->is_image || resolved->is_match)
+		return 0;
+	return why_set(why, refused(BUS_NOT_FOUND), "image '%.200s' is for %s, not for %s", name,
+		       resolved->platforms.count ? resolved->platforms.items[0]
+						 : "another platform",
+		       resolved->platform);
+}

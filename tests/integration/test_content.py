@@ -147,6 +147,9 @@ def test_size_and_digest_that_do_not_fit_are_refused():
         bus.refused("content.commit", FAILED_PRECONDITION, "is " + digest(b"abd"), ref="expected", writer="w")
         for ref in ("total", "expected"):
             bus.do("content.abort", ref=ref)
+        # The first part of all, too, is told why.
+        bus.refused("content.write", FAILED_PRECONDITION, "shall have 2 bytes: this part ends at 3", ref="first",
+                    writer="w", total=2, data=b"123")
         bus.refused("content.abort", NOT_FOUND, "no ingest", ref="total")
         wait_for(lambda: not folder(d, "ingest"), "no file is left", 20)
 

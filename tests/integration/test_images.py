@@ -76,8 +76,48 @@ def test_inspect_history_and_usage_describe_an_image():
         assert lines[0].split() == ["CREATED", "CREATED", "BY", "SIZE", "LAYER"] and len(lines) == 4, lines
         fields = d.check("images", "usage", "-b", NAME).splitlines()[1].split()
         assert fields[:2] == [NAME, "3"] and int(fields[3]) == sum(l["unpacked_size"] for l in seen["layers"]), fields
-        refused = d("images", "inspect", "none")
-        assert refused.returncode == 1 and b"no image 'none'" in refused.stderr, refused
+        # What is not there is named, and the rest is shown.
+        for verb in ("inspect", "usage"):
+            partly = d("images", verb, "none", NAME)
+            assert partly.returncode == 1 and b"no image 'none'" in partly.stderr, partly
+            assert NAME in partly.stdout.decode(), partly
+
+
+def test_what_is_not_there_is_named_by_every_command_and_ends_no_service():
+    with Davit() as d:
+        imported(d)
+        digest, out = "sha256:" + 64 * "0", os.path.join(d.work, "out.tar")
+        cases = [(["images", verb, *words], said) for verb, words, said in (
+            ("push", ["127.0.0.1:1/x:1"], "no image '127.0.0.1:1/x:1'"), ("push", ["127.0.0.1:1/x:1", "none"], "no image 'none'"),
+            ("push", ["--manifest", digest, "127.0.0.1:1/x:1"], "no blob " + digest),
+            ("push", ["--platform", "linux/riscv64", "127.0.0.1:1/x:1", NAME], "linux/riscv64"),
+            ("export", [out, "none"], "no image 'none'"), ("export", [out, NAME, "none"], "no image 'none'"),
+            ("export", ["--platform", "linux/riscv64", out, NAME], "not for linux/riscv64"),
+            ("export", ["--platform", "nonsense", out, NAME], "'nonsense' is the name of no operating system"),
+            ("import", ["/no/such/file"], "/no/such/file"), ("tag", ["none", "x:1"], "no image 'none'"),
+            ("rm", ["none"], "no image 'none'"), ("rm", ["--sync", "none"], "no image 'none'"),
+            ("convert", ["none", "x:1"], "no image 'none'"), ("label", ["none", "a=b"], "no image 'none'"),
+            ("mount", ["none", d.work], "no image 'none'"), ("history", ["none"], "no image 'none'"))]
+        cases += [(["snapshots", verb, *words], said) for verb, words, said in (
+            ("unpack", ["none"], "no image 'none'"), ("unpack", [digest], digest), ("repair", [digest], digest),
+            ("info", ["none"], "no snapshot 'none'"), ("mounts", ["/mnt", "none"], "no snapshot 'none'"),
+            ("prepare", ["k", "none"], "no snapshot 'none'"), ("view", ["k", digest], digest),
+            ("commit", ["k", "none"], "no snapshot 'none'"), ("label", ["none", "a=b"], "no snapshot 'none'"),
+            ("label", ["none"], "no snapshot 'none'"), ("usage", ["none"], "no snapshot 'none'"),
+            ("diff", ["none"], "no snapshot 'none'"), ("rm", ["none"], "no snapshot 'none'"))]
+        cases += [(["content", verb, *words], said) for verb, words, said in (
+            ("get", [digest], digest), ("rm", [digest], digest), ("label", [digest, "a=b"], digest),
+            ("verify", [digest], digest))]
+        cases += [(["leases", verb, *words], "no lease 'none'") for verb, words in (
+            ("rm", ["none"]), ("rm", ["--sync", "none"]), ("add", ["none", "images", "x"]),
+            ("drop", ["none", "images", "x"]), ("resources", ["none"]))]
+        service = d.pid("davit-image")
+        for words, said in cases:
+            refused = d(*words)
+            assert refused.returncode == 1 and said in refused.stderr.decode(), (words, refused)
+        assert d.pid("davit-image") == service, "it died"
+        assert not os.path.exists(out) and d.check("images", "ls", "-q").split() == [NAME]
+        assert d.json("leases", "ls") == [] and not [s for s in d.json("snapshots", "ls") if s["kind"] != "committed"]
 
 
 def test_images_are_mounted_by_the_command_itself():
@@ -98,8 +138,18 @@ def test_images_are_mounted_by_the_command_itself():
             except OSError:
                 pass
             again = d("images", "mount", "--snapshotter", snapshotter, NAME, target)
-            assert again.returncode == 1 and b"exists" in again.stderr, again
+            assert again.returncode == 1 and b"is mounted on" in again.stderr, again
+            # What was unmounted and left is mounted again, but for nothing else.
+            d.check("images", "unmount", "--snapshotter", snapshotter, target)
+            d.check("images", "mount", "--snapshotter", snapshotter, NAME, target)
+            assert not layers.differences(layers.tree(target), expected)
+            d.check("images", "unmount", "--snapshotter", snapshotter, target)
+            other = d("images", "mount", "--rw", "--snapshotter", snapshotter, NAME, target)
+            assert other.returncode == 1 and b"of another image or kind" in other.stderr, other
             d.check("images", "unmount", "--rm", "--snapshotter", snapshotter, target)
+            assert not [s for s in d.json("snapshots", "ls") if s["key"] == target]
+            gone = d("images", "unmount", "--rm", "--snapshotter", snapshotter, target)
+            assert gone.returncode == 1 and b"no snapshot" in gone.stderr, gone
             d.check("images", "mount", "--rw", "--snapshotter", snapshotter, NAME, target)
             with open(os.path.join(target, "new"), "w") as out:
                 out.write("1")

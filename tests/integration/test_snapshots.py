@@ -139,6 +139,8 @@ def test_the_snapshot_commands_print_as_ctr_does():
         d.check("snapshots", "label", "top", "b=")
         labels = d.json("snapshots", "ls", "name==top")[0]["labels"]
         assert labels["a"] == "1" and "b" not in labels, labels
+        shown = d.check("snapshots", "label", "top")
+        assert "a=1" in shown.strip().split(",") and d.json("snapshots", "ls", "name==top")[0]["labels"] == labels, shown
         lines = d.check("snapshots", "usage", "-b", "top").splitlines()
         assert lines[0].split() == ["KEY", "SIZE", "INODES"] and lines[1].split() == ["top", "0", "0"], lines
         assert json.loads(d.check("snapshots", "info", "top"))["parent"] == "layer"

@@ -106,9 +106,9 @@ static void test_platforms_are_parsed_as_people_write_them(void **state)
 		{"linux/arm64", "linux/arm64"},  {"linux/arm/v6", "linux/arm/v6"},
 		{"arm64", "linux/arm64"},        {"linux/aarch64", "linux/arm64"},
 		{"linux/x86_64", "linux/amd64"}, {"windows", "windows/amd64"},
-		{"Linux/ARM64", "linux/arm64"},
+		{"Linux/ARM64", "linux/arm64"},  {"nonsense/arm64", "nonsense/arm64"},
 	};
-	static const char *const bad[] = {"", "/", "a/b/c/d", "linux/", "li nux/amd64"};
+	static const char *const bad[] = {"", "/", "a/b/c/d", "linux/", "li nux/amd64", "nonsense"};
 	struct platform host = platform("linux", "amd64", NULL), result;
 
 	(void)state;
