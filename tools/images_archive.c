@@ -1,6 +1,8 @@
 /* davit images import and export. */
 
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -23,17 +25,54 @@ struct import_options {
 struct feeder {
 	pthread_t thread;
 	char *path;
+	int stop[2]; /* a pipe: its end tells the thread to end */
 	bool is_running;
 };
 
-static void copy(int from, int to)
+#define FEEDER                                                                                     \
+	{                                                                                          \
+		.stop = { -1, -1 }                                                                 \
+	}
+
+/* False when it is to end. */
+static bool wait_until(const struct feeder *feeder, int fd, short events)
+{
+	struct pollfd fds[] = {{.fd = fd, .events = events},
+			       {.fd = feeder->stop[0], .events = POLLIN}};
+	int r;
+
+	do
+		r = poll(fds, 2, -1);
+	while (r < 0 && errno == EINTR);
+	return r > 0 && !fds[1].revents;
+}
+
+/* At most @most at a time: so much does not block once it may be written. */
+static bool write_all(const struct feeder *feeder, int fd, const char *data, size_t size,
+		      size_t most)
+{
+	while (size && wait_until(feeder, fd, POLLOUT)) {
+		ssize_t n = write(fd, data, size < most ? size : most);
+
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			return false;
+		data += n < 0 ? 0 : n;
+		size -= n < 0 ? 0 : (size_t)n;
+	}
+	return !size;
+}
+
+static void copy(const struct feeder *feeder, int from, int to, size_t most)
 {
 	char buffer[65536];
-	ssize_t n;
 
-	while (from >= 0 && to >= 0 && (n = read(from, buffer, sizeof(buffer))) > 0) {
-		if (file_write_all(to, buffer, (size_t)n))
-			break;
+	while (wait_until(feeder, from, POLLIN)) {
+		ssize_t n = read(from, buffer, sizeof(buffer));
+
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (n <= 0 || !write_all(feeder, to, buffer, (size_t)n, most))
+			return;
 	}
 }
 
@@ -42,16 +81,19 @@ static void *feed(void *data)
 	const struct feeder *feeder = data;
 	_cleanup_(cleanup_fd) int fd = open(feeder->path, O_WRONLY | O_CLOEXEC);
 
-	copy(STDIN_FILENO, fd);
+	if (fd >= 0 && !fcntl(fd, F_SETFL, O_NONBLOCK))
+		copy(feeder, STDIN_FILENO, fd, SIZE_MAX);
 	return NULL;
 }
 
+/* Others have standard output, too: it stays as it is. */
 static void *drain(void *data)
 {
 	const struct feeder *feeder = data;
-	_cleanup_(cleanup_fd) int fd = open(feeder->path, O_RDONLY | O_CLOEXEC);
+	_cleanup_(cleanup_fd) int fd = open(feeder->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 
-	copy(fd, STDOUT_FILENO);
+	if (fd >= 0)
+		copy(feeder, fd, STDOUT_FILENO, PIPE_BUF);
 	return NULL;
 }
 
@@ -69,6 +111,8 @@ static int feeder_start(struct context *context, struct feeder *feeder, void *(*
 	if (!directory || file_make_dir(directory, 0700, &why))
 		return fail(context, "%s", why.text);
 	feeder->path = text_format("%s/archive-%s", directory, name);
+	if (pipe2(feeder->stop, O_CLOEXEC) < 0)
+		return fail(context, "cannot make a pipe: %s", strerror(errno));
 	if (!feeder->path || mkfifo(feeder->path, 0600))
 		return fail(context, "cannot make a FIFO in %s: %s", directory, strerror(errno));
 	if (pthread_create(&feeder->thread, NULL, run, feeder))
@@ -81,12 +125,13 @@ static void feeder_stop(struct feeder *feeder)
 {
 	_cleanup_(cleanup_fd) int fd = -1;
 
+	feeder->stop[1] = close_fd(feeder->stop[1]);
 	if (feeder->is_running) {
-		/* A reader that never came would leave the thread waiting: we are one, then none. */
+		/* A reader that never came would leave the thread waiting in open(2): we are one. */
 		fd = open(feeder->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-		pthread_cancel(feeder->thread);
 		pthread_join(feeder->thread, NULL);
 	}
+	close_fd(feeder->stop[0]);
 	if (feeder->path)
 		unlink(feeder->path);
 	free(feeder->path);
@@ -109,7 +154,7 @@ static int import(struct context *context, void *data, char **args, int n_args)
 {
 	const struct import_options *options = data;
 	_cleanup_(image_import_reply_clear) struct image_import_reply reply = {};
-	_cleanup_(feeder_stop) struct feeder feeder = {};
+	_cleanup_(feeder_stop) struct feeder feeder = FEEDER;
 	_cleanup_(cleanup_free) char *path = NULL;
 	struct image_import_request request = {
 		.base_name = options->base_name,
@@ -163,7 +208,7 @@ static char *absolute(const char *path)
 static int export(struct context *context, void *data, char **args, int n_args)
 {
 	const struct export_options *options = data;
-	_cleanup_(feeder_stop) struct feeder feeder = {};
+	_cleanup_(feeder_stop) struct feeder feeder = FEEDER;
 	_cleanup_(cleanup_free) char *path = NULL;
 	struct image_export_request request = {
 		.names = list_filters(args + 1, n_args - 1),

@@ -306,8 +306,9 @@ static int add_files(struct exporting *exporting, struct why *why)
 {
 	int r;
 
-	qsort(exporting->work.blobs.items, exporting->work.blobs.count,
-	      sizeof(*exporting->work.blobs.items), compare_blobs);
+	if (exporting->work.blobs.count)
+		qsort(exporting->work.blobs.items, exporting->work.blobs.count,
+		      sizeof(*exporting->work.blobs.items), compare_blobs);
 	r = add_file(exporting, "index.json",
 		     document_write_index(exporting->index.items, exporting->index.count), why);
 	if (!r && !exporting->request->skip_manifest_json && exporting->saved.count)

@@ -165,6 +165,7 @@ def test_archives_that_lie_are_refused_and_leave_nothing():
             path = "%s/%s.tar" % (d.work, name.replace(" ", "-"))
             archive(path, entries)
             result = d("images", "import", path)
+            assert b"davit-image-work ended" not in result.stderr, (name, result)  # it has said itself what is wrong
             assert result.returncode == 1 and result.stderr, (name, result)
         with open(d.work + "/random.tar", "wb") as f:
             f.write(random.Random(3).randbytes(100000))

@@ -308,7 +308,8 @@ int import_files_read(struct import_files *files, int archive, const struct work
 	}
 	if (r)
 		return error_trace(r);
-	qsort(files->items, files->count, sizeof(*files->items), compare);
+	if (files->count)
+		qsort(files->items, files->count, sizeof(*files->items), compare);
 	return 0;
 }
 

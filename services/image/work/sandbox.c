@@ -20,6 +20,7 @@
 
 #define DESCRIPTORS_MAX   1024
 #define RESOLVER_FILE_MAX (1u << 20)
+#define X32_CALLS         0x40000000u
 
 /* Never above the present hard limit, which needs no right to change. */
 static int lower(int resource, rlim_t value)
@@ -87,47 +88,10 @@ int sandbox_enter(int fd, struct why *why)
 #define OWN_ARCH AUDIT_ARCH_AARCH64
 #endif
 
-/* What reading an archive and making files never needs. */
+/* What neither reading an archive and making files needs, nor talking to registries. */
 static const unsigned refused_calls[] = {
 	SYS_execve,
 	SYS_execveat,
-	SYS_socket,
-	SYS_socketpair,
-	SYS_connect,
-	SYS_ptrace,
-	SYS_process_vm_writev,
-	SYS_mount,
-	SYS_umount2,
-	SYS_pivot_root,
-	SYS_unshare,
-	SYS_setns,
-	SYS_bpf,
-	SYS_init_module,
-	SYS_finit_module,
-	SYS_delete_module,
-	SYS_kexec_load,
-	SYS_reboot,
-	SYS_open_by_handle_at,
-	SYS_perf_event_open,
-	SYS_userfaultfd,
-	SYS_io_uring_setup,
-	SYS_keyctl,
-	SYS_swapon,
-	SYS_fsopen,
-	SYS_open_tree,
-	SYS_move_mount,
-	SYS_pidfd_getfd,
-};
-
-/* The same for what talks to registries. */
-static const unsigned refused_calls_network[] = {
-	SYS_execve,
-	SYS_execveat,
-	SYS_bind,
-	SYS_listen,
-	SYS_accept,
-	SYS_accept4,
-	SYS_chroot,
 	SYS_ptrace,
 	SYS_process_vm_readv,
 	SYS_process_vm_writev,
@@ -154,6 +118,12 @@ static const unsigned refused_calls_network[] = {
 	SYS_pidfd_getfd,
 };
 
+static const unsigned refused_of_files[] = {SYS_socket, SYS_socketpair, SYS_connect};
+
+static const unsigned refused_of_network[] = {
+	SYS_bind, SYS_listen, SYS_accept, SYS_accept4, SYS_chroot,
+};
+
 #define CODE_MAX 64
 
 #ifdef OWN_ARCH
@@ -166,6 +136,27 @@ static struct sock_filter jump_if(uint32_t value, unsigned yes, unsigned no)
 {
 	return (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, (unsigned char)yes,
 					    (unsigned char)no);
+}
+
+/* The x32 calls are the same architecture's, under numbers of their own. */
+static unsigned add_other_abi(struct sock_filter *code)
+{
+#ifdef __x86_64__
+	code[0] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32_CALLS, 0, 1);
+	code[1] = statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	return 2;
+#else
+	(void)code;
+	return 0;
+#endif
+}
+
+static unsigned add_refused(struct sock_filter *code, const unsigned *calls, size_t count,
+			    size_t n_after)
+{
+	for (size_t i = 0; i < count; i++)
+		code[i] = jump_if(calls[i], (unsigned)(count - i + n_after), 0);
+	return (unsigned)count;
 }
 
 /*
@@ -187,8 +178,8 @@ static unsigned add_socket_rule(struct sock_filter *code)
 }
 #endif
 
-static int filter_calls(const unsigned *refused, size_t n_refused, bool has_network,
-			struct why *why)
+/* @own: refused beside what always is. */
+static int filter_calls(const unsigned *own, size_t n_own, bool has_network, struct why *why)
 {
 #ifdef OWN_ARCH
 	struct sock_filter code[CODE_MAX]; /* head of 4, sockets, two ends */
@@ -199,18 +190,19 @@ static int filter_calls(const unsigned *refused, size_t n_refused, bool has_netw
 	code[n++] = jump_if(OWN_ARCH, 1, 0);
 	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
 	code[n++] = statement(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	n += add_other_abi(code + n);
 	if (has_network)
 		n += add_socket_rule(code + n);
-	for (size_t i = 0; i < n_refused; i++)
-		code[n++] = jump_if(refused[i], (unsigned)(n_refused - i), 0);
+	n += add_refused(code + n, refused_calls, ARRAY_SIZE(refused_calls), n_own);
+	n += add_refused(code + n, own, n_own, 0);
 	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	code[n++] = statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
 	program.len = (unsigned short)n;
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
 		return why_errno(why, error_origin(-errno), "cannot install a system call filter");
 #endif
-	(void)refused;
-	(void)n_refused;
+	(void)own;
+	(void)n_own;
 	(void)has_network;
 	(void)why;
 	return 0;
@@ -218,7 +210,7 @@ static int filter_calls(const unsigned *refused, size_t n_refused, bool has_netw
 
 int sandbox_filter(struct why *why)
 {
-	return filter_calls(refused_calls, ARRAY_SIZE(refused_calls), false, why);
+	return filter_calls(refused_of_files, ARRAY_SIZE(refused_of_files), false, why);
 }
 
 /* ---- with network ---- */
@@ -289,5 +281,5 @@ int sandbox_network(struct why *why)
 		return why_errno(why, r, "cannot make a file system for davit-image-work");
 	if (fchdir(root) < 0 || chroot(".") < 0)
 		return why_errno(why, error_origin(-errno), "cannot leave the file system");
-	return filter_calls(refused_calls_network, ARRAY_SIZE(refused_calls_network), true, why);
+	return filter_calls(refused_of_network, ARRAY_SIZE(refused_of_network), true, why);
 }

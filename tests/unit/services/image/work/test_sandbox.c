@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,6 +32,7 @@ static void run_in_child(int (*fn)(const char *directory), const char *directory
 static int try_calls(const char *directory)
 {
 	char *const argv[] = {(char *)"false", NULL}; /* should it be run, it fails the test */
+	int fds[2];
 
 	(void)directory;
 	if (sandbox_limit(768ull << 20, NULL) || sandbox_filter(NULL))
@@ -39,7 +41,16 @@ static int try_calls(const char *directory)
 		return 2;
 	if (execve("/bin/false", argv, argv + 1) != -1 || errno != EPERM)
 		return 3;
-	return getpid() > 0 ? 0 : 4;
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != -1 || errno != EPERM ||
+	    unshare(CLONE_NEWNS) != -1 || errno != EPERM ||
+	    syscall(SYS_pidfd_getfd, 0, 0, 0) != -1 || errno != EPERM)
+		return 4;
+#ifdef __x86_64__
+	/* Under the numbers of the x32 calls: 41 is socket() there, too. */
+	if (syscall(0x40000000 + SYS_socket, AF_UNIX, SOCK_STREAM, 0) != -1 || errno != EPERM)
+		return 5;
+#endif
+	return getpid() > 0 ? 0 : 6;
 }
 
 static void test_no_program_is_run_and_no_socket_opened(void **state)
@@ -133,8 +144,14 @@ static int try_network(const char *directory)
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
 		return 6;
 	if (execve("/bin/false", argv, argv + 1) != -1 || errno != EPERM || chroot("/") != -1 ||
-	    errno != EPERM || unshare(CLONE_NEWNS) != -1 || errno != EPERM)
+	    errno != EPERM || unshare(CLONE_NEWNS) != -1 || errno != EPERM ||
+	    syscall(SYS_pidfd_getfd, 0, 0, 0) != -1 || errno != EPERM ||
+	    accept(fd, NULL, NULL) != -1 || errno != EPERM)
 		return 7;
+#ifdef __x86_64__
+	if (syscall(0x40000000 + SYS_socket, AF_UNIX, SOCK_STREAM, 0) != -1 || errno != EPERM)
+		return 8;
+#endif
 	return 0;
 }
 
