@@ -71,6 +71,11 @@ struct image_service {
 	struct layer_job *layer_jobs;
 
 	struct schema_strs trash_names; /* to be removed by a child */
+	struct trash_budget {
+		unsigned entries;
+		uint64_t bytes;
+	} trash_budget; /* of what is removed here in this turn of the loop */
+	struct loop_timer trash_timer; /* armed: its end has not come */
 	uint64_t next_trash;
 	bool is_removing;
 	struct trash_waiter *trash_waiters;

@@ -1,6 +1,7 @@
 /*
  * Removing files. What is to go is moved into trash/ at once, so that its name is
- * free; a little of it is then removed here, all that takes longer by a child.
+ * free; a little of it is then removed here, all that takes longer by a child. In
+ * one turn of the loop that is little in all, however many were removed.
  */
 
 #include <dirent.h>
@@ -12,9 +13,9 @@
 #include "broker/lib/log.h"
 #include "services/image/image.h"
 
-#define SMALL_ENTRIES 64          /* of a tree that is removed here */
-#define SMALL_BYTES   (16u << 20) /* of a file */
-#define BATCH_MAX     512         /* names for one child */
+#define TURN_ENTRIES 64          /* that are removed here in one turn of the loop */
+#define TURN_BYTES   (16u << 20) /* and of their files */
+#define BATCH_MAX    512         /* names for one child */
 
 struct trash_waiter {
 	struct trash_waiter *next;
@@ -26,9 +27,9 @@ static void start_remover(struct image_service *image);
 
 /* ---- a little ---- */
 
-static int remove_small(int dir, const char *name, unsigned *budget);
+static int remove_small(int dir, const char *name, struct trash_budget *budget);
 
-static int remove_children(int fd, unsigned *budget)
+static int remove_children(int fd, struct trash_budget *budget)
 {
 	_cleanup_(cleanup_dir) DIR *dir = fdopendir(fd);
 	struct dirent *entry;
@@ -49,17 +50,20 @@ static int remove_children(int fd, unsigned *budget)
 }
 
 /* -EAGAIN: it is not little. */
-static int remove_small(int dir, const char *name, unsigned *budget)
+static int remove_small(int dir, const char *name, struct trash_budget *budget)
 {
 	struct stat status;
+	uint64_t bytes;
 	int fd;
 	int r;
 
 	if (fstatat(dir, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : -errno;
-	if (!*budget || (S_ISREG(status.st_mode) && status.st_blocks > SMALL_BYTES / 512))
+	bytes = S_ISREG(status.st_mode) ? (uint64_t)status.st_blocks * 512 : 0;
+	if (!budget->entries || bytes > budget->bytes)
 		return -EAGAIN;
-	(*budget)--;
+	budget->entries--;
+	budget->bytes -= bytes;
 	if (!S_ISDIR(status.st_mode))
 		return unlinkat(dir, name, 0) < 0 ? -errno : 0;
 	fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -137,10 +141,24 @@ static void start_remover(struct image_service *image)
 
 /* ---- taking ---- */
 
+static void turn_is_over(struct loop_timer *timer)
+{
+	(void)timer;
+}
+
+static struct trash_budget *budget_of_turn(struct image_service *image)
+{
+	if (!image->trash_timer.loop) {
+		image->trash_budget = (struct trash_budget){TURN_ENTRIES, TURN_BYTES};
+		(void)loop_timer_set(service_loop(image->service), &image->trash_timer, 0,
+				     turn_is_over);
+	}
+	return &image->trash_budget;
+}
+
 void trash_take(struct image_service *image, int directory, const char *name)
 {
 	_cleanup_(cleanup_free) char *place = NULL;
-	unsigned budget = SMALL_ENTRIES;
 
 	place = text_format("%d-%llu", getpid(), (unsigned long long)image->next_trash++);
 	if (!place || renameat(directory, name, image->trash, place) < 0) {
@@ -148,7 +166,7 @@ void trash_take(struct image_service *image, int directory, const char *name)
 			log_error("trash=%s error=\"%s\"", name, strerror(errno));
 		return;
 	}
-	if (!remove_small(image->trash, place, &budget))
+	if (!remove_small(image->trash, place, budget_of_turn(image)))
 		return;
 	if (!schema_strs_add(&image->trash_names, place))
 		start_remover(image);
@@ -272,6 +290,7 @@ void trash_start(struct image_service *image)
 
 void trash_close(struct image_service *image)
 {
+	loop_timer_cancel(&image->trash_timer);
 	while (image->trash_waiters)
 		trash_forget_waiter(image, image->trash_waiters->userdata);
 	schema_strs_clear(&image->trash_names);
