@@ -261,7 +261,8 @@ static int check_resource(struct image_service *image, const struct lease_resour
 	if (!resource->id[0])
 		return why_set(why, refused(BUS_INVALID_ARGUMENT),
 			       "what a lease holds has an id: it is empty");
-	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)))
+	if (!strncmp(resource->type, LEASE_SNAPSHOTS, strlen(LEASE_SNAPSHOTS)) &&
+	    resource->type[strlen(LEASE_SNAPSHOTS)])
 		return snapshot_check_name(image, resource->type + strlen(LEASE_SNAPSHOTS),
 					   &snapshotter, why);
 	if (!strcmp(resource->type, LEASE_CONTENT) && !check_digest(resource->id))

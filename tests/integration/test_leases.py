@@ -116,7 +116,8 @@ def test_what_a_lease_holds_is_changed_by_hand():
         assert len(d.json("leases", "resources", "l")) == 3
         for words, said in ((["add", "l", "blob", "x"], b"not 'blob'"), (["add", "l", "content"], b"ID"),
                             (["resources", "none"], b"no lease 'none'"), (["add", "a b", "images", "x"], b"without spaces"),
-                            (["add", "l", "images", ""], b"it is empty"), (["add", "l", "images", "x" * 513], b"512")):
+                            (["add", "l", "images", ""], b"it is empty"),
+                            (["add", "l", "snapshots/", "k"], b"not 'snapshots/'"), (["add", "l", "images", "x" * 513], b"512")):
             bad = d("leases", *words)
             assert bad.returncode in (1, 2) and said in bad.stderr, (words, bad)
 
