@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 
+#include "broker/lib/cgroup_path.h"
 #include "broker/lib/file.h"
 
 #define MOUNT     "/sys/fs/cgroup"
@@ -23,40 +24,6 @@ uint64_t cgroup_parse_count(const char *text, const char *key)
 		if (!strncmp(text, key, size) && text[size] == ' ')
 			return strtoull(text + size + 1, NULL, 10);
 	return 0;
-}
-
-static bool has_controller(const char *list, size_t size, const char *controller)
-{
-	size_t wanted = strlen(controller);
-
-	if (!wanted)
-		return !size;
-	while (size) {
-		const char *comma = memchr(list, ',', size);
-		size_t n = comma ? (size_t)(comma - list) : size;
-
-		if (n == wanted && !memcmp(list, controller, n))
-			return true;
-		if (!comma)
-			return false;
-		list += n + 1;
-		size -= n + 1;
-	}
-	return false;
-}
-
-char *cgroup_parse_path(const char *text, const char *controller)
-{
-	for (; *text; text = strchrnul(text, '\n'), text += *text != '\0') {
-		const char *list = strchr(text, ':'), *path, *end = strchrnul(text, '\n');
-
-		path = list ? strchr(list + 1, ':') : NULL;
-		if (!path || path > end)
-			continue;
-		if (has_controller(list + 1, (size_t)(path - list - 1), controller))
-			return strndup(path + 1, (size_t)(end - path - 1));
-	}
-	return NULL;
 }
 
 /* ---- where --------------------------------------------------------------- */
@@ -81,22 +48,6 @@ static char *file_in(const char *controller, const char *path, const char *file)
 	return directory ? text_format("%s/%s", directory, file) : NULL;
 }
 
-bool cgroup_is_unit(const char *name, const char *path)
-{
-	const char *prefix = strchr(name, ':'), *unit = prefix ? strchr(prefix + 1, ':') : NULL;
-	const char *last = strrchr(path, '/');
-	size_t prefix_size, unit_size;
-
-	if (!unit || !unit[1] || !last)
-		return false;
-	prefix_size = (size_t)(unit - prefix - 1);
-	unit_size = strlen(unit + 1);
-	last++;
-	return !strncmp(last, prefix + 1, prefix_size) && last[prefix_size] == '-' &&
-	       !strncmp(last + prefix_size + 1, unit + 1, unit_size) &&
-	       !strcmp(last + prefix_size + 1 + unit_size, ".scope");
-}
-
 /* The configured path; for a systemd name (slice:prefix:name) what init is in, if that is what was
  * asked for: a process without a cgroup of its own is in somebody else's. */
 static char *path_of(const char *path, const char *proc, const char *controller)
@@ -105,8 +56,8 @@ static char *path_of(const char *path, const char *proc, const char *controller)
 
 	if (path && path[0] == '/')
 		return path[1] && !strstr(path, "/..") ? strdup(path) : NULL;
-	found = path && proc ? cgroup_parse_path(proc, controller) : NULL;
-	return found && !strstr(found, "/..") && cgroup_is_unit(path, found) ? TAKE(found) : NULL;
+	found = path && proc ? cgroup_path_parse(proc, controller) : NULL;
+	return found ? cgroup_path_in_unit(found, path) : NULL;
 }
 
 static bool find_v2(const char *path, const char *proc, struct cgroup *cgroup)

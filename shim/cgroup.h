@@ -39,8 +39,3 @@ void cgroup_remove(const char *path);
 
 /* Pure: the value of "<key> <number>" in @text, 0 if there is none. */
 uint64_t cgroup_parse_count(const char *text, const char *key);
-/* Pure: whether @path ends in the scope that systemd makes of @name, "slice:prefix:name". */
-bool cgroup_is_unit(const char *name, const char *path);
-/* Pure: the path of @controller ("memory"; "" is v2's) in the text of /proc/<pid>/cgroup,
- * malloc'd; NULL if none. */
-char *cgroup_parse_path(const char *text, const char *controller);

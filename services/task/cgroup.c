@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "broker/lib/cgroup_path.h"
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
 
@@ -36,49 +37,6 @@ void cgroup_deinit(struct cgroup *cgroup)
 
 /* ---- its path ------------------------------------------------------------ */
 
-static bool names(const char *list, size_t size, const char *controller)
-{
-	size_t wanted = strlen(controller);
-
-	if (!wanted)
-		return !size;
-	for (const char *end = list + size, *next; list < end; list = next + 1) {
-		next = memchr(list, ',', (size_t)(end - list)) ?: end;
-		if ((size_t)(next - list) == wanted && !memcmp(list, controller, wanted))
-			return true;
-	}
-	return false;
-}
-
-/* Of /proc/<pid>/cgroup: "4:memory:/a/b"; "" names the line of v2. */
-static char *path_in(const char *text, const char *controller)
-{
-	const char *line, *end;
-
-	for (line = text; *line; line = *end ? end + 1 : end) {
-		const char *list = strchr(line, ':'), *path;
-
-		end = strchrnul(line, '\n');
-		path = list ? strchr(list + 1, ':') : NULL;
-		if (path && path < end && names(list + 1, (size_t)(path - list - 1), controller))
-			return strndup(path + 1, (size_t)(end - path - 1));
-	}
-	return NULL;
-}
-
-/* slice:prefix:name is the scope <prefix>-<name>.scope: a process may be in somebody else's cgroup. */
-static bool is_scope_of(const char *path, const char *unit)
-{
-	const char *prefix = strchr(unit, ':'), *name = prefix ? strchr(prefix + 1, ':') : NULL;
-	_cleanup_(cleanup_free) char *scope = NULL;
-	const char *last = strrchr(path, '/');
-
-	if (!name || !last)
-		return false;
-	scope = text_format("%.*s-%s.scope", (int)(name - prefix - 1), prefix + 1, name + 1);
-	return scope && !strcmp(last + 1, scope);
-}
-
 static bool is_safe(const char *path)
 {
 	return *path == '/' && strlen(path) > 1 && !strstr(path, "/..");
@@ -86,12 +44,13 @@ static bool is_safe(const char *path)
 
 char *cgroup_directory(const struct cgroup *cgroup, const char *controller)
 {
-	_cleanup_(cleanup_free) char *found = NULL;
+	_cleanup_(cleanup_free) char *whole = NULL, *found = NULL;
 	const char *path = cgroup->path;
 
 	if (cgroup->proc) {
-		found = path_in(cgroup->proc, cgroup->is_v2 ? "" : controller);
-		path = found && is_scope_of(found, cgroup->path) ? found : "";
+		whole = cgroup_path_parse(cgroup->proc, cgroup->is_v2 ? "" : controller);
+		found = whole ? cgroup_path_in_unit(whole, cgroup->path) : NULL;
+		path = found ?: "";
 	}
 	if (!is_safe(path))
 		return NULL;

@@ -9,29 +9,6 @@
 #include "shim/cgroup.h"
 #include "tests/lib/main.h"
 
-static const char hybrid[] = "11:pids:/davit/web\n9:cpu,cpuacct:/both\n8:memory:/davit/web\n"
-			     "1:name=systemd:/named\n0::/unified/x\n";
-
-static void assert_path(const char *controller, const char *expected)
-{
-	_cleanup_(cleanup_free) char *path = cgroup_parse_path(hybrid, controller);
-
-	if (expected)
-		assert_string_equal(path, expected);
-	else
-		assert_null(path);
-}
-
-static void paths_of_v1_and_v2_are_found(void **state)
-{
-	(void)state;
-	assert_path("memory", "/davit/web");
-	assert_path("cpuacct", "/both");
-	assert_path("", "/unified/x");
-	assert_path("mem", NULL);
-	assert_path("freezer", NULL);
-}
-
 static void oom_kills_are_counted_in_both_formats(void **state)
 {
 	static const char v1[] = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
@@ -79,16 +56,6 @@ static void cgroup_of_somebody_else_is_never_signalled(void **state)
 	assert_null(found.procs);
 }
 
-static void systemd_names_are_matched_whole(void **state)
-{
-	(void)state;
-	assert_true(cgroup_is_unit("system.slice:davit:web", "/system.slice/davit-web.scope"));
-	assert_false(cgroup_is_unit("system.slice:davit:web", "/system.slice/davit-web2.scope"));
-	assert_false(cgroup_is_unit("system.slice:davit:web", "/user.slice/session-1.scope"));
-	assert_false(cgroup_is_unit("system.slice:davit:", "/system.slice/davit-.scope"));
-	assert_false(cgroup_is_unit("nonsense", "/nonsense"));
-}
-
 static void frozen_cgroup_is_thawed(void **state)
 {
 	_cleanup_(cleanup_free) char *v1 = scratch_path(*state, "freezer.state");
@@ -110,9 +77,7 @@ static void frozen_cgroup_is_thawed(void **state)
 	assert_false(cgroup_is_frozen(&(struct cgroup){}));
 }
 
-TEST_MAIN(cmocka_unit_test(paths_of_v1_and_v2_are_found),
-	  cmocka_unit_test(oom_kills_are_counted_in_both_formats),
+TEST_MAIN(cmocka_unit_test(oom_kills_are_counted_in_both_formats),
 	  TEST_IN_SCRATCH(counts_are_read_from_the_files_of_v1_and_v2),
 	  TEST_IN_SCRATCH(cgroup_of_somebody_else_is_never_signalled),
-	  cmocka_unit_test(systemd_names_are_matched_whole),
 	  TEST_IN_SCRATCH(frozen_cgroup_is_thawed))

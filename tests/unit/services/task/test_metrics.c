@@ -202,12 +202,12 @@ static void test_a_systemd_name_is_found_by_what_init_is_in(void **state)
 
 	(void)state;
 	cgroup.proc = strdup("5:memory:/system.slice/davit-web.scope\n"
-			     "4:cpu,cpuacct:/system.slice/davit-web.scope\n"
+			     "4:cpu,cpuacct:/system.slice/davit-web.scope/container\n"
 			     "3:pids:/system.slice/sshd.service\n0::/x\n");
 	memory = cgroup_directory(&cgroup, "memory");
 	assert_string_equal(memory, "/m/memory/system.slice/davit-web.scope");
 	cpu = cgroup_directory(&cgroup, "cpuacct");
-	assert_string_equal(cpu, "/m/cpuacct/system.slice/davit-web.scope");
+	assert_string_equal(cpu, "/m/cpuacct/system.slice/davit-web.scope/container");
 	pids = cgroup_directory(&cgroup, "pids");
 	assert_null(pids); /* somebody else's */
 	cgroup_deinit(&cgroup);
