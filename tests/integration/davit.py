@@ -8,6 +8,7 @@ Every wait has a deadline; nothing sleeps in the hope that something has happene
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +26,35 @@ BIN = os.path.join(BUILD, "bin")
 DEADLINE = 60
 SERVICES = ["davit-runtime", "davit-image", "davit-task", "davit-container"]
 PROCESSES = ["davit-broker"] + SERVICES
+
+
+PIDFD_GET_INFO = 0xC040FF0B  # linux/pidfd.h: of 64 bytes, which begin with a mask
+PIDFD_INFO_EXIT = 8
+
+
+def kernel_tells_exits():
+    """Whether a pidfd tells how a process ended that somebody else has reaped: since Linux 6.15."""
+    pid = os.fork()
+    if not pid:
+        os._exit(3)
+    pidfd = os.pidfd_open(pid)
+    os.waitpid(pid, 0)
+    info = bytearray(PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder) + bytes(56))
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    return bool(info[0] & PIDFD_INFO_EXIT)
+
+
+TELLS_EXITS = kernel_tells_exits()
+
+
+def adopted(code):
+    """Exit of a process whose parent was a shim that died: its status and source."""
+    return (code, "observed") if TELLS_EXITS else (255, "unknown")
 
 
 def wait_for(condition, what, seconds=DEADLINE):

@@ -65,8 +65,7 @@ static void adopted_container_has_its_true_exit_code(void **state)
 	assert_call(BUS_FAILED_PRECONDITION, "shim.delete", &delete_gently);
 	assert_call(BUS_OK, "shim.kill", &term);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
-	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
-	assert_int_equal(test.events[exit].exit.exit_status, 41);
+	shim_case_assert_adopted_exit(&test, exit, 41);
 	assert_int_equal(test.events[exit].exit.pid, pid);
 	assert_int_equal(test.events[exit].seq, 3);
 	expect_published("3 /tasks/exit");
@@ -91,8 +90,7 @@ static void created_container_of_a_killed_shim_is_started_by_the_next(void **sta
 	assert_int_equal(init_of(TASK_CREATED), pid);
 	assert_call(BUS_OK, "shim.start", NULL);
 	exit = shim_case_wait_event(&test, "/tasks/exit");
-	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
-	assert_int_equal(test.events[exit].exit.exit_status, 42);
+	shim_case_assert_adopted_exit(&test, exit, 42);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	shim_test_assert_gone();
 }
@@ -115,9 +113,9 @@ static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
 	shim_case_replace(&test);
 	test.keeps_zombies = false;
 	exit = shim_case_wait_event(&test, "/tasks/exit");
-	assert_int_equal(test.events[exit].exit.source, EXIT_OBSERVED);
-	assert_int_equal(test.events[exit].exit.exit_status, 137);
-	assert_int_equal(test.events[exit].exit.signal, SIGKILL);
+	shim_case_assert_adopted_exit(&test, exit, 137);
+	if (shim_case_kernel_tells_exits())
+		assert_int_equal(test.events[exit].exit.signal, SIGKILL);
 	assert_call(BUS_OK, "shim.delete", &delete_gently);
 	shim_test_assert_gone();
 }
@@ -192,6 +190,8 @@ static void pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim(void **
 	size_t exit;
 
 	(void)state;
+	if (!shim_case_kernel_tells_exits())
+		return; /* exit_that_nobody_saw_is_unknown is what holds then */
 	shim_case_init(&test, "exec sleep 1000\n");
 	shim_case_bus_start(&test, SHIM_BUS_TAKES);
 	shim_case_start(&test);

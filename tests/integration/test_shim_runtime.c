@@ -119,6 +119,14 @@ static bool has_cgroup(void)
 	return is_left;
 }
 
+/* Of the container's cgroup, v1's of the pids or v2's. */
+static char *pids_file(const char *name)
+{
+	bool is_v1 = !access("/sys/fs/cgroup/pids", F_OK);
+
+	return text_format("/sys/fs/cgroup%s%s/%s", is_v1 ? "/pids" : "", test.cgroup, name);
+}
+
 static int teardown(void **state)
 {
 	int r;
@@ -194,8 +202,6 @@ static void crun_runs_a_container_on_an_overlay(void **state)
 static void runc_runs_a_container_on_an_overlay(void **state)
 {
 	(void)state;
-	if (access("/usr/sbin/runc", X_OK))
-		skip();
 	run_with("/usr/sbin/runc");
 }
 
@@ -381,8 +387,6 @@ static void crun_adds_processes(void **state)
 static void runc_adds_processes(void **state)
 {
 	(void)state;
-	if (access("/usr/sbin/runc", X_OK))
-		skip();
 	exec_with("/usr/sbin/runc");
 }
 
@@ -490,8 +494,6 @@ static void crun_freezes_and_what_is_frozen_can_be_killed(void **state)
 static void runc_freezes_and_what_is_frozen_can_be_killed(void **state)
 {
 	(void)state;
-	if (access("/usr/sbin/runc", X_OK))
-		skip();
 	freeze_with("/usr/sbin/runc");
 }
 
@@ -501,14 +503,12 @@ static void limits_of_a_live_container_are_changed(void **state)
 	struct shim_update_request update = {(char *)"resources.json"};
 
 	(void)state;
-	if (access("/sys/fs/cgroup/pids", F_OK))
-		skip();
 	setup("/usr/bin/crun", "while true; do sleep 1000; done", "", true);
 	shim_case_start(&test);
 	must("shim.create", &create_and_start, NULL);
 	shim_case_write(&test, "resources.json", "{\"pids\":{\"limit\":77}}");
 	must("shim.update", &update, NULL);
-	path = text_format("/sys/fs/cgroup/pids%s/pids.max", test.cgroup);
+	path = pids_file("pids.max");
 	assert_int_equal(file_read_proc(path, 64, &text, NULL), 0);
 	assert_string_equal(text, "77\n");
 	assert_false(shim_case_has(&test, "bundle/resources.json"));
@@ -523,8 +523,6 @@ static void checkpoint_that_fails_says_why_and_leaves_the_container_running(void
 	enum bus_status status;
 
 	(void)state;
-	if (access("/usr/sbin/runc", X_OK))
-		skip();
 	setup("/usr/sbin/runc", "while true; do sleep 1000; done", "", true);
 	shim_case_start(&test);
 	must("shim.create", &create_and_start, NULL);
@@ -614,8 +612,6 @@ static void created_container_of_a_killed_shim_is_started_with_crun(void **state
 static void created_container_of_a_killed_shim_is_started_with_runc(void **state)
 {
 	(void)state;
-	if (access("/usr/sbin/runc", X_OK))
-		skip();
 	start_adopted_with("/usr/sbin/runc");
 }
 
@@ -628,8 +624,6 @@ static void container_of_a_killed_shim_is_adopted_with_crun(void **state)
 static void container_of_a_killed_shim_is_adopted_with_runc(void **state)
 {
 	(void)state;
-	if (access("/usr/sbin/runc", X_OK))
-		skip();
 	adopt_with("/usr/sbin/runc");
 }
 
@@ -639,8 +633,7 @@ static void container_of_a_killed_shim_is_adopted_with_runc(void **state)
 /* Of the container's; init and its sleep are two. */
 static size_t count_processes(void)
 {
-	_cleanup_(cleanup_free) char *path = text_format("/sys/fs/cgroup/pids%s/cgroup.procs",
-							 test.cgroup);
+	_cleanup_(cleanup_free) char *path = pids_file("cgroup.procs");
 	_cleanup_(cleanup_free) char *text = NULL;
 	size_t n = 0;
 
@@ -693,8 +686,6 @@ static void shims_that_are_killed_while_processes_are_made_lose_none(void **stat
 	uint64_t limit_ms;
 
 	(void)state;
-	if (access("/sys/fs/cgroup/pids", F_OK))
-		skip();
 	setup("/usr/bin/crun", "while true; do sleep 1000; done", "", true);
 	shim_case_start(&test);
 	must("shim.create", &create_and_start, NULL);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -535,6 +536,32 @@ size_t shim_case_wait_process(struct shim_case *test, const char *topic, const c
 size_t shim_case_wait_event(struct shim_case *test, const char *topic)
 {
 	return shim_case_wait_process(test, topic, NULL);
+}
+
+/* Linux 6.13's ioctl of pidfds, which Debian 12's headers lack: a mask, and 56 bytes that it asks for. */
+#define PIDFD_GET_INFO_  _IOWR(0xff, 11, uint64_t[8])
+#define PIDFD_INFO_EXIT_ (1u << 3)
+
+bool shim_case_kernel_tells_exits(void)
+{
+	uint64_t info[8] = {PIDFD_INFO_EXIT_};
+	_cleanup_(cleanup_fd) int fd = -1;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(0);
+	fd = pidfd_open(pid, 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	return !ioctl(fd, PIDFD_GET_INFO_, info) && info[0] & PIDFD_INFO_EXIT_;
+}
+
+void shim_case_assert_adopted_exit(const struct shim_case *test, size_t at, uint64_t status)
+{
+	bool is_told = shim_case_kernel_tells_exits();
+
+	assert_int_equal(test->events[at].exit.source, is_told ? EXIT_OBSERVED : EXIT_UNKNOWN);
+	assert_int_equal(test->events[at].exit.exit_status, is_told ? status : 255);
 }
 
 void shim_case_wait_file(struct shim_case *test, const char *path)

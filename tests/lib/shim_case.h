@@ -77,6 +77,11 @@ void shim_case_send_with(struct shim_case *test, int fd, const char *method, con
 			 uint64_t deadline_ms, const void *request, const int *fds, size_t n);
 /* Until an event of @topic has come; its place in events[]. */
 size_t shim_case_wait_event(struct shim_case *test, const char *topic);
+/* Whether a pidfd tells how a process ended that another one has reaped: since Linux 6.15. */
+bool shim_case_kernel_tells_exits(void);
+/* Event @at is the exit of a process whose parent was a shim that died: @status, or unknown if the
+ * kernel does not tell. */
+void shim_case_assert_adopted_exit(const struct shim_case *test, size_t at, uint64_t status);
 /* As above, of the process @id. */
 size_t shim_case_wait_process(struct shim_case *test, const char *topic, const char *id);
 
