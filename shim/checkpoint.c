@@ -15,23 +15,37 @@ bool shim_is_checkpointing(const struct shim *shim)
 	return shim_is_busy(shim) && !strcmp(shim->operation.request.method->name, "checkpoint");
 }
 
+/* The images are complete with the keys of stdio. */
+static void finish(struct shim *shim)
+{
+	struct operation *operation = &shim->operation;
+	struct why why = {};
+
+	if (criu_write_stdio(operation->text, &operation->stdio, &why))
+		shim_finish(shim, BUS_INTERNAL, why.text, true);
+	else if (shim_journal_checkpointed(shim, operation->request.id, operation->text))
+		shim_finish(shim, BUS_INTERNAL, "the checkpoint cannot be journaled", true);
+	else
+		shim_finish(shim, BUS_OK, "", true);
+}
+
 static void on_checkpointed(void *userdata, bool is_ok, const char *text)
 {
 	struct shim *shim = userdata;
-	struct operation *operation = &shim->operation;
+	const struct runtime_call *call = &shim->runtime.container;
+	char reason[WHY_SIZE];
 
-	if (is_ok && shim_journal_checkpointed(shim, operation->request.id, operation->text)) {
-		shim_finish(shim, BUS_INTERNAL, "the checkpoint cannot be journaled", true);
+	if (is_ok) {
+		finish(shim);
 		return;
 	}
 	/* criu freezes what it dumps. */
-	if (!is_ok && shim->runtime.container.was_cut && shim->state == STATE_RUNNING)
+	if (call->was_cut && shim->state == STATE_RUNNING)
 		(void)cgroup_thaw(&shim->cgroup);
-	shim_finish(shim,
-		    is_ok                               ? BUS_OK
-		    : shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
-							: BUS_FAILED_PRECONDITION,
-		    text, true);
+	snprintf(reason, sizeof(reason), "%s", text);
+	criu_add_reason(shim->operation.work, "dump.log", reason, sizeof(reason));
+	shim_finish(shim, call->timed_out ? BUS_DEADLINE_EXCEEDED : BUS_FAILED_PRECONDITION, reason,
+		    true);
 }
 
 static size_t add_option(const char *options[], size_t n, const char *name, const char *value)
@@ -73,13 +87,19 @@ static int call_runtime(struct shim *shim, const struct task_checkpoint_request 
 static int prepare(struct shim *shim, const struct task_checkpoint_request *request,
 		   struct why *why)
 {
+	struct operation *operation = &shim->operation;
+	bool has_work = request->work_path && *request->work_path;
 	int r = 0;
 
-	shim->operation.text = strdup(request->image_path);
-	if (!shim->operation.text)
+	operation->text = strdup(request->image_path);
+	operation->work = strdup(has_work ? request->work_path : request->image_path);
+	if (!operation->text || !operation->work)
 		return error_origin(-ENOMEM);
 	if (shim->is_cleanup && shim->config.rootfs.count)
 		r = mounts_clone(shim->rootfs, shim->init.pid, why);
+	if (!r)
+		r = criu_find_stdio(shim->init.pid, &operation->stdio)
+			    ?: criu_tell_dump(shim->config.bundle, &operation->stdio, why);
 	return r ?: call_runtime(shim, request, why);
 }
 

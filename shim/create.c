@@ -167,6 +167,26 @@ bool shim_adopt_created(struct shim *shim)
 	return true;
 }
 
+static char *work_dir(const struct shim *shim)
+{
+	return text_format("%s/criu", shim->config.bundle);
+}
+
+/* What the OCI runtime said, and what criu did. */
+static void undo_failed(struct shim *shim, const char *text)
+{
+	_cleanup_(cleanup_free) char *work = is_restore(shim) ? work_dir(shim) : NULL;
+	char reason[WHY_SIZE];
+
+	snprintf(reason, sizeof(reason), "%s", text);
+	if (work)
+		criu_add_reason(work, "restore.log", reason, sizeof(reason));
+	undo_create(shim,
+		    shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
+						      : BUS_FAILED_PRECONDITION,
+		    reason);
+}
+
 static void on_created(void *userdata, bool is_ok, const char *text)
 {
 	struct shim *shim = userdata;
@@ -175,10 +195,7 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 	shim->operation.may_have_started = shim->operation.start &&
 					   (is_ok || shim->runtime.container.timed_out);
 	if (!is_ok) {
-		undo_create(shim,
-			    shim->runtime.container.timed_out ? BUS_DEADLINE_EXCEEDED
-							      : BUS_FAILED_PRECONDITION,
-			    text);
+		undo_failed(shim, text);
 	} else if (read_pid(shim, &shim->operation.pid, &why)) {
 		undo_create(shim, BUS_INTERNAL, why.text);
 	} else {
@@ -186,15 +203,18 @@ static void on_created(void *userdata, bool is_ok, const char *text)
 	}
 }
 
-static int make_work_dir(struct shim *shim, char **ret_path, struct why *why)
+/* Where criu works, and what it is to be told. */
+static int prepare_restore(struct shim *shim, char **ret_work, struct why *why)
 {
-	char *path = text_format("%s/criu", shim->config.bundle);
-	int r = path ? file_make_dir(path, 0700, why) : error_origin(-ENOMEM);
+	_cleanup_(cleanup_free) char *work = work_dir(shim);
+	struct criu_stdio stdio;
+	int r = work ? file_make_dir(work, 0700, why) : error_origin(-ENOMEM);
 
-	if (r)
-		free(path);
-	else
-		*ret_path = path;
+	r = r
+	    ?: criu_read_stdio(shim->config.checkpoint, &stdio, why)
+	    ?: criu_tell_restore(shim->config.bundle, &stdio, shim->config.cgroup, why);
+	if (!r)
+		*ret_work = TAKE(work);
 	return r;
 }
 
@@ -213,7 +233,7 @@ static int run_create(struct shim *shim, const struct stdio *stdio, struct why *
 	int r = pid_file ? 0 : error_origin(-ENOMEM);
 
 	if (!r && is_restore(shim))
-		r = make_work_dir(shim, &work, why);
+		r = prepare_restore(shim, &work, why);
 	if (r)
 		return r;
 	(void)unlink(pid_file);

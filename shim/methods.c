@@ -54,6 +54,7 @@ void shim_finish(struct shim *shim, enum bus_status status, const char *text, bo
 	loop_timer_cancel(&operation->timer);
 	request_finish(shim, &operation->request, status, text, message, is_final);
 	free(operation->text); /* which @text may be */
+	free(operation->work);
 	*operation = (struct operation){};
 	shim_consider_end(shim);
 }

@@ -8,6 +8,7 @@
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
+#include "shim/criu.h"
 
 #define LOG_NAME_SIZE 16
 #define ARGUMENTS     24
@@ -201,12 +202,15 @@ static void fill_arguments(const struct shim_config *config, const char *log, co
 static int start(struct runtime_call *call, const char *const *arguments, const int stdio[3],
 		 int log_fd, struct why *why)
 {
-	static const char *const environment[] = {RUNTIME_PATH, NULL};
 	const struct shim_config *config = call->runtime->config;
+	_cleanup_(cleanup_free) char *criu = criu_environment(config->bundle);
+	const char *const environment[] = {RUNTIME_PATH, criu, NULL};
 	struct spawn_fd fds[] = {{stdio ? stdio[0] : -1, 0},
 				 {stdio ? stdio[1] : log_fd, 1},
 				 {stdio ? stdio[2] : log_fd, 2}};
 
+	if (!criu)
+		return error_origin(-ENOMEM);
 	return spawn(&(struct spawn){.path = config->runtime_path,
 				     .argv = arguments,
 				     .envp = environment,

@@ -194,6 +194,7 @@ void shim_deinit(struct shim *shim)
 	answers_deinit(&shim->requests.answers);
 	shim_config_clear(&shim->config);
 	free(shim->operation.text);
+	free(shim->operation.work);
 	free(shim->rootfs);
 	shim->rootfs = NULL;
 }

@@ -13,6 +13,7 @@
 #include "broker/lib/loop.h"
 #include "shim/cgroup.h"
 #include "shim/control.h"
+#include "shim/criu.h"
 #include "shim/journal.h"
 #include "shim/oom.h"
 #include "shim/process.h"
@@ -38,6 +39,8 @@ struct operation {
 	bool may_have_started;  /* of a create with start: so it is told if it fails */
 	enum bus_status status; /* of a create that is being undone */
 	char *text; /* of a create: why; of an update: its file; of a checkpoint: where to */
+	char *work;              /* of a checkpoint: where criu's log is */
+	struct criu_stdio stdio; /* of a checkpoint: what lies outside of the container */
 	/* init does not become our child, or does not die; output does not end */
 	struct loop_timer timer;
 };

@@ -342,16 +342,19 @@ static char *fifo_path(const struct process *process, const char *stream)
 	return text_format("%s/%s.%s", process->shim->config.bundle, stream, process->id);
 }
 
-/* Both ends of a FIFO in the bundle: @ret_ours, which never waits, and @ret_theirs. */
+/* Both ends of a FIFO in the bundle: @ret_ours, which never waits, and @ret_theirs. A restore by criu
+ * opens theirs with the flags that it has, through a link: O_NOFOLLOW must not be one of them. */
 static int open_ends(const char *path, int our_flags, int their_flags, int *ret_ours,
 		     int *ret_theirs, struct why *why)
 {
 	/* A writer finds a reader, and a reader who comes first does not wait. */
 	_cleanup_(cleanup_fd) int both = -1, ours = -1, theirs = -1;
+	char link[32];
 
 	both = open(path, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", both);
 	ours = open(path, our_flags | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
-	theirs = open(path, their_flags | O_NOFOLLOW | O_CLOEXEC);
+	theirs = open(link, their_flags | O_CLOEXEC);
 	if (both < 0 || ours < 0 || theirs < 0)
 		return why_errno(why, error_origin(-errno), "cannot open %s", path);
 	*ret_ours = TAKE_FD(ours);

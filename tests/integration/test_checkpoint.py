@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tarfile
 
@@ -91,6 +93,8 @@ def test_a_checkpoint_image_holds_all_parts_and_brings_a_container_back():
         assert d.json("ps")[0]["pid"] == before[0]["pid"] and d.json("ps")[0]["status"] == "RUNNING"
         (dump,) = c.asked(DUMP)
         assert dump["leave_running"] == 1 and dump["file_locks"] == 1 and dump["pid"] == before[0]["pid"], dump
+        keys = [line.partition("external ")[2] for line in dump["told"]]
+        assert len(keys) == 2 and all(re.fullmatch(r"file\[[0-9a-f]+:[0-9a-f]+\]", key) for key in keys), dump
         index = c.index()
         parts = {part["mediaType"]: part for part in index["manifests"]}
         assert set(parts) == {"application/vnd.oci.image.manifest.v1+json",
@@ -112,6 +116,9 @@ def test_a_checkpoint_image_holds_all_parts_and_brings_a_container_back():
         d.check("images", "import", archive)
         d.check("containers", "restore", "--live", "--rw", "again", SAVED)
         c.must_run_restored("again")
+        told = c.asked(RESTORE)[0]["told"]
+        assert told[:2] == ["inherit-fd fd[%d]:%s" % (1 + i, key) for i, key in enumerate(keys)], told
+        assert re.fullmatch(r"cgroup-root /.*/again", told[2]), told
         assert d.check("exec", "again", "cat", "/made") == "made\n"
         d.check("run", "-d", "--checkpoint", SAVED, "--runc-binary", c.runc, "busybox", "third", "sleep", "1000")
         c.must_run_restored("third")
@@ -193,6 +200,54 @@ def test_without_criu_the_runtimes_reason_is_told_and_the_container_runs_on():
             assert d("images", "inspect", SAVED).returncode == 1
         assert [t["status"] for t in d.json("ps")] == ["RUNNING", "RUNNING"]
         d.check("rm", "-f", "crun", "runc")
+
+
+def count_of(d, name):
+    """How far it has counted; it writes one number a line."""
+    return int(d.check("logs", "--tail", "1", name) or 0)
+
+
+def must_count_on(d, name):
+    before = count_of(d, name)
+    wait_for(lambda: count_of(d, name) > before, "%s counts on" % name)
+
+
+def test_with_a_criu_that_works_processes_go_on_where_they_were():
+    """Its memory, its output and its cgroup, with criu itself: criu 3.17 works with Debian 12's kernel."""
+    if not shutil.which("criu") or subprocess.run(["criu", "check"], capture_output=True).returncode:
+        print("no criu that works: not tried")
+        return
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "--runtime", "runc", "busybox", "web", "sh", "-c",
+                "i=1000; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
+        d.note_cgroup("web")
+        must_count_on(d, "web")
+        d.check("containers", "checkpoint", "--task", "--rw", "web", SAVED)
+        dumped = count_of(d, "web")
+        must_count_on(d, "web")
+        d.check("rm", "-f", "web")
+        d.check("containers", "restore", "--live", "--rw", "again", SAVED)
+        d.note_cgroup("again")
+        wait_for(lambda: d("logs", "again").stdout, "it writes")
+        first = int(d.check("logs", "again").split()[0])
+        assert 1001 < first <= dumped + 1, (first, dumped)
+        must_count_on(d, "again")
+        assert d.check("exec", "again", "echo", "alive") == "alive\n"
+        with open("/proc/%d/cgroup" % d.json("ps")[0]["pid"]) as f:
+            assert all(line.strip().endswith("/again") for line in f if line.startswith("0::") or "memory" in line)
+        # Once more, of what was restored, and it ends with it.
+        images = os.path.join(d.work, "images")
+        d.check("tasks", "checkpoint", "--exit", "--image-path", images, "again")
+        wait_for(lambda: d.json("ps", "-a")[0]["status"] == "STOPPED", "it has ended")
+        d.check("rm", "again")
+        d.check("run", "-d", "--checkpoint", images, "--runtime", "runc", "busybox", "third", "sh")
+        wait_for(lambda: d("logs", "third").stdout, "it writes")
+        must_count_on(d, "third")
+        os.unlink(os.path.join(images, "pages-1.img"))
+        result = d("run", "-d", "--checkpoint", images, "--runtime", "runc", "busybox", "bad", "sh")
+        assert result.returncode == 125 and re.search(rb"restore\.log: .+", result.stderr), result
+        d.check("rm", "-f", "third")
 
 
 if __name__ == "__main__":

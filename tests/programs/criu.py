@@ -3,7 +3,8 @@
 
 A dump writes what a process was started with into pages-1.img, its digest into inventory.img, and ends the process
 unless it is to run on. A restore compares the two and starts the same program once more, with RESTORED=1 in its
-environment, in namespaces and a root of its own. Every request goes into the file $CRIU_RECORD, one JSON a line."""
+environment, in namespaces and a root of its own. Every request goes into the file $CRIU_RECORD, one JSON a line,
+with the lines of the file that $CRIU_CONFIG_FILE names."""
 
 import ctypes
 import hashlib
@@ -138,8 +139,10 @@ def main():
     options = {name: fields[field] for field, name in OPTIONS.items() if field in fields}
     if "root" in options:
         options["root"] = options["root"].decode()
+    with open(os.environ["CRIU_CONFIG_FILE"]) as config:
+        told = config.read().splitlines()
     with open(os.environ["CRIU_RECORD"], "a") as record:
-        record.write(json.dumps({"type": request[1], **options}) + "\n")
+        record.write(json.dumps({"type": request[1], "told": told, **options}) + "\n")
     if request[1] == VERSION:
         peer.send(encode((1, VERSION), (2, 1), (10, encode((1, 3), (2, 17), (4, 1)))))
     elif request[1] == FEATURES:
