@@ -229,25 +229,21 @@ static void add_v1(struct table *table, const struct task_metrics *metrics)
 	add_number(table, "pids.limit", metrics->pids_limit);
 }
 
+/* With version 2 a limit that is not set is the greatest number; memory.stat is in the JSON. */
 static void add_v2(struct table *table, const struct task_metrics *metrics)
 {
 	add_number(table, "pids.current", metrics->pids_current);
-	add_number(table, "pids.limit", metrics->pids_limit);
+	add_number(table, "pids.limit", metrics->pids_limit ?: UINT64_MAX);
 	add_number(table, "cpu.usage_usec", metrics->cpu_usage_ns / 1000);
 	add_number(table, "cpu.user_usec", metrics->cpu_user_ns / 1000);
 	add_number(table, "cpu.system_usec", metrics->cpu_system_ns / 1000);
 	add_number(table, "cpu.nr_periods", metrics->cpu_periods);
 	add_number(table, "cpu.nr_throttled", metrics->cpu_throttled_periods);
 	add_number(table, "cpu.throttled_usec", metrics->cpu_throttled_ns / 1000);
-	for (size_t i = 0; i < metrics->memory_stat.count; i++) {
-		char name[128];
-
-		snprintf(name, sizeof(name), "memory.%s", metrics->memory_stat.items[i].key);
-		table_add(table, name, metrics->memory_stat.items[i].value);
-	}
 	add_number(table, "memory.usage", metrics->memory_usage);
-	add_number(table, "memory.usage_limit", metrics->memory_limit);
+	add_number(table, "memory.usage_limit", metrics->memory_limit ?: UINT64_MAX);
 	add_number(table, "memory.swap_usage", metrics->memory_swap);
+	add_number(table, "memory.swap_limit", metrics->memory_swap_limit ?: UINT64_MAX);
 }
 
 static void print_metrics(const struct task_metrics *metrics)

@@ -199,6 +199,7 @@ static int read_memory_v1(const struct cgroup *cgroup, bool brief, struct task_m
 	metrics->memory_max_usage = read_number(cgroup, "memory", "memory.max_usage_in_bytes");
 	metrics->memory_limit = read_limit(cgroup, "memory", "memory.limit_in_bytes");
 	metrics->memory_swap = metrics_value(stat, "total_swap");
+	metrics->memory_swap_limit = read_limit(cgroup, "memory", "memory.memsw.limit_in_bytes");
 	metrics->memory_failcnt = read_number(cgroup, "memory", "memory.failcnt");
 	metrics->memory_oom_kills = metrics_value(oom, "oom_kill");
 	return brief ? 0 : metrics_add_stat(&metrics->memory_stat, stat);
@@ -215,6 +216,7 @@ static int read_memory_v2(const struct cgroup *cgroup, bool brief, struct task_m
 	metrics->memory_max_usage = read_number(cgroup, "memory", "memory.peak");
 	metrics->memory_limit = read_limit(cgroup, "memory", "memory.max");
 	metrics->memory_swap = read_number(cgroup, "memory", "memory.swap.current");
+	metrics->memory_swap_limit = read_limit(cgroup, "memory", "memory.swap.max");
 	metrics->memory_failcnt = metrics_value(events, "max");
 	metrics->memory_oom_kills = metrics_value(events, "oom_kill");
 	return brief ? 0 : metrics_add_stat(&metrics->memory_stat, stat);

@@ -73,6 +73,7 @@ static void make_v1(const struct scratch *scratch)
 	put(scratch, "memory/d/web/memory.usage_in_bytes", "1000000\n");
 	put(scratch, "memory/d/web/memory.max_usage_in_bytes", "2000000\n");
 	put(scratch, "memory/d/web/memory.limit_in_bytes", "67108864\n");
+	put(scratch, "memory/d/web/memory.memsw.limit_in_bytes", "134217728\n");
 	put(scratch, "memory/d/web/memory.failcnt", "3\n");
 	put(scratch, "memory/d/web/memory.stat",
 	    "cache 600000\nrss 400000\nswap 4096\ntotal_inactive_file 300000\ntotal_swap 8192\n");
@@ -97,6 +98,7 @@ static void make_v2(const struct scratch *scratch)
 	put(scratch, "d/web/memory.peak", "2000000\n");
 	put(scratch, "d/web/memory.max", "max\n");
 	put(scratch, "d/web/memory.swap.current", "8192\n");
+	put(scratch, "d/web/memory.swap.max", "134217728\n");
 	put(scratch, "d/web/memory.stat", "anon 400000\nfile 600000\ninactive_file 300000\n");
 	put(scratch, "d/web/memory.events",
 	    "low 0\nhigh 0\nmax 3\noom 2\noom_kill 2\noom_group_kill 0\n");
@@ -123,6 +125,7 @@ static void assert_common(const struct task_metrics *metrics)
 	assert_int_equal(metrics->memory_working_set, 700000);
 	assert_int_equal(metrics->memory_max_usage, 2000000);
 	assert_int_equal(metrics->memory_swap, 8192);
+	assert_int_equal(metrics->memory_swap_limit, 134217728);
 	assert_int_equal(metrics->memory_failcnt, 3);
 	assert_int_equal(metrics->memory_oom_kills, 2);
 	assert_int_equal(metrics->cpu_user_ns, 100000000);
