@@ -18,6 +18,7 @@ struct probe_entry {
 	struct probe *probe;
 	struct runtime_record record;
 	struct work *work; /* NULL: no child */
+	bool is_slow;      /* it was asked and did not answer in time */
 };
 
 struct probe {
@@ -133,15 +134,22 @@ static int say_why(struct probe_entry *entry, size_t index)
 	return 0;
 }
 
+enum rank { RANK_USABLE, RANK_SLOW, RANK_UNUSABLE, RANKS };
+
+static enum rank rank_of(const struct probe_entry *entry)
+{
+	return !entry->record.usable ? RANK_UNUSABLE : entry->is_slow ? RANK_SLOW : RANK_USABLE;
+}
+
 /* The first usable one; those that can be used come before those that cannot. */
 static int choose_default(struct probe *probe)
 {
 	size_t n = 0;
 	int r = 0;
 
-	for (int usable = 1; usable >= 0; usable--)
+	for (enum rank rank = 0; rank < RANKS; rank++)
 		for (size_t i = 0; i < probe->n_entries; i++)
-			if (probe->entries[i].record.usable == (bool)usable)
+			if (rank_of(&probe->entries[i]) == rank)
 				probe->order[n++] = i;
 	for (size_t i = 0; !r && i < n; i++) {
 		struct probe_entry *entry = &probe->entries[probe->order[i]];
@@ -154,6 +162,7 @@ static int choose_default(struct probe *probe)
 
 /* ---- the children ---- */
 
+/* A loaded host makes anything slow: one that did not answer stays usable, behind those that did. */
 static void on_answer(void *userdata, void *reply, const struct why *why)
 {
 	struct probe_entry *entry = userdata;
@@ -167,11 +176,14 @@ static void on_answer(void *userdata, void *reply, const struct why *why)
 		entry->record = *(struct runtime_record *)reply;
 		*(struct runtime_record *)reply = (struct runtime_record){};
 	} else {
-		entry->record.usable = false;
 		schema_set(&entry->record.reason, why ? why->text : "it did not answer");
 	}
+	entry->is_slow = entry->record.usable && !entry->record.version;
 	r = choose_default(probe);
-	if (r || !entry->record.usable)
+	if (entry->is_slow)
+		log_warning("runtime=%s path=%s usable=unknown reason=\"%s\"", entry->record.name,
+			    entry->record.path, entry->record.reason);
+	else if (r || !entry->record.usable)
 		log_warning("runtime=%s path=%s usable=no reason=\"%s\"", entry->record.name,
 			    entry->record.path, entry->record.reason);
 	else
@@ -207,8 +219,10 @@ static int look(struct probe *probe)
 {
 	int r;
 
-	for (size_t i = 0; i < probe->n_entries; i++)
+	for (size_t i = 0; i < probe->n_entries; i++) {
 		runtime_record_clear(&probe->entries[i].record);
+		probe->entries[i].is_slow = false;
+	}
 	probe->n_entries = 0;
 	probe->looked_at_ms = time_boot_ms();
 	probe->mode = cgroup_mode_read("/sys/fs/cgroup", &probe->detach);

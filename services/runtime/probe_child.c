@@ -104,7 +104,8 @@ static void read_answer(int fd, pid_t pid, char *text)
 		kill(pid, SIGKILL);
 }
 
-/* 0, or 1 with the reason: it could not be run, failed, or hung. */
+/* 0, or with the reason: it could not be run or failed, or had not ended in time. */
+enum { ASK_E_FAILED = 1, ASK_E_SLOW };
 static int ask(const char *path, const char *word, char *text, struct why *why)
 {
 	const char *const argv[] = {path, word, NULL};
@@ -125,16 +126,17 @@ static int ask(const char *path, const char *word, char *text, struct why *why)
 		  &pid, why);
 	close(ends[1]);
 	if (r)
-		return why_set(why, 1, "cannot be run");
+		return why_set(why, ASK_E_FAILED, "cannot be run");
 	read_answer(output, pid, text);
 	wait_end(pid, &status);
 	if (WIFEXITED(status) && !WEXITSTATUS(status))
 		return 0;
 	text[strcspn(text, "\n")] = '\0';
-	return WIFEXITED(status) ? why_set(why, 1, "'%s %s' failed with code %d: %.200s", path,
-					   word, WEXITSTATUS(status), text)
-				 : why_set(why, 1, "'%s %s' did not end within %d ms or was killed",
-					   path, word, PROBE_TIMEOUT_MS);
+	return WIFEXITED(status)
+		       ? why_set(why, ASK_E_FAILED, "'%s %s' failed with code %d: %.200s", path,
+				 word, WEXITSTATUS(status), text)
+		       : why_set(why, ASK_E_SLOW, "'%s %s' did not end within %d ms or was killed",
+				 path, word, PROBE_TIMEOUT_MS);
 }
 
 /* Nothing of this reaches the host: the namespace ends with this process. */
@@ -154,9 +156,9 @@ static int describe(struct runtime_record *record, const char *path)
 	if (!text)
 		return error_origin(-ENOMEM);
 	r = ask(path, "--version", text, &why);
+	record->usable = r == 0 || r == ASK_E_SLOW;
 	if (r)
 		return r < 0 ? r : schema_set(&record->reason, why.text);
-	record->usable = true;
 	r = probe_read_version(text, record);
 	if (!r && !ask(path, "features", text, NULL))
 		r = probe_read_features(text, record);
