@@ -98,7 +98,9 @@ static int add_init(struct fsck *fsck, const struct fsck_fact *task,
 typedef int (*mount_fn)(struct fsck *fsck, const struct fsck_fact *task, const char *path,
 			const char *task_id);
 
-/* Mount points in the bundles of this davit, as the namespace of @pid has them ("self": ours). */
+/* Mount points in the bundles of this davit, as the namespace of @pid has them ("self": ours); of a @task
+ * those that its shim made: what is mounted on a host whose mounts are shared comes to each shim as a
+ * slave, and is told of the host. */
 static int each_mount(struct fsck *fsck, const struct fsck_fact *task, const char *pid, mount_fn fn)
 {
 	struct task_service *service = fsck_object(fsck);
@@ -119,7 +121,7 @@ static int each_mount(struct fsck *fsck, const struct fsck_fact *task, const cha
 		char point[4096], task_id[ID_TEXT_SIZE];
 
 		if (sscanf(line, "%*s %*s %*s %*s %4095s", point) != 1 ||
-		    strncmp(point, bundles, strlen(bundles)))
+		    strncmp(point, bundles, strlen(bundles)) || (task && strstr(line, " master:")))
 			continue;
 		snprintf(task_id, sizeof(task_id), "%s", point + strlen(bundles));
 		r = fn(fsck, task, point, task_id);

@@ -95,6 +95,30 @@ def test_every_orphan_is_named_left_alone_and_removed_by_repair():
         d.check("rm", "-f", "web")
 
 
+def test_what_a_host_with_shared_mounts_has_is_told_once():
+    """As systemd's: what is mounted there comes to each shim, too."""
+    with Davit() as d:
+        d.down()
+        plain, d.base = d.base, ["unshare", "-m", "--propagation", "shared"] + d.base
+        d.up()
+        d.base = plain
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sleep", "1000")
+        mounted = os.path.join(d.state, "bundles", TASK, "rootfs")
+        os.makedirs(mounted)
+        inside = ["nsenter", "-t", str(d.pid("davit-task")), "-m"]
+        subprocess.run(inside + ["mount", "-t", "tmpfs", "none", mounted], check=True)
+        with open("/proc/%d/mountinfo" % d.pid("davit-shim")) as f:
+            assert mounted in f.read()
+        expected = {("orphan", "mount", mounted), ("orphan", "bundle", TASK)}
+        code, findings = fsck(d)
+        assert (code, names(findings)) == (1, expected), findings
+        code, findings = fsck(d, "--repair")
+        assert code == 0 and names(findings) == expected and all(f["mended"] for f in findings), findings
+        assert fsck(d) == (0, [])
+        d.check("rm", "-f", "web")
+
+
 def test_contradictions_are_named_and_not_mended():
     with Davit() as d:
         d.import_busybox()
