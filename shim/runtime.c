@@ -199,17 +199,23 @@ static void fill_arguments(const struct shim_config *config, const char *log, co
 	arguments[n] = NULL;
 }
 
-static int start(struct runtime_call *call, const char *const *arguments, const int stdio[3],
-		 int log_fd, struct why *why)
+static bool asks_criu(const char *verb)
+{
+	return !strcmp(verb, "checkpoint") || !strcmp(verb, "restore");
+}
+
+static int start(struct runtime_call *call, const char *verb, const char *const *arguments,
+		 const int stdio[3], int log_fd, struct why *why)
 {
 	const struct shim_config *config = call->runtime->config;
-	_cleanup_(cleanup_free) char *criu = criu_environment(config->bundle);
+	_cleanup_(cleanup_free) char *criu = asks_criu(verb) ? criu_environment(config->bundle)
+							     : NULL;
 	const char *const environment[] = {RUNTIME_PATH, criu, NULL};
 	struct spawn_fd fds[] = {{stdio ? stdio[0] : -1, 0},
 				 {stdio ? stdio[1] : log_fd, 1},
 				 {stdio ? stdio[2] : log_fd, 2}};
 
-	if (!criu)
+	if (!criu && asks_criu(verb))
 		return error_origin(-ENOMEM);
 	return spawn(&(struct spawn){.path = config->runtime_path,
 				     .argv = arguments,
@@ -241,7 +247,7 @@ int runtime_call(struct runtime_call *call, const char *verb, const char *const 
 		return error_trace(r);
 	log_name(call, log);
 	fill_arguments(call->runtime->config, log, verb, options, arguments);
-	r = start(call, arguments, stdio, log_fd, why);
+	r = start(call, verb, arguments, stdio, log_fd, why);
 	if (r) {
 		call->pid = 0;
 		loop_timer_cancel(&call->timer);
