@@ -38,7 +38,7 @@ struct supervisor {
 	const char *image_words[IMAGE_WORDS_MAX];
 	struct loop *loop;
 	struct loop_signals signals;
-	struct loop_timer ready_limit;
+	struct loop_timer ready_limit, orphans;
 	struct member members[ARRAY_SIZE(programs)];
 	struct upgrade_server *upgrades;
 	int tell_fd; /* --ready-fd */
@@ -145,17 +145,28 @@ static bool is_member(const struct supervisor *supervisor, pid_t pid)
 	return false;
 }
 
-/* Orphans that came to us. Members are reaped by their pidfds; one that waits for that ends the round. */
+static void on_orphans(struct loop_timer *timer);
+
+/* Orphans that came to us: a container's pid namespace does not end before all its processes are reaped. Members are
+ * reaped by their pidfds; what is behind one that waits for that is seen when that is done. */
 static void reap_orphans(struct supervisor *supervisor)
 {
 	siginfo_t info = {};
 
 	while (!waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid) {
-		if (is_member(supervisor, info.si_pid))
+		if (is_member(supervisor, info.si_pid)) {
+			(void)loop_timer_set(supervisor->loop, &supervisor->orphans,
+					     time_boot_ms() + 1, on_orphans);
 			return;
+		}
 		(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
 		info = (siginfo_t){};
 	}
+}
+
+static void on_orphans(struct loop_timer *timer)
+{
+	reap_orphans(container_of(timer, struct supervisor, orphans));
 }
 
 static void on_signal(struct loop_signals *signals, int signal)
@@ -308,6 +319,7 @@ static int up_here(struct context *context, const struct up_options *options)
 	supervisor.upgrades = upgrade_server_free(supervisor.upgrades);
 	for (size_t i = 0; i < ARRAY_SIZE(programs); i++)
 		free(supervisor.members[i].path);
+	loop_timer_cancel(&supervisor.orphans);
 	loop_signals_remove(&supervisor.signals);
 	loop_free(supervisor.loop);
 	return code;

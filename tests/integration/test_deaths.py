@@ -11,6 +11,12 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from davit import PROCESSES, Davit, adopted, check_log, main, wait_for  # noqa: E402
 
 
+def state_and_parent(pid):
+    with open("/proc/%d/stat" % pid) as f:
+        state, parent = f.read().rpartition(")")[2].split()[:2]
+        return state, int(parent)
+
+
 def waiting_run(d, name, code):
     """A client in the foreground whose container ends when a file appears."""
     os.makedirs(d.work + "/flags", exist_ok=True)
@@ -105,6 +111,26 @@ def test_a_shims_death_leaves_the_container_running():
         (exit,) = [e["event"] for e in d.events() if e["topic"] == "/tasks/exit" and e["event"]["id"] == "alone"]
         assert (exit["exit_status"], exit["source"]) == adopted(137), exit
         d.check("rm", "alone")
+
+
+def test_orphans_are_reaped_though_a_service_died_at_the_same_time():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "c1", "sleep", "1000")
+        up = d.supervisor()
+        for _ in range(5):  # which of them it hears of first is the kernel's choice
+            d.kill("davit-task")  # its shims come to the supervisor
+            shim, service = d.pid("davit-shim"), d.pid("davit-runtime")
+            wait_for(lambda: state_and_parent(shim)[1] == up, "the shim is the supervisor's child")
+            os.kill(up, signal.SIGSTOP)
+            wait_for(lambda: state_and_parent(up)[0] == "T", "the supervisor stands still")
+            for pid in (shim, service):
+                os.kill(pid, signal.SIGKILL)
+                wait_for(lambda: not Davit.is_alive(pid), "it is dead")
+            os.kill(up, signal.SIGCONT)
+            wait_for(lambda: not os.path.exists("/proc/%d" % shim), "the shim is reaped")
+            wait_for(lambda: d.pids("davit-shim"), "another shim takes over")
+        d.check("rm", "-f", "c1")
 
 
 def test_a_task_without_shim_is_removed_by_force():
