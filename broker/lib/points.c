@@ -97,8 +97,10 @@ static void stall(void)
 		(void)poll(NULL, 0, 5);
 }
 
-static int fire(void)
+static int fire(const char *name)
 {
+	/* Of several that were meant, it is told which it was. */
+	snprintf(control->armed.name, sizeof(control->armed.name), "%s", name);
 	__atomic_fetch_add(&control->n_fired, 1, __ATOMIC_SEQ_CST);
 	switch (control->action) {
 	case POINT_DIE:
@@ -128,7 +130,7 @@ static int pass(const char *name)
 		record(name);
 	if (__atomic_load_n(&control->is_armed, __ATOMIC_SEQ_CST) && is_meant(name) &&
 	    __atomic_sub_fetch(&control->left, 1, __ATOMIC_SEQ_CST) == 0)
-		error = fire();
+		error = fire(name);
 	errno = saved;
 	return error;
 }

@@ -38,8 +38,9 @@ bool list_has_room(struct list *list, const struct schema_message *schema, const
 
 	if (list->count == list->limit)
 		return false;
+	/* That it does not fit into memory the reply will tell. */
 	if (schema_pack(schema, item, &buffer, NULL))
-		return false;
+		return true;
 	list->size += buffer.size;
 	return list->size <= LIST_SIZE_MAX || !list->count;
 }

@@ -56,9 +56,11 @@ int names_find(struct image_service *image, const char *namespace, const char *n
 static int add_details(struct image_service *image, struct image_record *record)
 {
 	const struct resolved *resolved;
+	int r;
 
-	if (resolve_target(image, record->target, &image->host, &resolved, NULL))
-		return 0;
+	r = resolve_target(image, record->target, &image->host, &resolved, NULL);
+	if (r)
+		return r == -ENOMEM ? r : 0;
 	record->size = resolved->size;
 	schema_strs_clear(&record->platforms);
 	return error_trace(schema_strs_copy(&resolved->platforms, &record->platforms));

@@ -108,7 +108,7 @@ static int make_at_once(struct image_service *image, const char *namespace,
 	uint64_t number;
 	int r;
 
-	r = snapshot_make_dir(image, &number, why);
+	r = snapshot_make_dir_within(image, &number, why);
 	if (!r && preparing->parent[0])
 		r = snapshot_copy_root(image, namespace, preparing->snapshotter, preparing->parent,
 				       number, why);

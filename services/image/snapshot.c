@@ -131,6 +131,39 @@ int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct 
 	return 0;
 }
 
+struct made {
+	struct image_service *image;
+	char name[24];
+};
+
+static void drop_made(void *userdata)
+{
+	struct made *made = userdata;
+
+	trash_take(made->image, made->image->snapshots, made->name);
+	free(made);
+}
+
+int snapshot_make_dir_within(struct image_service *image, uint64_t *ret_number, struct why *why)
+{
+	struct made *made = calloc(1, sizeof(*made));
+	int r;
+
+	if (!made)
+		return error_origin(-ENOMEM);
+	r = snapshot_make_dir(image, ret_number, why);
+	if (r) {
+		free(made);
+		return r;
+	}
+	made->image = image;
+	name_directory(*ret_number, made->name);
+	r = service_after_commit(image->service, free, drop_made, made);
+	if (r)
+		drop_made(made);
+	return error_trace(r);
+}
+
 int snapshot_copy_root(struct image_service *image, const char *namespace, const char *snapshotter,
 		       const char *parent, uint64_t number, struct why *why)
 {

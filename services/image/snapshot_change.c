@@ -141,7 +141,7 @@ static int make_directory(struct making *making, struct why *why)
 
 	if (making->number)
 		return 0;
-	r = snapshot_make_dir(making->image, &making->number, why);
+	r = snapshot_make_dir_within(making->image, &making->number, why);
 	if (!r && making->parent[0])
 		r = snapshot_copy_root(making->image, making->namespace, making->snapshotter,
 				       making->parent, making->number, why);

@@ -158,11 +158,12 @@ static struct trash_budget *budget_of_turn(struct image_service *image)
 
 void trash_take(struct image_service *image, int directory, const char *name)
 {
-	_cleanup_(cleanup_free) char *place = NULL;
+	char place[40];
 
-	place = text_format("%d-%llu", getpid(), (unsigned long long)image->next_trash++);
-	if (!place || renameat(directory, name, image->trash, place) < 0) {
-		if (place && errno != ENOENT)
+	snprintf(place, sizeof(place), "%d-%llu", getpid(),
+		 (unsigned long long)image->next_trash++);
+	if (renameat(directory, name, image->trash, place) < 0) {
+		if (errno != ENOENT)
 			log_error("trash=%s error=\"%s\"", name, strerror(errno));
 		return;
 	}

@@ -49,6 +49,10 @@ class Control:
     def has_fired(self):
         return self.get(FIRED) > 0
 
+    def fired(self):
+        """The name of the point at which it has fired."""
+        return text(PASSING.unpack_from(self.map, HEAD.size)[1])
+
     def release(self):
         """A stalled one goes on."""
         self.set(RELEASED, 1)
