@@ -13,6 +13,7 @@
 #include "tools/images.h"
 #include "tools/lists.h"
 #include "tools/progress.h"
+#include "tools/streams.h"
 
 /* ---- import -------------------------------------------------------------- */
 
@@ -24,14 +25,15 @@ struct import_options {
 /* Standard input and output reach the service through a FIFO, which a thread fills or empties while the call waits. */
 struct feeder {
 	pthread_t thread;
-	char *path;
+	char *directory, *path;
+	int lock_fd; /* of the directory */
 	int stop[2]; /* a pipe: its end tells the thread to end */
 	bool is_running;
 };
 
 #define FEEDER                                                                                     \
 	{                                                                                          \
-		.stop = { -1, -1 }                                                                 \
+		.lock_fd = -1, .stop = { -1, -1 }                                                  \
 	}
 
 /* False when it is to end. */
@@ -99,22 +101,20 @@ static void *drain(void *data)
 
 static int feeder_start(struct context *context, struct feeder *feeder, void *(*run)(void *data))
 {
-	uint8_t id[ID_SIZE];
-	char name[ID_TEXT_SIZE];
 	_cleanup_(cleanup_free) char *directory = text_format("%s/fifo", context->paths.state);
 	struct why why = {};
 
 	/* Whoever reads standard output may stop: the FIFO goes then, too. */
 	signal(SIGPIPE, SIG_IGN);
-	id_make(id);
-	id_format(id, name);
-	if (!directory || file_make_dir(directory, 0700, &why))
-		return fail(context, "%s", why.text);
-	feeder->path = text_format("%s/archive-%s", directory, name);
+	if (!directory ||
+	    streams_make_directory(directory, &feeder->directory, &feeder->lock_fd, &why))
+		return fail(context, "%s", why.text[0] ? why.text : "out of memory");
+	feeder->path = text_format("%s/archive", feeder->directory);
 	if (pipe2(feeder->stop, O_CLOEXEC) < 0)
 		return fail(context, "cannot make a pipe: %s", strerror(errno));
 	if (!feeder->path || mkfifo(feeder->path, 0600))
-		return fail(context, "cannot make a FIFO in %s: %s", directory, strerror(errno));
+		return fail(context, "cannot make a FIFO in %s: %s", feeder->directory,
+			    strerror(errno));
 	if (pthread_create(&feeder->thread, NULL, run, feeder))
 		return fail(context, "cannot start a thread");
 	feeder->is_running = true;
@@ -134,6 +134,10 @@ static void feeder_stop(struct feeder *feeder)
 	close_fd(feeder->stop[0]);
 	if (feeder->path)
 		unlink(feeder->path);
+	if (feeder->directory)
+		rmdir(feeder->directory);
+	close_fd(feeder->lock_fd);
+	free(feeder->directory);
 	free(feeder->path);
 }
 

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "broker/lib/cleanup.h"
@@ -35,6 +36,7 @@ struct streams {
 	struct loop *loop;
 	struct streams_options options;
 	char *directory, *id;
+	int lock_fd; /* of the directory */
 	struct input input;
 	struct output outputs[2];
 	struct loop_timer limit;
@@ -241,7 +243,19 @@ static int input_start(struct streams *streams)
 
 /* ---- making and removing ------------------------------------------------- */
 
-static int make_directory(const char *directory, char **ret_directory, struct why *why)
+/* The task service takes away what nobody holds. */
+static int hold_directory(const char *path, int *ret_lock_fd, struct why *why)
+{
+	_cleanup_(cleanup_fd) int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB))
+		return why_errno(why, error_origin(-errno), "cannot lock %s", path);
+	*ret_lock_fd = TAKE_FD(fd);
+	return 0;
+}
+
+int streams_make_directory(const char *directory, char **ret_directory, int *ret_lock_fd,
+			   struct why *why)
 {
 	uint8_t random[ID_SIZE];
 	char name[ID_TEXT_SIZE];
@@ -255,7 +269,8 @@ static int make_directory(const char *directory, char **ret_directory, struct wh
 	if (r)
 		return error_trace(r);
 	*ret_directory = text_format("%s/%s", directory, name);
-	return *ret_directory ? file_make_dir(*ret_directory, 0700, why) : error_origin(-ENOMEM);
+	r = *ret_directory ? file_make_dir(*ret_directory, 0700, why) : error_origin(-ENOMEM);
+	return r ?: hold_directory(*ret_directory, ret_lock_fd, why);
 }
 
 static int make_fifo(const char *directory, const char *id, const char *name, char **ret_path,
@@ -272,9 +287,9 @@ static int make_fifo(const char *directory, const char *id, const char *name, ch
 }
 
 static int make_fifos(const struct streams_options *options, struct task_io *io,
-		      char **ret_directory, struct why *why)
+		      char **ret_directory, int *ret_lock_fd, struct why *why)
 {
-	int r = make_directory(options->directory, ret_directory, why);
+	int r = streams_make_directory(options->directory, ret_directory, ret_lock_fd, why);
 
 	if (!r && !options->output_only)
 		r = make_fifo(*ret_directory, options->id, "stdin", &io->stdin, why);
@@ -288,8 +303,9 @@ static int make_fifos(const struct streams_options *options, struct task_io *io,
 int streams_make_fifos(const struct streams_options *options, struct task_io *io, struct why *why)
 {
 	_cleanup_(cleanup_free) char *directory = NULL;
+	_cleanup_(cleanup_fd) int lock_fd = -1; /* they are a task's within the hour, or nobody's */
 
-	return make_fifos(options, io, &directory, why);
+	return make_fifos(options, io, &directory, &lock_fd, why);
 }
 
 static int open_fifo(const char *path, int flags, int *ret_fd, struct why *why)
@@ -320,12 +336,13 @@ int streams_new(struct loop *loop, const struct streams_options *options, struct
 	streams->options = *options;
 	streams->input.streams = streams;
 	streams->input.fifo = -1;
+	streams->lock_fd = -1;
 	if (options->keys)
 		streams->input.keys = *options->keys;
 	streams->outputs[0] = (struct output){.streams = streams, .from = -1, .to = STDOUT_FILENO};
 	streams->outputs[1] = (struct output){.streams = streams, .from = -1, .to = STDERR_FILENO};
 	streams->id = strdup(options->id);
-	r = streams->id ? make_fifos(options, io, &streams->directory, why)
+	r = streams->id ? make_fifos(options, io, &streams->directory, &streams->lock_fd, why)
 				  ?: open_fifos(streams, io, why)
 			: error_origin(-ENOMEM);
 	if (r)
@@ -361,6 +378,7 @@ void streams_unlink(struct streams *streams)
 		(void)file_remove_tree(AT_FDCWD, streams->directory, NULL);
 	free(streams->directory);
 	streams->directory = NULL;
+	streams->lock_fd = close_fd(streams->lock_fd);
 }
 
 void streams_drop_input(struct streams *streams)
@@ -430,7 +448,7 @@ int streams_renew(struct streams *streams, const char *directory,
 	int r;
 
 	streams_unlink(streams);
-	r = make_fifos(&options, io, &streams->directory, why)
+	r = make_fifos(&options, io, &streams->directory, &streams->lock_fd, why)
 		    ?: renew_input(streams, io->stdin, why)
 		    ?: open_fifo(io->stdout, O_RDONLY, &output->from, why);
 	if (r)

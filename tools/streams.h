@@ -35,6 +35,10 @@ int streams_new(struct loop *loop, const struct streams_options *options, struct
 		struct streams **ret_streams, struct why *why);
 struct streams *streams_free(struct streams *streams);
 void streams_freep(struct streams **streams);
+/* A directory for FIFOs, <directory>/<random>; the task service removes one under the state directory an hour after
+ * its lock has gone, if no task names it. */
+int streams_make_directory(const char *directory, char **ret_directory, int *ret_lock_fd,
+			   struct why *why);
 /* Only makes the FIFOs, and leaves them there. */
 int streams_make_fifos(const struct streams_options *options, struct task_io *io, struct why *why);
 /* Removes the FIFOs' names: both sides have them open, and nobody needs them by name again. */

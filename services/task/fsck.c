@@ -461,38 +461,9 @@ static int mend_socket(struct task_service *service, const char *name, bool *ret
 	return r < 0 ? r : 0;
 }
 
-/* FIFOs are all that a client makes there: a directory with anything else in it stays. */
-static void remove_fifos_in(DIR *dir)
-{
-	struct dirent *entry;
-	struct stat status;
-
-	while ((entry = readdir(dir)))
-		if (!fstatat(dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) &&
-		    S_ISFIFO(status.st_mode))
-			(void)unlinkat(dirfd(dir), entry->d_name, 0);
-}
-
 static int mend_fifo(struct task_service *service, const char *name, bool *ret_done)
 {
-	_cleanup_(cleanup_free) char *path =
-		text_format("%s/fifo/%s", service_paths(service->service)->state, name);
-	_cleanup_(cleanup_dir) DIR *dir = NULL;
-	struct stat status;
-
-	if (!path)
-		return error_origin(-ENOMEM);
-	if (lstat(path, &status))
-		return 0;
-	if (S_ISFIFO(status.st_mode)) {
-		*ret_done = !unlink(path);
-		return 0;
-	}
-	dir = file_open_dir(AT_FDCWD, path);
-	if (dir)
-		remove_fifos_in(dir);
-	*ret_done = dir && !rmdir(path);
-	return 0;
+	return task_remove_fifo_directory(service, name, ret_done);
 }
 
 static int mend_log(struct task_service *service, const char *task_id, bool *ret_done)

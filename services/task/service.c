@@ -23,6 +23,7 @@ void task_service_close(void *object)
 	task_forwards_free(service);
 	missed_free_all(service);
 	loop_timer_cancel(&service->sweep);
+	loop_timer_cancel(&service->fifo_sweep);
 	live_close(service->live);
 	free(service->shim_program);
 	free(service);
@@ -63,4 +64,5 @@ void task_service_ready(void *object)
 			"tasks of an earlier boot could not be reported; they are tried at the next start");
 	ended_remove_orphans(service);
 	ended_sweep(service, time_real_ns());
+	task_sweep_fifos(service, time_real_ns());
 }

@@ -60,6 +60,7 @@ struct task_service {
 	struct log_end log_end;     /* of the event log: missed.c */
 	struct task_watch *watches; /* steps that wait for the end of a process */
 	struct loop_timer sweep;    /* of forgotten tasks */
+	struct loop_timer fifo_sweep;
 	bool is_closing;
 };
 
@@ -169,6 +170,11 @@ char *task_log_directory(const struct task_service *service, const char *task_id
 /* ---- fifos.c ---- */
 /* Those of @io that lie under the state directory. */
 void task_remove_fifos(const struct task_service *service, const struct task_io *io);
+/* <state>/fifo/<name>, whoever made it. */
+int task_remove_fifo_directory(const struct task_service *service, const char *name,
+			       bool *ret_done);
+/* Those whose client is dead and that no task names; goes on by itself. */
+void task_sweep_fifos(struct task_service *service, uint64_t now_ns);
 
 /* ---- lists (list.c) ---- */
 /* One page of a list; the namespace is checked. 0, STORE_E_*, or negative. */

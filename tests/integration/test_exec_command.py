@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """exec, and what needs a process in a container to look at it: cp, pause, update."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from davit import Davit, command_lines, main, wait_for  # noqa: E402
@@ -28,6 +31,43 @@ def test_fifos_of_a_client_that_was_killed_go_with_the_task():
         assert os.listdir(d.state + "/fifo")
         d.check("rm", "-f", "web")
         wait_for(lambda: not os.listdir(d.state + "/fifo"), "the FIFOs are gone")
+
+
+def is_locked(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def test_fifos_of_a_dead_client_that_no_task_names_are_swept_away():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sleep", "1000")
+        fifos = d.state + "/fifo"
+        dead, living = [d.start("exec", "web", "sh", "-c", "echo ready; sleep 1000") for _ in range(2)]
+        for client in (dead, living):
+            assert client.stdout.readline() == b"ready\n"
+        assert [is_locked(os.path.join(fifos, name)) for name in os.listdir(fifos)] == [True, True]
+        dead.kill()
+        dead.communicate()
+        held = {name: is_locked(os.path.join(fifos, name)) for name in os.listdir(fifos)}
+        assert sorted(held.values()) == [False, True], held
+        for i, name in enumerate(list(held)):  # as if they had died before a task had them
+            other = "%016x" % i
+            os.rename(os.path.join(fifos, name), os.path.join(fifos, other))
+            os.utime(os.path.join(fifos, other), (0, time.time() - 7200))
+            held[other] = held.pop(name)
+        d.kill("davit-task")  # its next start sweeps
+        wait_for(lambda: os.listdir(fifos) == [name for name in held if held[name]], "one is gone, one is held")
+        living.kill()
+        living.communicate()
+        shutil.rmtree(fifos)
+        d.check("rm", "-f", "web")
 
 
 def test_exec_gives_the_output_and_the_code_of_the_process():
