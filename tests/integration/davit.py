@@ -209,6 +209,18 @@ class Davit:
         wait_for(lambda: not [p for p in pids if os.path.exists("/proc/%d" % p) and self.is_alive(p)], "killed")
         return pids
 
+    def lose_task_store(self):
+        """The task service dies, and what it wrote into the state directory is gone when it comes back."""
+        up = self.supervisor()
+        os.kill(up, signal.SIGSTOP)
+        try:
+            pid = self.pid("davit-task")
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not self.is_alive(pid), "it has ended")
+            shutil.rmtree(self.state + "/task")
+        finally:
+            os.kill(up, signal.SIGCONT)
+
     @staticmethod
     def is_alive(pid):
         try:

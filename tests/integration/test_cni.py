@@ -259,6 +259,23 @@ def test_whoever_dies_the_address_is_given_back():
             wait_for(lambda: not n.leftovers(), "all is given back: %s" % victims, 20)
 
 
+def test_a_network_is_given_back_though_the_record_of_its_task_was_lost():
+    with Network() as n:
+        n.put([n.bridge_plugin()])
+        n.d.check("run", "-d", "--cni", "busybox", "web", "sleep", "1000")
+        assert len(n.addresses()) == len(n.namespaces()) == len(n.kept()) == 1
+        before = n.d.call("task.get", "container_id=web")["process"]["pid"]
+        n.d.lose_task_store()
+        found = wait_for(lambda: [t for t in n.d.json("tasks", "ls") if t["status"] == "RUNNING"], "it is known again")
+        assert [t["pid"] for t in found] == [before], found
+        # Its bundle and the network namespace tell whose it is; what its network is called only the runtime service knows.
+        (record,) = n.d.call("task.list")["tasks"]
+        netns = os.path.join(n.d.state, "netns", n.namespaces()[0])
+        assert (record["network"]["attach_id"], record["network"]["netns"]) == ("default-web", netns), record
+        n.d.check("rm", "-f", "web")
+        wait_for(lambda: not n.addresses() + n.namespaces() + n.kept() + n.ports(), "all of it is given back")
+
+
 def kill_children(service):
     with open("/proc/%d/task/%d/children" % (service, service)) as f:
         children = [int(pid) for pid in f.read().split()]

@@ -2,7 +2,6 @@
 """Any process of davit dies at any time: containers go on, callers get their answer, events keep their numbers."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -142,19 +141,6 @@ def test_a_task_without_shim_is_removed_by_force():
         check_log(d.events())
 
 
-def lose_task_store(d):
-    """The task service dies, and what it wrote into the state directory is gone when it comes back."""
-    up = d.supervisor()
-    os.kill(up, signal.SIGSTOP)
-    try:
-        pid = d.pid("davit-task")
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not d.is_alive(pid), "it has ended")
-        shutil.rmtree(d.state + "/task")
-    finally:
-        os.kill(up, signal.SIGCONT)
-
-
 def test_tasks_are_found_again_when_their_store_is_lost():
     with Davit() as d:
         d.import_busybox()
@@ -171,7 +157,7 @@ def test_tasks_are_found_again_when_their_store_is_lost():
         os.kill(live, signal.SIGTERM)  # rows under the root are written at the latest when it ends in order
         wait_for(lambda: [p for p in d.pids("davit-task") if p != live], "the next one is there")
         d.json("tasks", "ls")
-        lose_task_store(d)
+        d.lose_task_store()
         wait_for(lambda: {t["id"]: t["pid"] for t in d.json("tasks", "ls") if t["status"] == "RUNNING"} == before,
                  "all are known again")
         assert "more" in [p["id"] for p in d.call("task.processes", "container_id=web")["processes"]]
