@@ -79,16 +79,18 @@ static int place(struct committing *committing, struct why *why)
 	struct image_service *image = committing->image;
 	_cleanup_(cleanup_free) char *name = text_format(".new-%s", committing->ingest.file);
 	const char *hex = committing->digest + strlen("sha256:");
+	int r = 0;
 
 	if (!name)
 		return error_origin(-ENOMEM);
 	(void)unlinkat(image->blobs, name, 0);
 	if (linkat(image->ingest, committing->ingest.file, image->blobs, name, 0) < 0 ||
 	    renameat(image->blobs, name, image->blobs, hex) < 0)
-		return why_errno(why, error_origin(-errno), "cannot move blob %s into place",
-				 committing->digest);
-	/* rename() of two names of one file does nothing, and leaves the first. */
+		r = error_origin(-errno);
+	/* rename() of two names of one file does nothing, and leaves the first; so does one that fails. */
 	(void)unlinkat(image->blobs, name, 0);
+	if (r)
+		return why_errno(why, r, "cannot move blob %s into place", committing->digest);
 	committing->is_placed = true;
 	if (fsync(image->blobs) < 0)
 		return why_errno(why, error_origin(-errno), "cannot sync the content store");
