@@ -29,15 +29,9 @@ static const char *list_name(const void *item)
 static int list(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("container", "list"),
-		.item = schema_container_record(),
-		.reply = schema_container_list_reply(),
-		.list_offset = offsetof(struct container_list_reply, containers),
-		.after_offset = offsetof(struct container_list_reply, after),
-		.row = container_row,
-		.name = list_name,
-	};
+	const struct listing listing = LISTING(container, list, container_record,
+					       container_list_reply, containers, container_row,
+					       list_name);
 	_cleanup_(table_clear) struct table table = {};
 
 	table_init(&table, "CONTAINER", "IMAGE", "RUNTIME", NULL);

@@ -36,15 +36,8 @@ static const char *list_content_name(const void *item)
 static int list_content(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("content", "list"),
-		.item = schema_content_record(),
-		.reply = schema_content_list_reply(),
-		.list_offset = offsetof(struct content_list_reply, contents),
-		.after_offset = offsetof(struct content_list_reply, after),
-		.row = content_row,
-		.name = list_content_name,
-	};
+	const struct listing listing = LISTING(content, list, content_record, content_list_reply,
+					       contents, content_row, list_content_name);
 	_cleanup_(table_clear) struct table table = {};
 
 	table_init(&table, "DIGEST", "SIZE", "AGE", "LABELS", NULL);
@@ -107,15 +100,9 @@ static char *make_filter(const char *pattern)
 static int list_active(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("content", "ingests"),
-		.item = schema_content_ingest(),
-		.reply = schema_content_ingests_reply(),
-		.list_offset = offsetof(struct content_ingests_reply, ingests),
-		.after_offset = offsetof(struct content_ingests_reply, after),
-		.row = ingest_row,
-		.name = ingest_name,
-	};
+	const struct listing listing = LISTING(content, ingests, content_ingest,
+					       content_ingests_reply, ingests, ingest_row,
+					       ingest_name);
 	_cleanup_(table_clear) struct table table = {};
 	_cleanup_(cleanup_free) char *filter = NULL;
 

@@ -40,15 +40,8 @@ static const char *list_images_name(const void *item)
 static int list_images(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("image", "list"),
-		.item = schema_image_record(),
-		.reply = schema_image_list_reply(),
-		.list_offset = offsetof(struct image_list_reply, images),
-		.after_offset = offsetof(struct image_list_reply, after),
-		.row = image_row,
-		.name = list_images_name,
-	};
+	const struct listing listing = LISTING(image, list, image_record, image_list_reply, images,
+					       image_row, list_images_name);
 	_cleanup_(table_clear) struct table table = {};
 
 	table_init(&table, "REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS", NULL);

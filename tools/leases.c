@@ -30,15 +30,8 @@ static const char *lease_name(const void *item)
 static int list_leases(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("lease", "list"),
-		.item = schema_lease_record(),
-		.reply = schema_lease_list_reply(),
-		.list_offset = offsetof(struct lease_list_reply, leases),
-		.after_offset = offsetof(struct lease_list_reply, after),
-		.row = lease_row,
-		.name = lease_name,
-	};
+	const struct listing listing = LISTING(lease, list, lease_record, lease_list_reply, leases,
+					       lease_row, lease_name);
 	_cleanup_(table_clear) struct table table = {};
 
 	table_init(&table, "LEASE ID", "CREATED AT", "LABELS", NULL);
@@ -169,15 +162,9 @@ static const char *resource_name(const void *item)
 static int resources(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("lease", "resources"),
-		.item = schema_lease_resource(),
-		.reply = schema_lease_resources_reply(),
-		.list_offset = offsetof(struct lease_resources_reply, resources),
-		.after_offset = offsetof(struct lease_resources_reply, after),
-		.row = resource_row,
-		.name = resource_name,
-	};
+	const struct listing listing = LISTING(lease, resources, lease_resource,
+					       lease_resources_reply, resources, resource_row,
+					       resource_name);
 	struct lease_resources_request request = {.id = args[0]};
 	_cleanup_(table_clear) struct table table = {};
 

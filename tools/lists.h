@@ -29,6 +29,12 @@ struct listing {
 	void (*row)(struct table *table, const void *item);
 	const char *(*name)(const void *item);
 };
+#define LISTING(service_, method_, item_, reply_, list_, row_, name_)                              \
+	{                                                                                          \
+		.method = schema_find_method(#service_, #method_), .item = schema_##item_(),       \
+		.reply = schema_##reply_(), .list_offset = offsetof(struct reply_, list_),         \
+		.after_offset = offsetof(struct reply_, after), .row = row_, .name = name_,        \
+	}
 /* Of a method that takes list_request. */
 int list_run(struct context *context, const struct list_options *options,
 	     const struct listing *listing, struct table *table, char **args, int n_args);

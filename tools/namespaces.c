@@ -28,15 +28,9 @@ static const char *list_name(const void *item)
 static int list(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("namespace", "list"),
-		.item = schema_namespace_record(),
-		.reply = schema_namespace_list_reply(),
-		.list_offset = offsetof(struct namespace_list_reply, namespaces),
-		.after_offset = offsetof(struct namespace_list_reply, after),
-		.row = namespace_row,
-		.name = list_name,
-	};
+	const struct listing listing = LISTING(namespace, list, namespace_record,
+					       namespace_list_reply, namespaces, namespace_row,
+					       list_name);
 	_cleanup_(table_clear) struct table table = {};
 
 	table_init(&table, "NAME", "LABELS", NULL);

@@ -49,15 +49,8 @@ static int add_snapshotter(struct context *context, char **args, int n_args,
 static int list(struct context *context, void *data, char **args, int n_args)
 {
 	const struct list_command *options = data;
-	const struct listing listing = {
-		.method = schema_find_method("snapshot", "list"),
-		.item = schema_snapshot_record(),
-		.reply = schema_snapshot_list_reply(),
-		.list_offset = offsetof(struct snapshot_list_reply, snapshots),
-		.after_offset = offsetof(struct snapshot_list_reply, after),
-		.row = list_row,
-		.name = list_name,
-	};
+	const struct listing listing = LISTING(snapshot, list, snapshot_record, snapshot_list_reply,
+					       snapshots, list_row, list_name);
 	_cleanup_(schema_strs_clear) struct schema_strs filters = {};
 	_cleanup_(table_clear) struct table table = {};
 	int code = add_snapshotter(context, args, n_args, &filters);
