@@ -174,14 +174,16 @@ struct log_db *log_db_close(struct log_db *db)
 
 int log_db_grow(struct log_db *db)
 {
+	mdb_filehandle_t fd;
 	MDB_envinfo info;
 	int r;
 
 	pthread_rwlock_wrlock(&db->resize);
-	r = mdb_env_info(db->env, &info);
+	r = mdb_env_info(db->env, &info) ?: mdb_env_get_fd(db->env, &fd);
+	if (!r && (info.me_mapsize >= MAP_MAX || !file_can_map(fd, 2 * info.me_mapsize)))
+		r = MDB_MAP_FULL;
 	if (!r)
-		r = info.me_mapsize >= MAP_MAX ? MDB_MAP_FULL
-					       : mdb_env_set_mapsize(db->env, 2 * info.me_mapsize);
+		r = mdb_env_set_mapsize(db->env, 2 * info.me_mapsize);
 	pthread_rwlock_unlock(&db->resize);
 	return r ? LOG_E_FULL : 0;
 }

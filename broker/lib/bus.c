@@ -25,6 +25,7 @@ struct bus_call {
 	bool is_first; /* waits for nobody */
 	bool was_sent; /* in some attempt */
 	bool had_grace;
+	int lacks; /* -errno: why the last attempt could not be made here; 0: it was made */
 	uint8_t id[ENVELOPE_ID_SIZE];
 	char method[ENVELOPE_METHOD_MAX + 1];
 	struct schema_buffer request;      /* the packed envelope */
@@ -136,6 +137,7 @@ static void call_send(struct bus_call *call)
 		return;
 	}
 	/* No memory or no descriptor: there may be some later. */
+	call->lacks = r;
 	loop_timer_set(bus->loop, &call->retry, call->asked_ms + RETRY_MAX_MS, call->retry.fn);
 }
 
@@ -198,6 +200,7 @@ static void call_answered(void *userdata, int r, const void *data, size_t size)
 	if (!r || bus_connection_was_sent(call->connection))
 		call->was_sent = true;
 	call->connection = NULL;
+	call->lacks = r < 0 ? r : 0;
 	if (!r)
 		r = envelope_read_reply(data, size, &reply, NULL);
 	if (r || memcmp(reply.id, call->id, sizeof(call->id)) != 0) {
@@ -225,8 +228,9 @@ static void call_expired(struct bus_call *call)
 			  call->method, spent_ms);
 	else
 		call_fail(call, BUS_DEADLINE_EXCEEDED,
-			  "%s could not be sent to the broker within %llu ms", call->method,
-			  spent_ms);
+			  "%s could not be sent to the broker within %llu ms%s%s", call->method,
+			  spent_ms, call->lacks ? ": " : "",
+			  call->lacks ? strerror(-call->lacks) : "");
 }
 
 static void call_deadline(struct loop_timer *timer)

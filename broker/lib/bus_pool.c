@@ -52,7 +52,7 @@ static void connection_done(void *userdata, int r, const void *reply, size_t siz
 	bus_pool_fn fn = TAKE(connection->fn);
 
 	set_idle(connection);
-	fn(connection->userdata, r ? BUS_POOL_E_LOST : 0, reply, size);
+	fn(connection->userdata, r > 0 ? BUS_POOL_E_LOST : r, reply, size);
 }
 
 static int pool_grow(struct bus_pool *pool)

@@ -21,7 +21,8 @@ enum {
 	BUS_POOL_E_LOST, /* the connection ended, or could not be made */
 };
 
-/* The end of a request: 0 with the reply (borrowed), or BUS_POOL_E_LOST. The connection is the pool's again. */
+/* The end of a request: 0 with the reply (borrowed), BUS_POOL_E_LOST, or -errno of what this side lacks (descriptors, memory).
+ * The connection is the pool's again. */
 typedef void (*bus_pool_fn)(void *userdata, int r, const void *reply, size_t size);
 
 int bus_pool_new(struct loop *loop, const char *path, unsigned n_max, struct bus_pool **ret_pool);

@@ -237,6 +237,13 @@ static bool is_current(int fd, const char *path)
 	       ours.st_ino == named.st_ino;
 }
 
+bool file_can_map(int fd, size_t size)
+{
+	void *map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+
+	return map != MAP_FAILED && !munmap(map, size);
+}
+
 int file_lock(const char *path, int *ret_fd)
 {
 	for (;;) {

@@ -37,6 +37,9 @@ DIR *file_open_dir(int dirfd, const char *path);
 /* rm -rf of @dirfd/@name without following links or crossing mounts; absent is fine. Stops at the
  * first failure. Links in the directories above the last component of @name are followed. */
 int file_remove_tree(int dirfd, const char *name, struct why *why);
+/* Is there address space for @size bytes of it? LMDB gives up the map it has before it makes a larger one, and cannot go on
+ * without: it is asked for here first. */
+bool file_can_map(int fd, size_t size);
 /* flock(LOCK_EX|LOCK_NB) on @path, created 0600, O_CLOEXEC; @ret_fd holds it. -EWOULDBLOCK if held. */
 int file_lock(const char *path, int *ret_fd);
 

@@ -198,7 +198,7 @@ int snapshot_get(struct image_service *image, const char *namespace, const char 
 bool snapshot_has_layer(struct image_service *image, const char *snapshotter, const char *chain);
 /* Makes snapshots/<number>/{fs,work}; *ret_number is new. */
 int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct why *why);
-/* The same in a transaction: it goes away again if that is aborted. */
+/* The same within a transaction: if that is not kept the directory goes again. */
 int snapshot_make_dir_within(struct image_service *image, uint64_t *ret_number, struct why *why);
 /* In a transaction: records a layer, with its events. */
 int snapshot_record_layer(struct image_service *image, const char *snapshotter, const char *chain,

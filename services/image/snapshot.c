@@ -109,22 +109,44 @@ static void name_directory(uint64_t number, char name[24])
 	snprintf(name, 24, "%llu", (unsigned long long)number);
 }
 
+/* By path: with no descriptor left it could be made halfway, and not be taken back. */
+static int make_parts(struct image_service *image, const char *name)
+{
+	char fs[32], work[32];
+
+	snprintf(fs, sizeof(fs), "%s/fs", name);
+	snprintf(work, sizeof(work), "%s/work", name);
+	if (!mkdirat(image->snapshots, fs, 0755) && !mkdirat(image->snapshots, work, 0711) &&
+	    !fchmodat(image->snapshots, fs, 0755, 0) && !fchmodat(image->snapshots, work, 0711, 0))
+		return 0;
+	return error_origin(-errno);
+}
+
+/* What snapshot_make_dir() has made, or a part of it. */
+static void remove_made(struct image_service *image, uint64_t number)
+{
+	static const char *const parts[] = {"/work", "/fs", ""};
+	char path[32];
+
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		snprintf(path, sizeof(path), "%llu%s", (unsigned long long)number, parts[i]);
+		(void)unlinkat(image->snapshots, path, AT_REMOVEDIR);
+	}
+}
+
 int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct why *why)
 {
-	_cleanup_(cleanup_fd) int dir = -1;
 	uint64_t number = image->next_number++;
 	char name[24];
+	int r;
 
 	name_directory(number, name);
 	if (mkdirat(image->snapshots, name, 0700) < 0)
 		return why_errno(why, error_origin(-errno), "cannot make snapshot directory '%s'",
 				 name);
-	dir = openat(image->snapshots, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir < 0 || mkdirat(dir, "fs", 0755) < 0 || mkdirat(dir, "work", 0711) < 0 ||
-	    fchmodat(dir, "fs", 0755, 0) < 0 || fchmodat(dir, "work", 0711, 0) < 0) {
-		int r = error_origin(-errno);
-
-		(void)file_remove_tree(image->snapshots, name, NULL);
+	r = make_parts(image, name);
+	if (r) {
+		remove_made(image, number);
 		return why_errno(why, r, "cannot make snapshot directory '%s'", name);
 	}
 	*ret_number = number;
@@ -133,35 +155,38 @@ int snapshot_make_dir(struct image_service *image, uint64_t *ret_number, struct 
 
 struct made {
 	struct image_service *image;
-	char name[24];
+	uint64_t number;
 };
 
-static void drop_made(void *userdata)
+/* At the end of the process it may be recorded all the same; if not, the next start removes it. */
+static void not_recorded(void *userdata)
 {
 	struct made *made = userdata;
 
-	trash_take(made->image, made->image->snapshots, made->name);
+	if (!made->image->is_draining)
+		remove_made(made->image, made->number);
 	free(made);
 }
 
 int snapshot_make_dir_within(struct image_service *image, uint64_t *ret_number, struct why *why)
 {
-	struct made *made = calloc(1, sizeof(*made));
+	_cleanup_(cleanup_free) struct made *made = calloc(1, sizeof(*made));
+	uint64_t number;
 	int r;
 
 	if (!made)
 		return error_origin(-ENOMEM);
-	r = snapshot_make_dir(image, ret_number, why);
-	if (r) {
-		free(made);
-		return r;
-	}
-	made->image = image;
-	name_directory(*ret_number, made->name);
-	r = service_after_commit(image->service, free, drop_made, made);
+	r = snapshot_make_dir(image, &number, why);
 	if (r)
-		drop_made(made);
-	return error_trace(r);
+		return error_trace(r);
+	*made = (struct made){image, number};
+	r = service_after_commit(image->service, free, not_recorded, made);
+	if (r) {
+		remove_made(image, number);
+		return error_trace(r);
+	}
+	*ret_number = TAKE(made)->number;
+	return 0;
 }
 
 int snapshot_copy_root(struct image_service *image, const char *namespace, const char *snapshotter,

@@ -194,11 +194,17 @@ void store_abort(struct store *store)
 
 int store_grow(struct store *store)
 {
+	mdb_filehandle_t fd;
 	int r;
 
 	assert(!store->turn);
 	if (store->map_size >= STORE_MAP_MAX)
 		return STORE_E_FULL;
+	if (mdb_env_get_fd(store->env, &fd) || !file_can_map(fd, 2 * store->map_size)) {
+		log_error("store '%s': its map of %zu MiB cannot grow: there is no address space",
+			  store->directory, store->map_size >> 20);
+		return STORE_E_FULL;
+	}
 	r = mdb_env_set_mapsize(store->env, 2 * store->map_size);
 	if (r)
 		return error_origin(r > 0 ? -r : -ENOMEM);

@@ -268,6 +268,7 @@ static void forget_shim(struct operation *operation)
 	task_remove_fifos(service, request_of(operation)->io);
 	if (shim && !shim->link && shim->child.pidfd < 0)
 		task_shim_free(shim);
+	operation_step_done(operation);
 }
 
 static int drop(struct task_service *service, const char *table, const char *first,
@@ -292,13 +293,13 @@ static int undo_record(struct operation *operation)
 	r = task_row(service, operation_namespace(operation), request_of(operation)->container_id,
 		     &record);
 	if (r == TASK_E_NOT_FOUND || (!r && strcmp(record.task_id, task_id)))
-		return operation_after_commit(operation, forget_shim);
+		return operation_after_commit(operation, forget_shim) ?: OPERATION_LATER;
 	r = r ?: task_log_drop(service, &record);
 	if (!r)
 		r = drop(service, TASK_TABLE, record.namespace, record.container_id);
 	if (!r)
 		r = drop(service, SHIM_TABLE, task_id, NULL);
-	return r ?: operation_after_commit(operation, forget_shim);
+	return r ?: operation_after_commit(operation, forget_shim) ?: OPERATION_LATER;
 }
 
 /* ---- the shim ------------------------------------------------------------ */

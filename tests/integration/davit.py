@@ -86,6 +86,7 @@ class Davit:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("DAVIT_")}
         self.is_up = False
         self.up_words = list(up)
+        self.own_mounts = set()  # of the test, which takes them away itself
 
     # ---- life ----
     def up(self):
@@ -236,7 +237,8 @@ class Davit:
                  if words and self.state in " ".join(words) and
                  os.path.basename(words[0]) in ("davit-shim", "crun", "runc", "davit-image-work")]
         with open("/proc/self/mountinfo") as f:
-            found += ["mount " + line.split()[4] for line in f if self.work in line]
+            found += ["mount " + target for target in (line.split()[4] for line in f)
+                      if self.work in target and target not in self.own_mounts]
         for top in ("bundles", "fifo", "s", "oci"):
             for folder, _, files in os.walk(os.path.join(self.state, top)):
                 found += [os.path.join(folder, name) for name in files]

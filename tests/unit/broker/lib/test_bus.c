@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "broker/lib/bus.h"
 #include "broker/lib/bus_private.h"
@@ -330,6 +331,34 @@ static void test_without_a_broker_the_deadline_says_that_nothing_was_sent(void *
 	assert_non_null(strstr(answer.text, "echo.x could not be sent"));
 }
 
+static void test_without_a_descriptor_the_deadline_says_what_was_lacking(void **state)
+{
+	struct fixture *fixture = *state;
+	struct rlimit before, none;
+	struct answer answer;
+	int fd;
+
+	call(fixture, "echo.x", 0, 50, &answer); /* the loop has its timer then */
+	wait_for_answer(fixture, &answer);
+	respond(fixture);
+	fd = open("/dev/null", O_RDONLY | O_CLOEXEC); /* the lowest that is free */
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = (struct rlimit){.rlim_cur = (rlim_t)fd, .rlim_max = before.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	call(fixture, "echo.x", 1, 50, &answer);
+	wait_for_answer(fixture, &answer);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(answer.status, BUS_DEADLINE_EXCEEDED);
+	assert_non_null(strstr(answer.text, "echo.x could not be sent"));
+	assert_non_null(strstr(answer.text, strerror(EMFILE)));
+
+	call(fixture, "echo.x", 2, WAIT_MS, &answer);
+	wait_for_answer(fixture, &answer);
+	assert_echoed(&answer, 2);
+}
+
 static void test_without_an_answer_the_deadline_says_that_it_was_sent(void **state)
 {
 	struct fixture *fixture = *state;
@@ -462,6 +491,7 @@ int main(int argc, char **argv)
 		TEST(test_an_answer_that_cannot_be_read_counts_as_none),
 		TEST(test_a_call_waits_for_a_broker_that_is_not_there_yet),
 		TEST(test_without_a_broker_the_deadline_says_that_nothing_was_sent),
+		TEST(test_without_a_descriptor_the_deadline_says_what_was_lacking),
 		TEST(test_without_an_answer_the_deadline_says_that_it_was_sent),
 		TEST(test_a_late_answer_is_nobodys),
 		TEST(test_a_new_peer_answers_after_one_that_never_did),

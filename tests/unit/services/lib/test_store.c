@@ -1,7 +1,9 @@
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -371,6 +373,42 @@ static void test_a_full_map_grows_and_loses_nothing(void **state)
 	store_close(store);
 }
 
+/* Address space for @size bytes more than there are. What it was before comes back with a second call. */
+static struct rlimit limit_space(const struct rlimit *limit, size_t size)
+{
+	struct rlimit before, now;
+	unsigned long n_pages = 0;
+	FILE *file = fopen("/proc/self/statm", "re");
+
+	assert_non_null(file);
+	assert_int_equal(fscanf(file, "%lu", &n_pages), 1);
+	fclose(file);
+	assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+	now = (struct rlimit){n_pages * (size_t)sysconf(_SC_PAGESIZE) + size, before.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_AS, limit ?: &now), 0);
+	return before;
+}
+
+static void test_a_map_that_cannot_grow_stays_as_it_is(void **state)
+{
+	struct store *store = open_store(*state, false, 64 << 20, NULL);
+	uint64_t number = 0;
+	struct rlimit before;
+
+	assert_int_equal(put(store, "a", 7), 0);
+	assert_int_equal(store_commit(store), 0);
+	before = limit_space(NULL, 48 << 20);
+	assert_int_equal(store_grow(store), STORE_E_FULL);
+	assert_int_equal(put(store, "b", 8), 0);
+	assert_int_equal(store_commit(store), 0);
+	limit_space(&before, 0);
+	assert_int_equal(store_grow(store), 0);
+	assert_int_equal(get(store, "a", &number), 0);
+	assert_int_equal(get(store, "b", &number), 0);
+	assert_int_equal(number, 8);
+	store_close(store);
+}
+
 /* In a child with a mount namespace of its own, so that nothing stays mounted. */
 static int fill_disk(const char *directory)
 {
@@ -677,6 +715,7 @@ TEST_MAIN(TEST_IN_SCRATCH(test_a_record_outlives_the_process),
 	  TEST_IN_SCRATCH(test_the_quarantine_is_listed_and_dropped_by_key_table_or_whole),
 	  TEST_IN_SCRATCH(test_a_large_quarantine_is_counted_and_dropped_whole),
 	  TEST_IN_SCRATCH(test_a_full_map_grows_and_loses_nothing),
+	  TEST_IN_SCRATCH(test_a_map_that_cannot_grow_stays_as_it_is),
 	  TEST_IN_SCRATCH(test_a_full_disk_refuses_and_keeps_what_was_committed),
 	  TEST_IN_SCRATCH(test_keys_are_in_order_of_their_parts),
 	  TEST_IN_SCRATCH(test_numbers_are_in_their_order),
