@@ -191,7 +191,8 @@ int content_clean(struct image_service *image)
 	r = store_begin(image->store);
 	if (r)
 		return error_fold(r);
-	r = clean_all(&clean);
+	/* A file without a record may be that of one that was damaged. */
+	r = store_is_damaged(image->store, TABLE_BLOBS) ? 0 : clean_all(&clean);
 	store_end(image->store, false);
 	if (clean.n_removed)
 		log_info("content=orphans removed=%zu", clean.n_removed);

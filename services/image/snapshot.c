@@ -579,6 +579,7 @@ int snapshot_list(struct image_service *image, const struct list_request *reques
 struct known {
 	struct set names;
 	uint64_t highest;
+	bool is_incomplete; /* a directory without a record may be that of one that was damaged */
 	struct image_service *image;
 };
 
@@ -640,7 +641,13 @@ static int clean_directories(struct image_service *image, struct known *known)
 		return error_origin(-EIO);
 	}
 	while ((entry = readdir(dir))) {
+		uint64_t number = strtoull(entry->d_name, NULL, 10);
+
 		if (entry->d_name[0] == '.' || set_has(&known->names, entry->d_name))
+			continue;
+		if (number > known->highest && number < UINT64_MAX / 2)
+			known->highest = number;
+		if (known->is_incomplete)
 			continue;
 		log_info("snapshots=orphan directory=%s", entry->d_name);
 		trash_take(image, image->snapshots, entry->d_name);
@@ -661,6 +668,8 @@ int snapshot_clean(struct image_service *image)
 	store_end(image->store, !r);
 	if (!r)
 		r = store_commit(image->store);
+	known.is_incomplete = store_is_damaged(image->store, TABLE_SNAPSHOTS);
+	store_abort(image->store);
 	if (!r)
 		r = clean_directories(image, &known);
 	image->next_number = known.highest + 1;

@@ -26,8 +26,8 @@ enum {
 
 struct store_options {
 	const char *directory; /* made 0700 if absent; data.mdb, lock.mdb, store.lock, made */
-	bool is_volatile;      /* MDB_NOSYNC: outlives the process, not the host; one of another boot is moved aside */
-	bool may_begin_anew;   /* durable, and all that it holds can be found again: one that lost its file is no loss */
+	bool is_volatile;      /* MDB_NOSYNC: outlives the process, not the host; one of another boot is moved aside, as is one that cannot be read */
+	bool may_begin_anew;   /* durable, and all that it holds can be found again: one that lost its file, or cannot be read, is no loss */
 	size_t map_size;       /* to start with; 0: 64 MiB. Doubled on STORE_E_FULL up to 16 GiB */
 	const char *const *tables; /* names, NULL-terminated; the store's own are added */
 };

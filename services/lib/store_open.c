@@ -356,6 +356,8 @@ static int open_whole(struct store *store, const struct store_options *options,
 		r = check_boot(store, &is_fresh, why);
 	else if (!options->may_begin_anew)
 		r = check_lost(store, why);
+	if (!r && (store->is_volatile || options->may_begin_anew))
+		r = store_begin_anew(store->directory, why);
 	if (!r)
 		r = open_environment(store, why);
 	if (!r)

@@ -68,6 +68,10 @@ struct store {
 /* ---- store_open.c ---- */
 void store_forget_restored(struct store *store);
 
+/* ---- store_anew.c ---- */
+/* What cannot be read of the store in @directory goes into broken/ there, beside it a file `reason`. */
+int store_begin_anew(const char *directory, struct why *why);
+
 /* ---- store.c ---- */
 /* The innermost transaction, for reading; opens the turn's. */
 int store_read_txn(struct store *store, struct MDB_txn **ret_txn);

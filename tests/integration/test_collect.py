@@ -216,6 +216,37 @@ def test_a_damaged_record_blocks_collections_until_the_quarantine_is_emptied():
         assert {i["name"] for i in d.json("images", "ls")} == {"t:keep", "t:lost"}
 
 
+def test_what_a_damaged_record_was_of_outlives_restarts():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("containers", "create", "busybox", "c1", "true")
+        some = sorted(blobs(d))[0]
+        (layer,) = [s["key"] for s in d.json("snapshots", "ls") if s["kind"] == "committed"]
+        (own,) = [s["key"] for s in d.json("snapshots", "ls") if s["kind"] == "active"]
+        d.check("content", "label", some, "mark=damage-a")
+        d.check("snapshots", "label", layer, "mark=damage-b")
+        d.check("snapshots", "label", own, "mark=damage-c")
+        d.down()
+        for mark in (b"damage-a", b"damage-b", b"damage-c"):
+            damage(d, mark)
+        files, directories = blobs(d), folder(d, "snapshots")
+        for _ in range(2):
+            d.up()
+            d.json("content", "ls")  # meets the damage
+            d.json("snapshots", "ls")
+            assert len(d.json("store", "quarantine", "ls")) == 3
+            d.down()
+        assert blobs(d) == files and folder(d, "snapshots") == directories
+        d.up()
+        d.check("rm", "c1")
+        d.import_busybox()
+        assert d("run", "--rm", "busybox", "c2", "true").returncode == 0
+        d.check("store", "quarantine", "drop", "--all", "image")
+        d.down()
+        d.up()
+        assert d("fsck").returncode == 0, d("fsck")
+
+
 # ---- containers ----
 
 def test_a_containers_snapshot_needs_no_lease_and_none_without_a_container_is_kept():

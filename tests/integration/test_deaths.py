@@ -141,6 +141,15 @@ def test_a_task_without_shim_is_removed_by_force():
         check_log(d.events())
 
 
+def damage(folder):
+    """A store of which nothing can be read but that it is one."""
+    path = os.path.join(folder, "data.mdb")
+    size = os.path.getsize(path)
+    with open(path, "r+b") as f:
+        f.seek(2 * 4096)
+        f.write(b"\xa5" * (size - 2 * 4096))
+
+
 def test_tasks_are_found_again_when_their_store_is_lost():
     with Davit() as d:
         d.import_busybox()
@@ -168,6 +177,40 @@ def test_tasks_are_found_again_when_their_store_is_lost():
         assert (client.returncode, out) == (5, b"out\n"), (client.returncode, out, err)
         assert d("wait", "web").stdout == b"7\n"
         wait_for(lambda: [c["id"] for c in d.json("containers", "ls")] == ["web"], "--rm is done")
+        d.check("rm", "web")
+        check_log(d.events())
+
+
+def damage_task_stores(d):
+    """The task service dies, and what it wrote is damaged when it comes back."""
+    up = d.supervisor()
+    os.kill(up, signal.SIGSTOP)
+    try:
+        pid = d.pid("davit-task")
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not d.is_alive(pid), "it has ended")
+        damage(d.state + "/task")
+        damage(d.root + "/task")
+    finally:
+        os.kill(up, signal.SIGCONT)
+
+
+def test_tasks_are_found_again_when_their_stores_are_damaged():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "-d", "busybox", "web", "sh", "-c", "while test ! -e /end; do sleep 0.05; done; exit 7")
+        (before,) = d.json("tasks", "ls")
+        wait_for(lambda: os.path.getsize(d.root + "/task/data.mdb") > 2 * 4096, "the row under the root")
+        damage_task_stores(d)
+        wait_for(lambda: [(t["pid"], t["status"]) for t in d.json("tasks", "ls")] == [(before["pid"], "RUNNING")],
+                 "it is known again")
+        for folder in (d.state + "/task/broken", d.root + "/task/broken"):
+            assert sorted(os.listdir(folder))[0] == "data.mdb", os.listdir(folder)
+            with open(folder + "/reason") as f:
+                assert f.read()
+        d.check("exec", "web", "touch", "/end")
+        assert d("wait", "web").stdout == b"7\n"
+        wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
         d.check("rm", "web")
         check_log(d.events())
 

@@ -373,6 +373,81 @@ static void test_a_full_map_grows_and_loses_nothing(void **state)
 	store_close(store);
 }
 
+static void damage_from(const char *path, size_t start)
+{
+	uint8_t garbage[4096];
+	struct stat status;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	memset(garbage, 0xa5, sizeof(garbage));
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &status), 0);
+	for (off_t at = (off_t)start; at < status.st_size; at += 4096)
+		assert_int_equal(pwrite(fd, garbage, 4096, at), 4096);
+	close(fd);
+}
+
+static void cut_to(const char *path, size_t size)
+{
+	assert_int_equal(truncate(path, (off_t)size), 0);
+}
+
+/* What cannot be found again is left as it is; the rest begins anew, and what was there is kept. */
+static void open_damaged(struct scratch *scratch, void (*damage)(const char *path, size_t at),
+			 size_t at, bool is_volatile)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(scratch, "store");
+	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", path);
+	_cleanup_(cleanup_free) char *kept = text_format("%s/broken/data.mdb", path);
+	_cleanup_(cleanup_free) char *reason = text_format("%s/broken/reason", path);
+	struct store_options options = {.directory = path,
+					.is_volatile = is_volatile,
+					.may_begin_anew = !is_volatile,
+					.tables = tables};
+	struct store *store = NULL;
+	struct stat status, after;
+	uint64_t number = 0;
+	struct why why = {};
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (store_open(&options, &store, NULL, &why))
+			fail_msg("%s", why.text);
+		/* Undamaged it is what it was: opened again. */
+		store = store_close(store);
+		if (store_open(&options, &store, NULL, &why))
+			fail_msg("%s", why.text);
+		assert_int_equal(get(store, "a", &number), STORE_E_NOT_FOUND);
+		assert_int_equal(put(store, "a", 7), 0);
+		assert_int_equal(store_commit(store), 0);
+		store = store_close(store);
+		damage(data, at);
+		assert_int_equal(stat(data, &status), 0);
+	}
+	if (store_open(&options, &store, NULL, &why))
+		fail_msg("%s", why.text);
+	assert_int_equal(get(store, "a", &number), STORE_E_NOT_FOUND);
+	store_close(store);
+	assert_int_equal(stat(kept, &after), 0);
+	assert_int_equal(after.st_size, status.st_size);
+	assert_int_equal(stat(reason, &after), 0);
+	assert_true(after.st_size > 0);
+}
+
+static void test_a_store_that_can_be_found_again_begins_anew_when_it_is_damaged(void **state)
+{
+	open_damaged(*state, damage_from, 2 * 4096, false);
+}
+
+static void test_a_store_that_can_be_found_again_begins_anew_when_it_was_cut_short(void **state)
+{
+	open_damaged(*state, cut_to, 2 * 4096, true);
+}
+
+static void test_a_file_that_is_no_store_is_set_aside(void **state)
+{
+	open_damaged(*state, damage_from, 0, true);
+}
+
 /* Address space for @size bytes more than there are. What it was before comes back with a second call. */
 static struct rlimit limit_space(const struct rlimit *limit, size_t size)
 {
@@ -716,6 +791,9 @@ TEST_MAIN(TEST_IN_SCRATCH(test_a_record_outlives_the_process),
 	  TEST_IN_SCRATCH(test_a_large_quarantine_is_counted_and_dropped_whole),
 	  TEST_IN_SCRATCH(test_a_full_map_grows_and_loses_nothing),
 	  TEST_IN_SCRATCH(test_a_map_that_cannot_grow_stays_as_it_is),
+	  TEST_IN_SCRATCH(test_a_store_that_can_be_found_again_begins_anew_when_it_is_damaged),
+	  TEST_IN_SCRATCH(test_a_store_that_can_be_found_again_begins_anew_when_it_was_cut_short),
+	  TEST_IN_SCRATCH(test_a_file_that_is_no_store_is_set_aside),
 	  TEST_IN_SCRATCH(test_a_full_disk_refuses_and_keeps_what_was_committed),
 	  TEST_IN_SCRATCH(test_keys_are_in_order_of_their_parts),
 	  TEST_IN_SCRATCH(test_numbers_are_in_their_order),
