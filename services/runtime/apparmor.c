@@ -69,6 +69,19 @@ bool apparmor_is_loaded(const char *profiles, const char *name)
 	return false;
 }
 
+int apparmor_check(const char *loaded, const char *name, struct why *why)
+{
+	_cleanup_(cleanup_free) char *profiles = NULL;
+
+	if (!strcmp(name, "unconfined") || file_read_proc(loaded, LOADED_MAX, &profiles, NULL) ||
+	    apparmor_is_loaded(profiles, name))
+		return 0;
+	return why_set(
+		why, SPEC_E_INVALID,
+		"AppArmor profile '%.128s' is not loaded: `apparmor_parser -r FILE` loads one",
+		name);
+}
+
 /* -K: no cache, which may be read-only; -r: in place of an older one. It reads its standard input. */
 static int run_parser(const char *parser, const char *text, int *ret_status, struct why *why)
 {

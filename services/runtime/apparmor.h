@@ -16,6 +16,8 @@
 char *apparmor_text(const char *name, bool has_includes);
 /* Whether @profiles (the text of APPARMOR_LOADED) has @name. */
 bool apparmor_is_loaded(const char *profiles, const char *name);
+/* SPEC_E_INVALID with the reason: the file @loaded does not have @name. One that cannot be read says nothing. */
+int apparmor_check(const char *loaded, const char *name, struct why *why);
 /* Loads it with the program @parser, unless the file @loaded has it. Positive or negative with @why. */
 int apparmor_load(const char *loaded, const char *parser, const char *name, struct why *why);
 /* The child: davit-runtime --apparmor NAME. Returns its exit code. */

@@ -8,6 +8,7 @@
 #include "schemas/check.h"
 #include "services/lib/operation.h"
 #include "services/lib/work.h"
+#include "services/runtime/apparmor.h"
 #include "services/runtime/attachment.h"
 #include "services/runtime/bundle.h"
 #include "services/runtime/cgroups.h"
@@ -396,6 +397,15 @@ static int fill_reply(const char *state, const char *bundle, const struct runtim
 		       ?: schema_set(&reply->runtime_path, runtime->path);
 }
 
+/* Of the caller's own; the OCI runtime would name a file of /proc. */
+static int check_profile(const json_t *spec, struct why *why)
+{
+	const char *name = json_string_value(
+		json_object_get(json_object_get(spec, "process"), "apparmorProfile"));
+
+	return name && *name ? apparmor_check(APPARMOR_LOADED, name, why) : 0;
+}
+
 /* SPEC_E_INVALID with the reason. */
 static int check_spec(struct preparation *preparation,
 		      const struct runtime_prepare_request *request,
@@ -413,6 +423,8 @@ static int check_spec(struct preparation *preparation,
 		return error_origin(-ENOMEM);
 	r = host_read(state, &host);
 	r = r ?: spec_check(&host, request->spec, rootfs, netns, &preparation->spec, &facts, why);
+	if (!r && !facts.apparmor)
+		r = check_profile(preparation->spec, why);
 	if (r)
 		return r > 0 ? why_prefix(why, r, "container '%s'", request->container_id)
 			     : error_trace(r);

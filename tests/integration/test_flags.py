@@ -14,6 +14,8 @@ from davit import Davit, main, wait_for  # noqa: E402
 RUNTIMES = [name for name in ("crun", "runc") if shutil.which(name)]
 CGROUPS = "/sys/fs/cgroup"
 IS_V2 = os.path.exists(CGROUPS + "/cgroup.controllers")
+HAS_SYSTEMD = os.path.exists("/run/systemd/system")
+HAS_APPARMOR = os.path.exists("/sys/module/apparmor") and bool(shutil.which("apparmor_parser"))
 
 
 def run(d, runtime, *words, code=0):
@@ -214,13 +216,75 @@ def test_a_container_without_a_cgroup_of_its_own():
 
 
 def test_systemd_cgroups_need_systemd():
+    if not HAS_SYSTEMD:
+        with Davit() as d:
+            d.import_busybox()
+            refused(d, "--systemd-cgroup", part=["systemd-cgroup", "systemd does not run"])
+            refused(d, "--runc-systemd-cgroup", part="systemd does not run")
+
+
+def test_a_scope_of_systemd_has_limits_figures_and_kills_for_memory():
+    if not HAS_SYSTEMD:
+        print("systemd does not run here: not tried")
+        return
     with Davit() as d:
         d.import_busybox()
-        if os.path.exists("/run/systemd/system"):
-            assert run(d, RUNTIMES[0], "--systemd-cgroup", "busybox", "sd", "echo", "ok") == ["ok"]
-            return
-        refused(d, "--systemd-cgroup", part=["systemd-cgroup", "systemd does not run"])
-        refused(d, "--runc-systemd-cgroup", part="systemd does not run")
+        for runtime in RUNTIMES:
+            d.check("run", "-d", "--runtime", runtime, "--systemd-cgroup", "--memory-limit", "33554432", "busybox", "sd", "sh", "-c",
+                    "while [ ! -e /go ]; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=100M count=1")
+            (task,) = d.json("ps")
+            with open("/proc/%d/cgroup" % task["pid"]) as f:
+                (scope,) = {line.strip().split("/")[2] for line in f if line.count("/") > 1 and "system.slice" in line}
+            assert scope.endswith("default-sd.scope"), scope
+            figures = json.loads(d.check("tasks", "metrics", "--format", "json", "sd"))
+            assert figures["memory_limit"] == 33554432 and figures["pids_current"] >= 1, figures
+            d.check("pause", "sd")
+            d.check("resume", "sd")
+            d.check("exec", "sd", "touch", "/go")
+            assert d("wait", "sd").stdout == b"137\n"
+            exit = d.call("task.wait", "container_id=sd")["exit"]
+            assert exit["oom_killed"], exit
+            d.check("rm", "sd")
+            assert scope not in subprocess.run(["systemctl", "list-units", "--all"], capture_output=True, text=True).stdout
+
+
+APPARMOR = """profile %s flags=(attach_disconnected,mediate_deleted) {
+  file,
+  capability,
+  mount,
+  signal,
+  deny /denied r,
+}
+"""
+
+
+def test_a_profile_of_apparmor_holds():
+    if not HAS_APPARMOR:
+        print("AppArmor is not enabled here: not tried")
+        return
+    name = "davit-test-%d" % os.getpid()
+    script = "cat /proc/self/attr/current; echo secret >/denied; cat /denied; echo $?"
+    with Davit() as d:
+        d.import_busybox()
+        path = os.path.join(d.work, name)
+        with open(path, "w") as f:
+            f.write(APPARMOR % name)
+        subprocess.run(["apparmor_parser", "--replace", "--skip-cache", path], check=True)
+        try:
+            for runtime in RUNTIMES:
+                lines = run(d, runtime, "--apparmor-profile", name, "busybox", "aa", "sh", "-c", script)
+                assert lines == [name + " (enforce)", "1"], lines
+                refused(d, "--runtime", runtime, "--apparmor-profile", "none-such", part=["'none-such' is not loaded"], code=125)
+                # davit's own profile is loaded where it is not there yet.
+                lines = run(d, runtime, "--apparmor-default-profile", name + "-own", "busybox", "ad", "sh", "-c", script)
+                assert lines == [name + "-own (enforce)", "secret", "0"], lines
+        finally:
+            with open("/sys/kernel/security/apparmor/profiles") as f:
+                loaded = f.read()
+            for profile in (name, name + "-own"):
+                if profile + " (" in loaded:
+                    with open("/sys/kernel/security/apparmor/.remove", "w") as f:
+                        f.write(profile)
 
 
 # ---- the process ----

@@ -5,6 +5,7 @@
 
 #include "broker/lib/file.h"
 #include "services/runtime/apparmor.h"
+#include "services/runtime/spec.h"
 #include "tests/lib/main.h"
 
 static void test_a_profile_names_itself_and_forbids_what_is_the_hosts(void **state)
@@ -39,6 +40,18 @@ static char *make_file(const struct scratch *scratch, const char *name, const ch
 	assert_int_equal(file_write(path, text, strlen(text), mode, false, NULL), 0);
 	assert_int_equal(chmod(path, mode), 0);
 	return path;
+}
+
+static void test_a_profile_that_is_not_loaded_is_refused_by_name(void **state)
+{
+	_cleanup_(cleanup_free) char *loaded = make_file(*state, "loaded", "a (enforce)\n", 0600);
+	struct why why = {};
+
+	assert_int_equal(apparmor_check(loaded, "a", &why), 0);
+	assert_int_equal(apparmor_check(loaded, "unconfined", &why), 0);
+	assert_int_equal(apparmor_check("/nowhere", "mine", &why), 0);
+	assert_int_equal(apparmor_check(loaded, "mine", &why), SPEC_E_INVALID);
+	assert_non_null(strstr(why.text, "'mine' is not loaded"));
 }
 
 static void test_the_parser_gets_the_text_unless_the_profile_is_there(void **state)
@@ -76,5 +89,6 @@ static void test_a_host_without_apparmor_is_told(void **state)
 
 TEST_MAIN(cmocka_unit_test(test_a_profile_names_itself_and_forbids_what_is_the_hosts),
 	  cmocka_unit_test(test_a_loaded_profile_is_found_by_its_whole_name),
+	  TEST_IN_SCRATCH(test_a_profile_that_is_not_loaded_is_refused_by_name),
 	  TEST_IN_SCRATCH(test_the_parser_gets_the_text_unless_the_profile_is_there),
 	  TEST_IN_SCRATCH(test_a_host_without_apparmor_is_told))
