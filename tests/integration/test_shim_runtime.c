@@ -560,6 +560,12 @@ static void child_that_is_killed_for_memory_is_told_while_init_goes_on(void **st
 
 /* ---- without the shim ---------------------------------------------------- */
 
+static void assert_adopted_exit(const char *process, uint64_t status)
+{
+	shim_case_assert_adopted_exit(&test, shim_case_wait_process(&test, "/tasks/exit", process),
+				      status);
+}
+
 static void adopt_with(const char *runtime)
 {
 	uint64_t pid, adopted;
@@ -580,11 +586,9 @@ static void adopt_with(const char *runtime)
 	must("shim.resume", NULL, NULL);
 	must("shim.kill", &(struct shim_kill_request){.exec_id = (char *)"one", .signal = SIGTERM},
 	     NULL);
-	assert_int_equal(exit_of("one")->signal, SIGTERM);
-	assert_int_equal(exit_of("one")->source, EXIT_OBSERVED);
+	assert_adopted_exit("one", 128 + SIGTERM);
 	must("shim.delete", &delete_by_force, NULL);
-	assert_int_equal(exit_of("web")->signal, SIGKILL);
-	assert_int_equal(exit_of("web")->source, EXIT_OBSERVED);
+	assert_adopted_exit("web", 128 + SIGKILL);
 	assert_int_equal(shim_case_wait_end(&test), 0);
 	assert_false(shim_case_has(&test, "oci/" SHIM_CASE_TASK));
 }
@@ -597,8 +601,7 @@ static void start_adopted_with(const char *runtime)
 	shim_case_replace(&test);
 	assert_int_equal(status_now(NULL), TASK_CREATED);
 	must("shim.start", NULL, NULL);
-	assert_int_equal(exit_of("web")->exit_status, 6);
-	assert_int_equal(exit_of("web")->source, EXIT_OBSERVED);
+	assert_adopted_exit("web", 6);
 	must("shim.delete", &delete_gently, NULL);
 	assert_int_equal(shim_case_wait_end(&test), 0);
 }
