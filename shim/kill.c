@@ -90,10 +90,13 @@ static void refuse_init(struct shim *shim, const struct call *call)
 
 	if (is_uncertain(shim, call))
 		request_refuse(shim, call, BUS_ABORTED, "%s", uncertain);
+	else if (is_early)
+		request_refuse(shim, call, BUS_FAILED_PRECONDITION, "container '%s' is %s",
+			       shim->config.container_id, state_name(shim->state));
 	else
-		request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
-			       "container '%s' is %s%s", shim->config.container_id,
-			       state_name(shim->state), is_early ? "" : ": its process has ended");
+		request_refuse(shim, call, BUS_NOT_FOUND,
+			       "container '%s': process already finished",
+			       shim->config.container_id);
 }
 
 static void refuse_added(struct shim *shim, const struct process *process, const struct call *call)
@@ -102,10 +105,14 @@ static void refuse_added(struct shim *shim, const struct process *process, const
 
 	if (is_uncertain(shim, call))
 		request_refuse(shim, call, BUS_ABORTED, "%s", uncertain);
-	else
-		request_refuse(shim, call, is_early ? BUS_FAILED_PRECONDITION : BUS_NOT_FOUND,
+	else if (is_early)
+		request_refuse(shim, call, BUS_FAILED_PRECONDITION,
 			       "process '%s' of container '%s' is %s", process->id,
 			       shim->config.container_id, process_state_name(process->state));
+	else
+		request_refuse(shim, call, BUS_NOT_FOUND,
+			       "process '%s' of container '%s': process already finished",
+			       process->id, shim->config.container_id);
 }
 
 void shim_method_kill(struct shim *shim, const struct shim_kill_request *request,

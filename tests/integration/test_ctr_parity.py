@@ -256,5 +256,21 @@ def test_a_checkpoint_without_criu_fails_the_same_and_the_container_runs_on():
         p.same("containers", "rm", "web")
 
 
+def test_a_checkpoint_with_a_criu_that_works_is_made_by_both():
+    if not shutil.which("criu") or subprocess.run(["criu", "check"], capture_output=True).returncode:
+        print("no criu that works: not tried")
+        return
+    with pair() as p:
+        p.same("run", "-d", "--runtime", "io.containerd.runc.v2", IMAGE, "web", "sleep", "1000")
+        for tool, name in ((p.davit, "ours"), (p.containerd, "theirs")):
+            images = os.path.join(p.davit.work, name)
+            os.mkdir(images)
+            result = tool("tasks", "checkpoint", "--image-path", images, "web")
+            assert result.returncode == 0 and "inventory.img" in os.listdir(images), (name, result)
+        p.state("RUNNING")
+        p.same("tasks", "rm", "-f", "web")
+        p.same("containers", "rm", "web")
+
+
 if __name__ == "__main__":
     main(globals())
