@@ -11,8 +11,10 @@
 #include "shim/criu.h"
 
 #define LOG_NAME_SIZE 16
-#define ARGUMENTS     24
-#define SENTENCE_MAX  400 /* fits into a struct why with what stands around it */
+#define HOOKS_NAME                                                                                 \
+	"hooks.err" /* what hooks say, where the OCI runtime does not tell: services/runtime/bundle.h */
+#define ARGUMENTS    24
+#define SENTENCE_MAX 400 /* fits into a struct why with what stands around it */
 
 char *runtime_pid_file(const struct shim_config *config)
 {
@@ -35,21 +37,23 @@ int runtime_read_pid(const char *path, int *ret_pid, struct why *why)
 	return 0;
 }
 
+static bool is_of_container(const struct runtime_call *call)
+{
+	return call == &call->runtime->container;
+}
+
 /* Of the container's call, "oci.log"; each other has its own. */
 static void log_name(const struct runtime_call *call, char name[LOG_NAME_SIZE])
 {
-	if (call == &call->runtime->container)
+	if (is_of_container(call))
 		strcpy(name, "oci.log");
 	else
 		snprintf(name, LOG_NAME_SIZE, "oci-%u.log",
 			 (unsigned)(call - call->runtime->execs) % RUNTIME_EXECS);
 }
 
-static char *log_path(const struct runtime_call *call)
+static char *path_of(const struct runtime_call *call, const char *name)
 {
-	char name[LOG_NAME_SIZE];
-
-	log_name(call, name);
 	return text_format("%s/%s", call->runtime->config->bundle, name);
 }
 
@@ -123,9 +127,10 @@ void runtime_log_text(const char *log, char *text, size_t size)
 			text[i] = '?';
 }
 
-static void read_log(const struct runtime_call *call, char *text, size_t size)
+/* The end of a file of the bundle, as a sentence; empty if it is not there. */
+static void read_text(const struct runtime_call *call, const char *name, char *text, size_t size)
 {
-	_cleanup_(cleanup_free) char *path = log_path(call);
+	_cleanup_(cleanup_free) char *path = path_of(call, name);
 	_cleanup_(cleanup_free) char *log = malloc(RUNTIME_LOG_MAX + 1);
 	_cleanup_(cleanup_fd) int fd = -1;
 	struct stat stat;
@@ -148,6 +153,24 @@ static void read_log(const struct runtime_call *call, char *text, size_t size)
 	runtime_log_text(log, text, size);
 }
 
+/* Its log, and what a hook said. */
+static void read_said(const struct runtime_call *call, char *text, size_t size)
+{
+	static const char between[] = "; its hook says: ";
+	char name[LOG_NAME_SIZE];
+	size_t used;
+
+	log_name(call, name);
+	read_text(call, name, text, size);
+	used = strlen(text);
+	if (!is_of_container(call) || used + sizeof(between) + 1 >= size)
+		return;
+	read_text(call, HOOKS_NAME, text + used + sizeof(between) - 1,
+		  size - used - (sizeof(between) - 1));
+	if (text[used + sizeof(between) - 1])
+		memcpy(text + used, between, sizeof(between) - 1);
+}
+
 /* ---- the call ------------------------------------------------------------ */
 
 static void kill_group(int pid)
@@ -165,12 +188,16 @@ static void on_deadline(struct loop_timer *timer)
 	kill_group(call->pid);
 }
 
-static int open_log(const struct runtime_call *call, int *ret_fd, struct why *why)
+/* Both files are of this call only. */
+static int open_log(const struct runtime_call *call, const char *name, int *ret_fd, struct why *why)
 {
-	_cleanup_(cleanup_free) char *path = log_path(call);
+	_cleanup_(cleanup_free) char *path = path_of(call, name),
+				     *hooks = path_of(call, HOOKS_NAME);
 
-	if (!path)
+	if (!path || !hooks)
 		return error_origin(-ENOMEM);
+	if (is_of_container(call))
+		(void)unlink(hooks);
 	*ret_fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 	return *ret_fd < 0 ? why_errno(why, error_origin(-errno), "cannot open %s", path) : 0;
 }
@@ -237,7 +264,8 @@ int runtime_call(struct runtime_call *call, const char *verb, const char *const 
 	char log[LOG_NAME_SIZE];
 	int r;
 
-	r = open_log(call, &log_fd, why);
+	log_name(call, log);
+	r = open_log(call, log, &log_fd, why);
 	if (r)
 		return r;
 	if (deadline_ms && deadline_ms < limit_ms)
@@ -245,7 +273,6 @@ int runtime_call(struct runtime_call *call, const char *verb, const char *const 
 	r = loop_timer_set(call->runtime->loop, &call->timer, limit_ms, on_deadline);
 	if (r)
 		return error_trace(r);
-	log_name(call, log);
 	fill_arguments(call->runtime->config, log, verb, options, arguments);
 	r = start(call, verb, arguments, stdio, log_fd, why);
 	if (r) {
@@ -268,7 +295,7 @@ static void describe_end(const struct runtime_call *call, const siginfo_t *info,
 	const char *name = strrchr(call->runtime->config->runtime_path, '/') + 1;
 	char said[SENTENCE_MAX];
 
-	read_log(call, said, sizeof(said));
+	read_said(call, said, sizeof(said));
 	if (call->timed_out)
 		snprintf(text, size, "%s %s did not end in time and was killed%s%s", name,
 			 call->verb, said[0] ? ": " : "", said);

@@ -101,7 +101,7 @@ extern const struct command run_command, ps_command, rm_command, events_command,
 	exec_command, attach_command, logs_command, stop_command, pause_command, resume_command,
 	top_command, stats_command, update_command, inspect_command, operations_command,
 	cp_command, leases_command, fsck_command, store_command, backup_command, restore_command, about_command, oci_command,
-	upgrade_command;
+	upgrade_command, oci_hook_command;
 /* Of tasks only. */
 extern const struct command task_ps_command, metrics_command, checkpoint_command;
 /* Of containers only. */

@@ -43,6 +43,7 @@ const struct command *const commands[] = {
 	&restore_command,
 	&about_command,
 	&oci_command,
+	&oci_hook_command,
 	&version_command,
 	NULL,
 };

@@ -9,6 +9,8 @@
 #include "broker/lib/file.h"
 #include "schemas/json.h"
 
+extern char **environ;
+
 #define O(member_, kind_, name_, letter_, value_, help_)                                           \
 	OPTION(struct container_options, member_, kind_, name_, letter_, value_, help_)
 
@@ -36,7 +38,7 @@
 	O(runtime, TEXT, "runtime", 0, "NAME|PATH", "OCI runtime (default: as `davit doctor` says)"), \
 	O(runc_binary, TEXT, "runc-binary", 0, "PATH", "program of the OCI runtime; instead of --runtime"), \
 	O(runc_root, TEXT, "runc-root", 0, "DIR", "the OCI runtime's own directory"), \
-	O(runtime_config_path, TEXT, "runtime-config-path", 0, "FILE", "for runtimes that have a configuration file; crun and runc have none"), \
+	O(runtime_config_path, TEXT, "runtime-config-path", 0, "FILE", "refused: options of containerd shims other than runc's; an OCI runtime has no such file"), \
 	O(tty, FLAG, "tty", 't', NULL, "allocate a terminal"), \
 	O(with_ns, LIST, "with-ns", 0, "TYPE:PATH", "join a namespace; may be repeated"), \
 	O(pid_file, TEXT, "pid-file", 0, "FILE", "write the pid of the container's init process there"), \
@@ -64,7 +66,7 @@
 	O(apparmor_profile, TEXT, "apparmor-profile", 0, "NAME", "AppArmor profile that is loaded already"), \
 	O(apparmor_default_profile, TEXT, "apparmor-default-profile", 0, "NAME", "AppArmor profile of this name with davit's rules; loaded if it is not"), \
 	O(rdt_class, TEXT, "rdt-class", 0, "NAME", "class of service for CPU caches (resctrl)"), \
-	O(gpus, TEXT, "gpus", 0, "N", "not supported; --device passes devices in"), \
+	O(gpus, LIST, "gpus", 0, "N[,N]", "NVIDIA GPUs to put in, by nvidia-container-cli; may be repeated"), \
 	O(uidmap, LIST, "uidmap", 0, "ID:HOSTID:COUNT", "user namespace: users of the container; may be repeated"), \
 	O(gidmap, LIST, "gidmap", 0, "ID:HOSTID:COUNT", "user namespace: groups of the container; may be repeated"), \
 	O(remap_labels, FLAG, "remap-labels", 0, NULL, "write --uidmap and --gidmap to labels of the snapshot"), \
@@ -231,6 +233,61 @@ static int set_resources(struct context *context, const struct container_options
 	return code;
 }
 
+#define GPU_TOOL "nvidia-container-cli"
+
+/* In the caller's PATH, as ctr looks. */
+static int find_gpu_tool(struct context *context, char **ret_path)
+{
+	_cleanup_(cleanup_free) char *list = strdup(getenv("PATH") ?: "");
+	char *rest = list, *directory;
+
+	while (rest && (directory = strsep(&rest, ":"))) {
+		_cleanup_(cleanup_free) char *path = text_format("%s/" GPU_TOOL, directory);
+
+		if (path && *path == '/' && !access(path, X_OK)) {
+			*ret_path = TAKE(path);
+			return 0;
+		}
+	}
+	return fail(context,
+		    "--gpus: " GPU_TOOL ", which puts GPUs into a container, is not in PATH: "
+		    "install NVIDIA's container toolkit");
+}
+
+/* What the tool goes by. Nothing else of the caller's environment is its business, and a spec is read by many. */
+static int copy_gpu_environment(struct schema_strs *env)
+{
+	static const char *const prefixes[] = {"PATH=", "LD_LIBRARY_PATH=", "NVC_", "NVIDIA_"};
+	int r = 0;
+
+	for (char **variable = environ; !r && *variable; variable++)
+		for (size_t i = 0; !r && i < ARRAY_SIZE(prefixes); i++)
+			if (!strncmp(*variable, prefixes[i], strlen(prefixes[i])))
+				r = schema_strs_add(env, *variable);
+	return r;
+}
+
+/* N[,N], as often as one likes. */
+static int set_gpus(struct context *context, const struct schema_strs *asked,
+		    struct spec_options *spec)
+{
+	int code = asked->count ? find_gpu_tool(context, &spec->gpu_tool) : 0;
+
+	if (!asked->count || code)
+		return code;
+	for (size_t i = 0; i < asked->count; i++) {
+		_cleanup_(cleanup_free) char *copy = strdup(asked->items[i]);
+		char *rest = copy, *word;
+
+		if (!copy)
+			return fail(context, "out of memory");
+		while ((word = strsep(&rest, ",")))
+			if (schema_strs_add(&spec->gpus, word))
+				return fail(context, "out of memory");
+	}
+	return copy_gpu_environment(&spec->gpu_env) ? fail(context, "out of memory") : 0;
+}
+
 static int set_lists(struct context *context, const struct container_options *options,
 		     struct spec_options *spec)
 {
@@ -249,6 +306,7 @@ static int set_lists(struct context *context, const struct container_options *op
 	if (!code)
 		code = split_pairs(context, "annotation", &options->annotations,
 				   &spec->annotations);
+	code = code ?: set_gpus(context, &options->gpus, spec);
 	if (!code && (schema_strs_copy(&options->with_ns, &spec->with_ns) ||
 		      schema_strs_copy(&options->devices, &spec->devices) ||
 		      schema_strs_copy(&options->cap_add, &spec->cap_add) ||
@@ -353,12 +411,10 @@ static int check_config(struct context *context, const struct container_options 
 
 static int check_options(struct context *context, const struct container_options *options)
 {
-	if (options->gpus)
-		return fail_usage(context, "--gpus is not supported: pass the devices with "
-					   "--device, and the driver's files with --mount");
 	if (options->runtime_config_path)
-		return fail_usage(
-			context, "--runtime-config-path: crun and runc have no configuration file");
+		return fail_usage(context,
+				  "--runtime-config-path: OCI runtimes are called without a "
+				  "configuration file; it is for other shims of containerd");
 	if (options->runtime && options->runc_binary)
 		return fail_usage(context, "--runtime and --runc-binary exclude each other");
 	if (options->remap_labels && !options->uidmap.count)
@@ -545,6 +601,9 @@ static bool cannot_be_executed(const char *text)
 
 int container_run_exit_code(const char *text)
 {
+	/* A hook's program is not the container's. */
+	if (strstr(text, "executing hook") || strstr(text, "running hook"))
+		return EXIT_RUN_FAILED;
 	if (strstr(text, "executable file") || strstr(text, "no such file or directory: unknown") ||
 	    (strstr(text, "execve") && strstr(text, "No such file")) ||
 	    strstr(text, "open executable"))

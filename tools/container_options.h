@@ -12,10 +12,11 @@ struct container_options {
 	char *checkpoint, *cgroup, *platform, *snapshotter, *config, *cwd, *env_file,
 		*runtime, *runc_binary, *runc_root, *runtime_config_path, *pid_file, *dump_config;
 	char *user, *hostname, *rootfs_propagation, *seccomp_profile, *apparmor_profile,
-		*apparmor_default_profile, *rdt_class, *gpus, *rlimit_nofile, *cpus;
+		*apparmor_default_profile, *rdt_class, *rlimit_nofile, *cpus;
 	char *cpuset_cpus, *cpuset_mems, *cpu_quota, *pids_limit;
 	uint64_t memory_limit, cpu_shares, cpu_period, blkio_weight;
-	struct schema_strs env, labels, annotations, mounts, with_ns, devices, cap_add, cap_drop;
+	struct schema_strs env, labels, annotations, mounts, with_ns, devices, cap_add, cap_drop,
+		gpus;
 	struct schema_strs snapshotter_labels, uidmap, gidmap;
 	struct schema_strs blkio_weight_device, blkio_read_bps, blkio_write_bps, blkio_read_iops,
 		blkio_write_iops;

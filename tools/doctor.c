@@ -139,6 +139,8 @@ static void check_features(void)
 	say_optional(has_user_namespaces(), "user namespaces (--uidmap, --gidmap)",
 		     "the kernel lacks CONFIG_USER_NS, or user.max_user_namespaces is 0");
 	say_optional(in_path("criu"), "CRIU (tasks checkpoint)", "`apt-get install criu`");
+	say_optional(in_path("nvidia-container-cli"), "nvidia-container-cli (--gpus)",
+		     "install NVIDIA's container toolkit");
 	say_optional(in_path("apparmor_parser"), "apparmor_parser (--apparmor-default-profile)",
 		     "`apt-get install apparmor`");
 }

@@ -10,6 +10,8 @@
 
 #include "broker/lib/error.h"
 
+#define BUNDLE_HOOKS "hooks.err" /* what hooks say; read by shim/runtime.c */
+
 enum {
 	_BUNDLE_E_SUCCESS,
 	BUNDLE_E_BUSY, /* a shim lives in it */

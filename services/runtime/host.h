@@ -26,5 +26,10 @@ int host_find_devices(const struct schema_strs *asked, struct spec_devices *ret_
 /* The block devices that limits of block I/O name. */
 int host_find_blkio(const struct spec_options *options, struct spec_blkio_limits *ret_limits,
 		    struct why *why);
+/* What GPUs need; nothing without options.gpus. */
+int host_find_gpus(const struct spec_options *options, struct spec_gpus *ret_gpus, struct why *why);
+bool host_is_program(const char *path);
+/* In PATH, and where programs lie on hosts whose services have a short PATH. NULL: there is none. */
+char *host_find_program(const char *name);
 /* All devices of /dev that a privileged container gets. */
 int host_all_devices(struct spec_devices *ret_devices, struct why *why);

@@ -34,35 +34,7 @@ struct probe {
 	enum cgroup_mode mode;
 };
 
-/* ---- finding programs ---- */
-
-static bool is_program(const char *path)
-{
-	struct stat status;
-
-	return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
-}
-
-/* In PATH, and where runtimes lie on hosts whose services have a short PATH. */
-static char *find_program(const char *name)
-{
-	static const char fallback[] =
-		"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	const char *path = getenv("PATH");
-	_cleanup_(cleanup_free) char *list = text_format("%s:%s", path ? path : fallback, fallback);
-	char *rest = list, *directory;
-
-	while (rest && (directory = strsep(&rest, ":"))) {
-		_cleanup_(cleanup_free) char *program = NULL;
-
-		if (*directory != '/')
-			continue;
-		program = text_format("%s/%s", directory, name);
-		if (program && is_program(program))
-			return TAKE(program);
-	}
-	return NULL;
-}
+/* ---- the list ---- */
 
 static bool has_name(const struct probe *probe, const char *name)
 {
@@ -75,7 +47,7 @@ static bool has_name(const struct probe *probe, const char *name)
 static int fill_record(struct probe *probe, struct runtime_record *record, const char *name,
 		       const char *path)
 {
-	record->usable = path && is_program(path);
+	record->usable = path && host_is_program(path);
 	record->detach_unified = probe->detach;
 	return schema_set(&record->name, name) ?: schema_set(&record->path, path)
 		       ?: schema_set(&record->cgroup_mode, cgroup_mode_text(probe->mode))
@@ -106,7 +78,7 @@ static int find_all(struct probe *probe)
 	for (size_t i = 0; !r && i < probe->n_configured; i++)
 		r = add_entry(probe, probe->configured[i].name, probe->configured[i].path);
 	for (size_t i = 0; !r && i < ARRAY_SIZE(known_names); i++) {
-		_cleanup_(cleanup_free) char *path = find_program(known_names[i]);
+		_cleanup_(cleanup_free) char *path = host_find_program(known_names[i]);
 
 		r = add_entry(probe, known_names[i], path);
 	}
@@ -315,7 +287,7 @@ static int choose_path(const struct probe *probe, const char *path,
 	for (size_t i = 0; i < probe->n_entries; i++)
 		if (probe->entries[i].record.path && !strcmp(probe->entries[i].record.path, path))
 			return runtime_record_copy(&probe->entries[i].record, ret_record);
-	if (!is_program(path))
+	if (!host_is_program(path))
 		return why_set(why, 1, "OCI runtime '%.256s' is not a program", path);
 	*ret_record = (struct runtime_record){.usable = true, .detach_unified = probe->detach};
 	return schema_set(&ret_record->name, path) ?: schema_set(&ret_record->path, path);

@@ -103,6 +103,7 @@ struct making {
 	struct spec_user user;
 	struct spec_devices devices;
 	struct spec_blkio_limits blkio;
+	struct spec_gpus gpus;
 	json_t *profile;
 };
 
@@ -112,6 +113,7 @@ static void making_clear(struct making *making)
 	spec_user_clear(&making->user);
 	spec_devices_clear(&making->devices);
 	spec_blkio_clear(&making->blkio);
+	spec_gpus_clear(&making->gpus);
 	json_decref(making->profile);
 }
 
@@ -174,6 +176,7 @@ static int gather(struct runtime_service *service, const struct runtime_spec_req
 		r = find_user(request, options, making, why);
 	r = r ?: find_devices(options, making, why);
 	r = r ?: host_find_blkio(options, &making->blkio, why);
+	r = r ?: host_find_gpus(options, &making->gpus, why);
 	return r ?: read_profile(options, making, why);
 }
 
@@ -191,6 +194,7 @@ static int make_spec(struct making *making, const struct runtime_spec_request *r
 		.user = &making->user,
 		.devices = &making->devices,
 		.blkio = &making->blkio,
+		.gpus = &making->gpus,
 		.seccomp = making->profile,
 		.check_only = request->check_only,
 	};
@@ -416,10 +420,11 @@ static int check_spec(struct preparation *preparation,
 	_cleanup_(cleanup_free) char *bundle = bundle_path(state, request->task_id);
 	_cleanup_(cleanup_free) char *rootfs = text_format("%s/rootfs", bundle);
 	_cleanup_(cleanup_free) char *netns = netns_path(state, request->task_id);
+	_cleanup_(cleanup_free) char *hooks = text_format("%s/" BUNDLE_HOOKS, bundle);
 	struct spec_host host;
 	int r;
 
-	if (!bundle || !rootfs || !netns)
+	if (!bundle || !rootfs || !netns || !hooks)
 		return error_origin(-ENOMEM);
 	r = host_read(state, &host);
 	r = r ?: spec_check(&host, request->spec, rootfs, netns, &preparation->spec, &facts, why);
@@ -429,7 +434,8 @@ static int check_spec(struct preparation *preparation,
 		return r > 0 ? why_prefix(why, r, "container '%s'", request->container_id)
 			     : error_trace(r);
 	preparation->apparmor = TAKE(facts.apparmor);
-	return fill_reply(state, bundle, runtime, &facts, &preparation->reply);
+	r = spec_catch_hooks(preparation->spec, hooks);
+	return r ?: fill_reply(state, bundle, runtime, &facts, &preparation->reply);
 }
 
 static int runtime_prepare(struct runtime_service *service,

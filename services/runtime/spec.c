@@ -117,6 +117,7 @@ int spec_make(const struct spec_host *host, const struct spec_input *input, json
 	r = r ?: spec_add_mounts(host, input, spec, why);
 	r = r ?: spec_add_linux(host, input, spec, why);
 	r = r ?: spec_add_userns(input, spec, why);
+	r = r ?: spec_add_gpus(input, spec, why);
 	if (r)
 		return r;
 	if (!json_object_size(json_object_get(spec, "annotations")))

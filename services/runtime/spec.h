@@ -103,6 +103,15 @@ const struct schema_strs *spec_blkio_asked(const struct spec_options *options, e
 int spec_blkio_parse(enum spec_blkio kind, const char *text, char **ret_path, uint64_t *ret_number,
 		     struct why *why);
 
+/* What GPUs need of this host. */
+struct spec_gpus {
+	char *davit; /* the program of the command line */
+	char *tool;  /* nvidia-container-cli */
+	struct schema_strs env; /* of the hook */
+};
+void spec_gpus_clear(struct spec_gpus *gpus);
+int spec_check_gpus(const struct spec_options *options, struct why *why);
+
 /* A user in numbers. */
 struct spec_user {
 	uint32_t uid, gid;
@@ -128,6 +137,7 @@ struct spec_input {
 	const struct spec_user *user;
 	const struct spec_devices *devices; /* asked for, or all with options.privileged */
 	const struct spec_blkio_limits *blkio; /* may be NULL */
+	const struct spec_gpus *gpus; /* with options.gpus */
 	json_t *seccomp; /* the caller's profile; NULL: none, or the default one */
 	bool check_only; /* the command is not looked at */
 };
@@ -151,6 +161,9 @@ void spec_facts_clear(struct spec_facts *facts);
  */
 int spec_check(const struct spec_host *host, const char *text, const char *rootfs,
 	       const char *netns, json_t **ret_spec, struct spec_facts *ret_facts, struct why *why);
+
+/* What hooks say on stderr goes to the file at @path, where the OCI runtime is crun: it would be lost. runc tells by itself. */
+int spec_catch_hooks(json_t *spec, const char *path);
 
 /* The same for a process: spec_check() does it too. @process is changed. */
 int spec_check_process(const struct spec_host *host, json_t *process, struct why *why);
@@ -180,6 +193,7 @@ int spec_add_resources(const struct spec_host *host, const struct spec_input *in
 		       json_t *resources, struct why *why);
 /* The option that asks for weights of block I/O; NULL: none does. */
 const char *spec_blkio_weight_asked(const struct spec_options *options);
+int spec_add_gpus(const struct spec_input *input, json_t *spec, struct why *why);
 int spec_add_userns(const struct spec_input *input, json_t *spec, struct why *why);
 bool spec_has_all_devices(const struct spec_options *options);
 

@@ -10,6 +10,8 @@
 #include "schemas/json.h"
 #include "services/runtime/spec.h"
 
+#define HOOKS_STDERR "run.oci.hooks.stderr" /* of crun */
+
 void spec_facts_clear(struct spec_facts *facts)
 {
 	free(facts->rootfs);
@@ -401,6 +403,23 @@ static int set_netns(const json_t *spec, const char *netns, struct why *why)
 	}
 	return why_set(why, SPEC_E_INVALID,
 		       "a CNI network needs a network namespace of the container's own");
+}
+
+/* ---- hooks ---- */
+
+int spec_catch_hooks(json_t *spec, const char *path)
+{
+	json_t *annotations = json_object_get(spec, "annotations");
+
+	if (!json_object_size(json_object_get(spec, "hooks")) ||
+	    json_object_get(annotations, HOOKS_STDERR))
+		return 0;
+	if (!annotations) {
+		annotations = json_object();
+		if (json_object_set_new(spec, "annotations", annotations))
+			return error_origin(-ENOMEM);
+	}
+	return put(annotations, HOOKS_STDERR, json_string(path));
 }
 
 /* ---- all of it ---- */

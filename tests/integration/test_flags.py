@@ -405,8 +405,9 @@ def test_what_this_host_lacks_is_refused_by_name():
             refused(d, "--apparmor-default-profile", "mine", part=["apparmor-default-profile", "not enabled"])
         if not os.path.exists("/sys/fs/resctrl/schemata"):
             refused(d, "--rdt-class", "gold", part=["rdt-class", "resctrl"])
-        refused(d, "--gpus", "0", part=["--gpus", "not supported"])
-        refused(d, "--runtime-config-path", "/x", part=["--runtime-config-path", "no configuration"])
+        if not shutil.which("nvidia-container-cli"):
+            refused(d, "--gpus", "0", part=["--gpus", "nvidia-container-cli"])
+        refused(d, "--runtime-config-path", "/x", part=["--runtime-config-path", "without a configuration file"])
 
 
 # ---- file systems ----
@@ -628,7 +629,7 @@ def test_doctor_and_info_tell_what_this_host_has():
         text = d.check("doctor")
         assert "LACKS" not in text, text
         for flag in ("--memory-limit", "--cpus,", "--cpuset-cpus", "--pids-limit", "--blkio", "--apparmor-profile", "--systemd-cgroup",
-                     "--rdt-class", "--seccomp", "--uidmap", "checkpoint"):
+                     "--rdt-class", "--seccomp", "--uidmap", "checkpoint", "--gpus"):
             (line,) = [line for line in text.splitlines() if flag in line]
             assert line.startswith(("ok ", "- ")), line
         (line,) = [line for line in text.splitlines() if "--systemd-cgroup" in line]

@@ -121,12 +121,13 @@ _davit_step() {
 	'davit info') words=" --quiet --format --help"; path='davit info' ;;
 	'davit oci') words=" spec --help"; path='davit oci' ;;
 	'davit oci spec') words=" --help"; path='davit oci spec' ;;
+	'davit oci-hook') words=" --help"; path='davit oci-hook' ;;
 	'davit version') words=" --help"; path='davit version' ;;
 	esac
 }
 _davit() {
 	local path=davit words i
-	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations store bus up down upgrade doctor fsck backup restore info oci version --address --namespace --root --state --timeout --debug --help --version --help"
+	words=" run start stop restart exec attach logs ps top stats inspect wait kill pause resume update cp rm containers tasks images snapshots content leases prune namespaces events operations store bus up down upgrade doctor fsck backup restore info oci oci-hook version --address --namespace --root --state --timeout --debug --help --version --help"
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case "${COMP_WORDS[i]}" in
 		--address | -a | --namespace | -n | --root | --state | --timeout) i=$((i + 1)) ;;

@@ -217,7 +217,6 @@ static void test_flags_that_exclude_or_need_each_other_are_named(void **state)
 		     "--config excludes --cwd");
 	assert_usage(&(struct container_options){.config = (char *)"x", .net_host = true},
 		     "--config excludes --net-host");
-	assert_usage(&(struct container_options){.gpus = (char *)"0"}, "--gpus");
 	assert_usage(&(struct container_options){.runtime_config_path = (char *)"x"},
 		     "--runtime-config-path");
 	assert_usage(
@@ -255,6 +254,35 @@ static void test_a_mapping_of_ids_becomes_labels_of_the_snapshot(void **state)
 	schema_strs_clear(&options.snapshotter_labels);
 }
 
+static void test_gpus_need_a_program_in_path(void **state)
+{
+	_cleanup_(container_run_request_clear) struct container_run_request request = {}, none = {};
+	struct container_options options = {.gpus = words_of((char *)"0,3")};
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_free) char *tool = scratch_path(scratch, "nvidia-container-cli");
+	_cleanup_(cleanup_free) char *path = strdup(getenv("PATH"));
+	_cleanup_(cleanup_free) char *variable = text_format("PATH=%s", scratch->dir);
+
+	assert_int_equal(schema_strs_add(&options.gpus, "1"), 0);
+	setenv("PATH", scratch->dir, true);
+	setenv("NVC_X", "1", true);
+	assert_int_equal(make_busybox(&options, &none), EXIT_ERROR);
+	assert_non_null(strstr(capture.text, "--gpus: nvidia-container-cli"));
+	assert_int_equal(file_write(tool, "", 0, 0755, false, NULL), 0);
+	assert_int_equal(make_busybox(&options, &request), 0);
+	setenv("PATH", path, true);
+	unsetenv("NVC_X");
+	assert_string_equal(request.options->gpu_tool, tool);
+	assert_int_equal(request.options->gpus.count, 3);
+	assert_string_equal(request.options->gpus.items[1], "3");
+	assert_string_equal(request.options->gpus.items[2], "1");
+	assert_int_equal(request.options->gpu_env.count, 2);
+	for (size_t i = 0; i < 2; i++)
+		assert_true(!strcmp(request.options->gpu_env.items[i], variable) ||
+			    !strcmp(request.options->gpu_env.items[i], "NVC_X=1"));
+	schema_strs_clear(&options.gpus);
+}
+
 /* ---- exit codes ---- */
 
 static void test_a_failed_run_tells_not_found_from_not_executable(void **state)
@@ -278,6 +306,14 @@ static void test_a_failed_run_tells_not_found_from_not_executable(void **state)
 	assert_int_equal(container_run_exit_code("crun exec: setns: Operation not permitted"),
 			 EXIT_RUN_FAILED);
 	assert_int_equal(container_run_exit_code("image 'x' not found"), EXIT_RUN_FAILED);
+	assert_int_equal(
+		container_run_exit_code("crun create: error executing hook `/bin/x` (exit code: 1)"
+					"; its hook says: x: Permission denied"),
+		EXIT_RUN_FAILED);
+	assert_int_equal(
+		container_run_exit_code("runc create: error running hook #0: error running hook: "
+					"fork/exec /x: no such file or directory: unknown"),
+		EXIT_RUN_FAILED);
 }
 
 TEST_MAIN(cmocka_unit_test(test_image_id_and_command_are_the_words),
@@ -292,4 +328,5 @@ TEST_MAIN(cmocka_unit_test(test_image_id_and_command_are_the_words),
 	  cmocka_unit_test(test_cpus_that_are_no_number_or_not_alone_are_refused),
 	  cmocka_unit_test(test_flags_that_exclude_or_need_each_other_are_named),
 	  cmocka_unit_test(test_a_mapping_of_ids_becomes_labels_of_the_snapshot),
+	  TEST_IN_SCRATCH(test_gpus_need_a_program_in_path),
 	  cmocka_unit_test(test_a_failed_run_tells_not_found_from_not_executable))

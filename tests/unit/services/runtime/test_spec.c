@@ -52,6 +52,9 @@ static json_t *try_make(const char *options_json, const char *image_json, struct
 				      {(char *)"run.oci.handler", (char *)"krun"},
 				      {(char *)"io.davit.no-pivot", (char *)"true"}};
 	struct schema_map labels = {pairs, 3};
+	char *env[] = {(char *)"PATH=/bin", (char *)"NVC_X=1"};
+	struct spec_gpus gpus = {
+		(char *)"/opt/davit", (char *)"/opt/nvidia-container-cli", {env, ARRAY_SIZE(env)}};
 	struct spec_input input = {.namespace = "default",
 				   .container_id = "web",
 				   .options = &options,
@@ -59,7 +62,8 @@ static json_t *try_make(const char *options_json, const char *image_json, struct
 				   .image = image_json ? &image : NULL,
 				   .user = &user,
 				   .devices = &devices,
-				   .blkio = &blkio};
+				   .blkio = &blkio,
+				   .gpus = &gpus};
 	struct schema_fault fault = {};
 	json_t *spec = NULL;
 
@@ -436,6 +440,28 @@ static void test_a_long_container_name_still_makes_a_host_name(void **state)
 	json_decref(spec);
 }
 
+static void test_gpus_are_ctrs_hook(void **state)
+{
+	static const char expected[] =
+		"{\"prestart\":[{\"path\":\"/opt/davit\",\"args\":[\"davit\",\"oci-hook\",\"--\","
+		"\"/opt/nvidia-container-cli\",\"--load-kmods\",\"configure\",\"--device=0,12\","
+		"\"--compute\",\"--compat32\",\"--graphics\",\"--utility\",\"--video\",\"--display\","
+		"\"--pid={{pid}}\",\"{{rootfs}}\"],\"env\":[\"PATH=/bin\",\"NVC_X=1\"]}]}";
+	json_t *spec = make("{\"args\":[\"a\"],\"gpus\":[\"0\",\"12\"]}", NULL);
+	_cleanup_(cleanup_free) char *text = json_dumps(json_object_get(spec, "hooks"),
+							JSON_COMPACT);
+
+	(void)state;
+	assert_string_equal(text, expected);
+	json_decref(spec);
+	spec = make("{\"args\":[\"a\"]}", NULL);
+	assert_null(json_object_get(spec, "hooks"));
+	json_decref(spec);
+	assert_refused("{\"args\":[\"a\"],\"gpus\":[\"0\",\"1x\"]}", NULL, "gpus: '1x'");
+	assert_refused("{\"args\":[\"a\"],\"gpus\":[\"-1\"]}", NULL, "gpus: '-1'");
+	assert_refused("{\"args\":[\"a\"],\"gpus\":[\"99999999999999999999\"]}", NULL, "65535");
+}
+
 TEST_MAIN(
 	cmocka_unit_test_setup(test_the_default_spec_is_containerds, setup),
 	cmocka_unit_test_setup(
@@ -455,4 +481,5 @@ TEST_MAIN(
 	cmocka_unit_test_setup(test_faulty_options_are_refused_by_name, setup),
 	cmocka_unit_test_setup(test_a_capability_that_davit_lacks_is_not_promised, setup),
 	cmocka_unit_test_setup(test_faulty_image_configs_are_refused_by_name, setup),
+	cmocka_unit_test_setup(test_gpus_are_ctrs_hook, setup),
 	cmocka_unit_test_setup(test_a_long_container_name_still_makes_a_host_name, setup))

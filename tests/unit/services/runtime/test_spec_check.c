@@ -241,6 +241,31 @@ static void test_a_cni_network_needs_a_network_namespace_of_its_own(void **state
 	}
 }
 
+static void assert_caught(const char *text, const char *expected)
+{
+	_cleanup_(json_cleanup) json_t *spec = json_loads(text, 0, NULL);
+	const json_t *annotations;
+	const char *found;
+
+	assert_int_equal(spec_catch_hooks(spec, "/bundle/hooks.err"), 0);
+	annotations = json_object_get(spec, "annotations");
+	found = json_string_value(json_object_get(annotations, "run.oci.hooks.stderr"));
+	assert_string_equal(found ?: "", expected);
+}
+
+static void test_what_hooks_say_is_kept_unless_it_goes_elsewhere(void **state)
+{
+	(void)state;
+	assert_caught("{\"hooks\":{\"prestart\":[]}}", "/bundle/hooks.err");
+	assert_caught("{\"hooks\":{\"prestart\":[]},\"annotations\":{}}", "/bundle/hooks.err");
+	assert_caught(
+		"{\"hooks\":{\"prestart\":[]},\"annotations\":{\"run.oci.hooks.stderr\":\"/x\"}}",
+		"/x");
+	assert_caught("{\"hooks\":{}}", "");
+	assert_caught("{\"hooks\":7}", "");
+	assert_caught("{}", "");
+}
+
 TEST_MAIN(cmocka_unit_test_setup(test_the_maps_of_a_user_namespace_are_as_the_kernel_takes_them,
 				 setup),
 	  cmocka_unit_test_setup(test_a_user_namespace_without_good_maps_is_refused, setup),
@@ -250,4 +275,5 @@ TEST_MAIN(cmocka_unit_test_setup(test_the_maps_of_a_user_namespace_are_as_the_ke
 	  cmocka_unit_test_setup(test_hostile_specs_are_refused_by_name, setup),
 	  cmocka_unit_test_setup(test_with_a_cni_network_the_namespace_is_davits_own, setup),
 	  cmocka_unit_test_setup(test_a_cni_network_needs_a_network_namespace_of_its_own, setup),
+	  cmocka_unit_test(test_what_hooks_say_is_kept_unless_it_goes_elsewhere),
 	  cmocka_unit_test_setup(test_every_truncation_is_refused, setup))
