@@ -229,10 +229,12 @@ static int open_to_group(const struct broker *broker, const char *path, struct w
 
 /* ---- setting up ---- */
 
-static void on_subscriber(void *userdata, bool is_added)
+static void on_subscriber(void *userdata, bool is_added, bool is_own)
 {
 	struct broker *broker = userdata;
 
+	if (is_own)
+		return;
 	if (is_added)
 		atomic_fetch_add(&broker->n_subscribers, 1);
 	else
@@ -360,10 +362,9 @@ static void report_ready(const struct broker *broker)
 
 static int set_up(struct broker *broker, struct why *why)
 {
-	/* Of the sockets that nng listens on, the one without callers. */
 	struct bus_watchdog_options watchdog = {
-		.path = broker->options->paths.registry,
-		.as = SP_REQ,
+		.path = broker->options->paths.events,
+		.as = SP_SUB,
 		.n_plain = &broker->n_plain_sockets,
 		.interval_ms = broker->options->watchdog_ms,
 		.failed = bus_watchdog_exit,

@@ -2,7 +2,7 @@
 /*
  * The broker process: what its parts share, and its life. Everything runs on the
  * loop's thread, but for the log, which has a thread of its own (logthread.c), and
- * nng's threads, which carry registry.sock and PUB. So the router needs no lock;
+ * nng's threads, which carry PUB. So the router needs no lock;
  * what it decided is carried out when it is left.
  */
 

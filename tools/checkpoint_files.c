@@ -6,10 +6,10 @@
  */
 
 #include <string.h>
-#include <time.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
+#include "broker/lib/utc.h"
 #include "tools/checkpoint_image.h"
 
 #define LEASE_S 3600
@@ -18,12 +18,11 @@ static int make_lease(struct context *context, char **ret_id)
 {
 	_cleanup_(lease_create_request_clear) struct lease_create_request request = {};
 	_cleanup_(lease_reply_clear) struct lease_reply reply = {};
-	time_t end = (time_t)(time_real_ns() / 1000000000) + LEASE_S;
-	char text[32];
-	struct tm tm;
+	char stamp[UTC_SIZE], text[UTC_SIZE + 1];
 	int r;
 
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &tm));
+	utc_format(time_real_ns() / 1000000000 + LEASE_S, stamp);
+	snprintf(text, sizeof(text), "%sZ", stamp);
 	r = schema_map_set(&request.labels, "containerd.io/gc.expire", text)
 		    ?: lease_create_ask(&context->ask, &request, &reply);
 	if (r)

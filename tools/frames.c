@@ -4,18 +4,15 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "broker/lib/cleanup.h"
+#include "broker/lib/utc.h"
 
 static void print_time(FILE *file, uint64_t time_ns)
 {
-	time_t seconds = (time_t)(time_ns / 1000000000);
-	char text[32];
-	struct tm tm;
+	char text[UTC_SIZE];
 
-	gmtime_r(&seconds, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+	utc_format(time_ns / 1000000000, text);
 	fprintf(file, "%s.%09lluZ ", text, (unsigned long long)(time_ns % 1000000000));
 }
 

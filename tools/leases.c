@@ -1,12 +1,13 @@
 /* davit leases. */
 
-#include <time.h>
-
+#include "broker/lib/loop.h"
+#include "broker/lib/utc.h"
 #include "tools/lists.h"
 #include "tools/times.h"
 
 #define LABEL_EXPIRE       "containerd.io/gc.expire"
 #define EXPIRES_DEFAULT_MS 86400000 /* ctr's: a day */
+#define EXPIRES_MAX_MS     (100 * 365 * 86400000ULL)
 
 struct list_command {
 	struct list_options list;
@@ -47,9 +48,7 @@ struct create_options {
 static int set_expiry(struct context *context, const char *expires, struct schema_map *labels)
 {
 	uint64_t ms = EXPIRES_DEFAULT_MS;
-	char text[32];
-	struct tm date;
-	time_t end;
+	char stamp[UTC_SIZE], text[UTC_SIZE + 1];
 
 	if (schema_map_get(labels, LABEL_EXPIRE))
 		return EXIT_OK;
@@ -58,9 +57,10 @@ static int set_expiry(struct context *context, const char *expires, struct schem
 				  expires);
 	if (!ms)
 		return EXIT_OK;
-	end = time(NULL) + (time_t)((ms + 999) / 1000);
-	if (!gmtime_r(&end, &date) || !strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &date))
-		return fail_usage(context, "--expires: '%s' is too long", expires);
+	if (ms > EXPIRES_MAX_MS)
+		return fail_usage(context, "--expires: '%s' is over 100 years", expires);
+	utc_format((time_real_ns() / 1000000 + ms + 999) / 1000, stamp);
+	snprintf(text, sizeof(text), "%sZ", stamp);
 	return schema_map_set(labels, LABEL_EXPIRE, text) ? fail(context, "out of memory")
 							  : EXIT_OK;
 }

@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/loop.h"
+#include "broker/lib/utc.h"
 #include "schemas/schema.h"
 
 static void add_cell(struct table *table, const char *text)
@@ -116,13 +116,10 @@ void output_age(uint64_t time_ns, char text[32])
 
 void output_time(uint64_t time_ns, char text[40])
 {
-	time_t seconds = (time_t)(time_ns / 1000000000);
-	struct tm tm;
-	size_t n;
+	char stamp[UTC_SIZE];
 
-	gmtime_r(&seconds, &tm);
-	n = strftime(text, 40, "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(text + n, 40 - n, ".%06lluZ", (unsigned long long)(time_ns % 1000000000) / 1000);
+	utc_format(time_ns / 1000000000, stamp);
+	snprintf(text, 40, "%s.%06lluZ", stamp, (unsigned long long)(time_ns % 1000000000) / 1000);
 }
 
 void output_size(uint64_t size, char text[32])

@@ -93,10 +93,11 @@ static void core_received(void *userdata)
 		nng_recv_aio(core->socket, core->aio);
 }
 
-static void core_pipe(void *userdata, bool is_added)
+static void core_pipe(void *userdata, bool is_added, bool is_own)
 {
 	struct receiver_core *core = userdata;
 
+	(void)is_own;
 	if (!is_added)
 		return;
 	pthread_mutex_lock(&core->lock);

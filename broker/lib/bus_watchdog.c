@@ -22,6 +22,7 @@
 #define OTHER_SOCKETS_MAX 128
 #define GREETING_SIZE     8
 #define STACK_SIZE        (256 * 1024)
+#define LAST_WORDS_MS     1000
 
 struct bus_watchdog {
 	struct bus_watchdog_options options;
@@ -160,6 +161,8 @@ static void *watch(void *userdata)
 			fail(watchdog, "its loop does not turn");
 			return NULL;
 		}
+		if (!watchdog->options.as)
+			continue;
 		what = probe_socket(watchdog);
 		if (!what)
 			what = count_sockets(watchdog);
@@ -252,7 +255,10 @@ void bus_watchdog_freep(struct bus_watchdog **watchdog)
 
 void bus_watchdog_exit(void *userdata, const char *why)
 {
+	struct pollfd log = {.fd = STDERR_FILENO, .events = POLLOUT};
+
 	(void)userdata;
-	log_error("%s: ending", why);
+	if (poll(&log, 1, LAST_WORDS_MS) > 0)
+		log_error("%s: ending", why);
 	_exit(75);
 }

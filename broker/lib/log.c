@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "broker/lib/log.h"
+#include "broker/lib/utc.h"
 
 /* Not a point (points.h): a line is no step of anything. */
 #undef write
@@ -40,13 +41,11 @@ bool log_is_on(enum log_level level)
 static size_t write_head(char *line, size_t size, enum log_level level)
 {
 	struct timespec now;
-	struct tm parts;
-	char stamp[32];
+	char stamp[UTC_SIZE];
 	int n;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &parts);
-	strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &parts);
+	utc_format((uint64_t)now.tv_sec, stamp);
 	n = snprintf(line, size, "%s.%03ldZ %s[%d] %s: ", stamp, now.tv_nsec / 1000000, log_name,
 		     (int)getpid(), level_text[level]);
 	return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;

@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 #include <nng/protocol/pubsub0/pub.h>
 #include <nng/protocol/pubsub0/sub.h>
-#include <nng/protocol/reqrep0/rep.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -72,7 +71,6 @@ static bool is_protected(void)
 struct watched_socket {
 	struct watched_socket *next;
 	int id;
-	bool only_own_uid;
 	nng_compat_pipe_fn fn;
 	void *userdata;
 };
@@ -82,83 +80,66 @@ static struct watched_socket *sockets;
 static size_t n_pipes, n_own_ended;
 static int own_pipes[OWN_PIPES_MAX]; /* ids of connections to ourselves; 0: free */
 
-static void own_pipe_add(int id)
+static bool own_pipe_add(int id)
 {
 	for (size_t i = 0; i < OWN_PIPES_MAX; i++) {
 		if (own_pipes[i] == 0) {
 			own_pipes[i] = id;
-			return;
+			return true;
 		}
 	}
+	return false;
 }
 
-static void own_pipe_remove(int id)
+static bool own_pipe_remove(int id)
 {
 	for (size_t i = 0; i < OWN_PIPES_MAX; i++) {
 		if (own_pipes[i] == id) {
 			own_pipes[i] = 0;
 			n_own_ended++;
-			return;
+			return true;
 		}
 	}
+	return false;
 }
 
-static int pipe_peer(nng_pipe pipe, struct nng_compat_peer *ret_peer)
+static bool is_from_us(nng_pipe pipe)
 {
-	uint64_t uid = 0, gid = 0, pid = 0;
-	int r;
+	uint64_t pid = 0;
 
-	r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_UID, &uid);
-	if (!r)
-		r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_GID, &gid);
-	if (!r)
-		r = nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_PID, &pid);
-	if (r)
-		return -ESRCH;
-
-	*ret_peer = (struct nng_compat_peer){
-		.uid = (uid_t)uid,
-		.gid = (gid_t)gid,
-		.pid = (pid_t)pid,
-	};
-	return 0;
+	return !nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_PID, &pid) && pid == (uint64_t)getpid();
 }
 
 /* nng pairs each ADD_PRE with one REM_POST, also for a pipe that is closed in between; ADD_POST it
  * leaves out for those. */
 static void on_pipe_added(nng_pipe pipe, nng_pipe_ev event, void *userdata)
 {
-	struct nng_compat_peer peer = {.uid = (uid_t)-1};
-	struct watched_socket *watched = userdata;
-	int r;
+	const struct watched_socket *watched = userdata;
+	bool is_own = is_from_us(pipe);
 
 	(void)event;
-	r = pipe_peer(pipe, &peer);
-
 	pthread_mutex_lock(&lock);
 	n_pipes++;
-	if (!r && peer.pid == getpid())
-		own_pipe_add(nng_pipe_id(pipe));
+	is_own = is_own && own_pipe_add(nng_pipe_id(pipe));
 	pthread_mutex_unlock(&lock);
 
 	if (watched->fn)
-		watched->fn(watched->userdata, true);
-	if (watched->only_own_uid && (r || peer.uid != geteuid()))
-		nng_pipe_close(pipe);
+		watched->fn(watched->userdata, true, is_own);
 }
 
 static void on_pipe_removed(nng_pipe pipe, nng_pipe_ev event, void *userdata)
 {
-	struct watched_socket *watched = userdata;
+	const struct watched_socket *watched = userdata;
+	bool is_own;
 
 	(void)event;
 	pthread_mutex_lock(&lock);
 	n_pipes--;
-	own_pipe_remove(nng_pipe_id(pipe));
+	is_own = own_pipe_remove(nng_pipe_id(pipe));
 	pthread_mutex_unlock(&lock);
 
 	if (watched->fn)
-		watched->fn(watched->userdata, false);
+		watched->fn(watched->userdata, false, is_own);
 }
 
 static int watch_socket(nng_socket socket)
@@ -211,12 +192,6 @@ static int set_common(nng_socket socket)
 	return error_trace(watch_socket(socket));
 }
 
-static int set_rep(nng_socket socket)
-{
-	(void)socket;
-	return 0;
-}
-
 static int set_pub(nng_socket socket)
 {
 	return nng_socket_set_int(socket, NNG_OPT_SENDBUF, NNG_COMPAT_BUFFER);
@@ -258,11 +233,6 @@ static int open_with(int (*open)(nng_socket *socket), int (*set)(nng_socket sock
 	}
 	*ret_socket = socket;
 	return 0;
-}
-
-int nng_compat_open_rep(nng_socket *ret_socket)
-{
-	return open_with(nng_rep0_open, set_rep, ret_socket);
 }
 
 int nng_compat_open_pub(nng_socket *ret_socket)
@@ -354,17 +324,6 @@ int nng_compat_dial(nng_socket socket, const char *path, bool in_background)
 	return 0;
 }
 
-int nng_compat_require_own_uid(nng_socket socket)
-{
-	struct watched_socket *watched = find_socket(socket);
-
-	if (!watched)
-		return error_origin(-EBADF);
-
-	watched->only_own_uid = true;
-	return 0;
-}
-
 int nng_compat_on_pipe(nng_socket socket, nng_compat_pipe_fn fn, void *userdata)
 {
 	struct watched_socket *watched = find_socket(socket);
@@ -395,11 +354,6 @@ size_t nng_compat_n_own_ended(void)
 	n = n_own_ended;
 	pthread_mutex_unlock(&lock);
 	return n;
-}
-
-int nng_compat_message_peer(nng_msg *message, struct nng_compat_peer *ret_peer)
-{
-	return pipe_peer(nng_msg_get_pipe(message), ret_peer);
 }
 
 int nng_compat_message(const void *data, size_t size, nng_msg **ret_message)

@@ -9,8 +9,8 @@
  * sendmsg() would be called.
  *
  * Rules that the callers keep:
- *  - no REQ sockets: requests go over plain ones (sp.h), since nng's hang for ever when one is closed with
- *    an answer outstanding, and when a peer dies with two requests in flight;
+ *  - no REQ and REP sockets: requests go over plain ones (sp.h, sp_server.h), since nng's hang for ever when one is
+ *    closed with an answer outstanding, and when a peer dies with two requests in flight;
  *  - no timeout on a receive: a deadline is a timer of the loop;
  *  - bodies are built by append only (nng_compat_message());
  *  - aio and pipe callbacks run on nng's threads: they post to a loop_mail (see
@@ -29,14 +29,7 @@
 #define NNG_COMPAT_BUFFER      8192       /* messages that PUB and SUB keep for a slow peer */
 #define NNG_COMPAT_PATH_MAX    107        /* bytes of a socket's path (unix(7)) */
 
-struct nng_compat_peer {
-	uid_t uid;
-	gid_t gid;
-	pid_t pid;
-};
-
 /* On the loop's thread. 0 or -errno. SUB is subscribed to everything and keeps the newest. */
-int nng_compat_open_rep(nng_socket *ret_socket);
 int nng_compat_open_pub(nng_socket *ret_socket);
 int nng_compat_open_sub(nng_socket *ret_socket);
 
@@ -47,18 +40,14 @@ int nng_compat_listen(nng_socket socket, const char *path, mode_t mode, struct w
  * else fails when the peer is not there. A lost connection is made again for ever. */
 int nng_compat_dial(nng_socket socket, const char *path, bool in_background);
 
-/* Connections of peers with another uid than ours are closed before they count. Before listening. */
-int nng_compat_require_own_uid(nng_socket socket);
-/* @fn on nng's threads at each connection's begin and end. Before listening or dialling; once a socket. */
-typedef void (*nng_compat_pipe_fn)(void *userdata, bool is_added);
+/* @fn on nng's threads at each connection's begin and end. @is_own: from this process (the watchdog's).
+ * Before listening or dialling; once a socket. */
+typedef void (*nng_compat_pipe_fn)(void *userdata, bool is_added, bool is_own);
 int nng_compat_on_pipe(nng_socket socket, nng_compat_pipe_fn fn, void *userdata);
 /* Connections of this process that are open now, and those that this process made to itself and that
  * ended (the watchdog's): from the same callbacks. */
 size_t nng_compat_n_pipes(void);
 size_t nng_compat_n_own_ended(void);
-
-/* Of a received message: who sent it. */
-int nng_compat_message_peer(nng_msg *message, struct nng_compat_peer *ret_peer);
 
 /* A new message with a copy of @data. -EMSGSIZE over NNG_COMPAT_MESSAGE_MAX. */
 int nng_compat_message(const void *data, size_t size, nng_msg **ret_message);

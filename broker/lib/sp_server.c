@@ -1,6 +1,6 @@
 #include "broker/lib/sp_server.h"
 
-#include <assert.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -22,6 +22,7 @@ struct sp_server {
 	struct sp_peer *first, *last; /* of silence: the first has been silent longest */
 	size_t n_connections, n_held;
 	uint64_t told_ms;
+	bool is_closed; /* it goes with its last connection */
 };
 
 /* ---- the order of silence ---- */
@@ -70,6 +71,8 @@ static void release(struct sp_peer *peer)
 		return; /* by its callback's end */
 	server->n_connections--;
 	server->options.free_peer(server->options.userdata, peer);
+	if (server->is_closed && !server->n_connections)
+		free(server);
 }
 
 /* One that no request is under way on. */
@@ -141,7 +144,7 @@ static void send_answer(struct sp_peer *peer)
 {
 	int r = sp_wire_send(&peer->wire);
 
-	if (r == 0) {
+	if (r == 0 && !peer->server->is_closed) {
 		hold(peer, 0);
 		mute(peer, false);
 		return;
@@ -295,6 +298,8 @@ static int open_peer(struct sp_peer *peer, int fd)
 		return r;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer->credentials, &size) < 0)
 		return error_origin(-errno);
+	if (peer->server->options.only_own_uid && peer->credentials.uid != geteuid())
+		return SP_E_CLOSED;
 	r = sp_wire_send(&peer->wire);
 	if (r)
 		return r;
@@ -407,17 +412,37 @@ int sp_server_new(struct loop *loop, const struct sp_server_options *options,
 	return 0;
 }
 
+static void flush_peer(struct sp_peer *peer, uint64_t until_ms)
+{
+	struct pollfd file = {.fd = peer->wire.fd, .events = POLLOUT};
+	uint64_t now;
+
+	while (sp_wire_send(&peer->wire) == SP_WIRE_E_WAIT && (now = time_boot_ms()) < until_ms)
+		poll(&file, 1, (int)(until_ms - now));
+}
+
+void sp_server_flush(struct sp_server *server, unsigned timeout_ms)
+{
+	uint64_t until_ms = time_boot_ms() + timeout_ms;
+
+	for (struct sp_peer *peer = server->first; peer; peer = peer->after)
+		if (peer->wire.out_size > 0)
+			flush_peer(peer, until_ms);
+}
+
 struct sp_server *sp_server_free(struct sp_server *server)
 {
 	if (!server)
 		return NULL;
 	while (server->first)
 		end(server->first);
-	assert(server->n_connections == 0);
 	loop_timer_cancel(&server->timer);
 	loop_file_remove(&server->file);
 	close(server->fd);
-	free(server);
+	server->options.userdata = NULL;
+	server->is_closed = true;
+	if (!server->n_connections)
+		free(server);
 	return NULL;
 }
 

@@ -43,6 +43,7 @@ struct sp_peer {
 struct sp_server_options {
 	const char *path; /* a stale file is the caller's to unlink, under its lock */
 	mode_t mode;
+	bool only_own_uid; /* others' connections are closed before anything is read from them */
 	size_t connections_max;
 	size_t held_max; /* bytes */
 	/* Room for a connection, zeroed; NULL: refused. Taken back by @free_peer, when nothing is under way. */
@@ -60,7 +61,10 @@ struct sp_server_options {
 /* Listens when it returns. */
 int sp_server_new(struct loop *loop, const struct sp_server_options *options,
 		  struct sp_server **ret_server, struct why *why);
-/* Closes all connections. No request may be under way. */
+/* Waits until what was answered is sent, at most @timeout_ms. */
+void sp_server_flush(struct sp_server *server, unsigned timeout_ms);
+/* Closes all connections but those whose requests are under way, and calls none of the options' functions any more
+ * but free_peer and over, with a @userdata of NULL: they may still be answered while the loop lives. */
 struct sp_server *sp_server_free(struct sp_server *server);
 size_t sp_server_n_connections(const struct sp_server *server);
 

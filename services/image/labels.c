@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "broker/lib/error.h"
+#include "broker/lib/utc.h"
 #include "services/image/labels.h"
 
 #define NS_EACH_SECOND 1000000000ull
@@ -118,12 +119,10 @@ int label_parse_time(const char *text, uint64_t *ret_ns)
 
 void label_format_time(uint64_t ns, char text[LABEL_TIME_SIZE])
 {
-	time_t seconds = (time_t)(ns / NS_EACH_SECOND);
-	struct tm date;
+	char stamp[UTC_SIZE];
 
-	if (!gmtime_r(&seconds, &date) ||
-	    !strftime(text, LABEL_TIME_SIZE, "%Y-%m-%dT%H:%M:%SZ", &date))
-		text[0] = '\0';
+	utc_format(ns / NS_EACH_SECOND, stamp);
+	snprintf(text, LABEL_TIME_SIZE, "%sZ", stamp);
 }
 
 /* "1.5h"; the rest of @text, or NULL. */

@@ -333,7 +333,6 @@ static int listen_and_register(struct process *process, struct why *why)
 	};
 	struct bus_watchdog_options watchdog = {
 		.path = process->address,
-		.as = SP_REQ,
 		.failed = bus_watchdog_exit,
 	};
 	int r;
@@ -354,7 +353,7 @@ static int setup(struct process *process, struct why *why)
 	int r;
 
 	umask(077);
-	/* One arena: the threads are nng's, and what they allocate is small. */
+	/* One arena: what the other threads (the watchdog's, and nng's of who subscribes) allocate is small. */
 	mallopt(M_ARENA_MAX, 1);
 	r = open_paths(process, &paths, why);
 	if (!r)

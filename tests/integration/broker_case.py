@@ -70,9 +70,13 @@ class Broker:
     def stop(self, signal_number=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
-        code = self.process.wait(20)
-        self.log.close()
-        return code
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self.log.close()
 
 
 class BrokerCase(unittest.TestCase):
@@ -108,10 +112,12 @@ class BrokerCase(unittest.TestCase):
             child.wait()
             if child.stdout:
                 child.stdout.close()
-        if self.broker:
-            code = self.broker.stop()
-            self.assertIn(code, (0, -signal.SIGKILL, 75), self.read_log())
-        shutil.rmtree(self.directory)
+        try:
+            if self.broker:
+                code = self.broker.stop()
+                self.assertIn(code, (0, -signal.SIGKILL, 75), self.read_log())
+        finally:
+            shutil.rmtree(self.directory)
 
     def read_log(self):
         with open(self.directory + "/broker.log") as log:

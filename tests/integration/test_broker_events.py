@@ -203,11 +203,17 @@ class FullDisk(BrokerCase):
 class Watchdog(BrokerCase):
     arguments = ("--watchdog-ms", "100")
 
+    def is_waiting(self):
+        with open("/proc/%d/task/%d/stat" % (self.broker.pid, self.broker.pid)) as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "S"
+
     def test_a_broker_whose_loop_stands_still_ends_itself(self):
         libc = ctypes.CDLL(None, use_errno=True)
         seize, interrupt = 0x4206, 0x4207
         libc.ptrace.argtypes = [ctypes.c_long] * 4
-        # Only the loop's thread is stopped: nng's and the watchdog's go on.
+        # Only the loop's thread is stopped, while it waits and holds no lock: nng's and the watchdog's go on.
+        until(lambda: "serving" in self.read_log())
+        until(lambda: self.is_waiting())
         self.assertEqual(libc.ptrace(seize, self.broker.pid, 0, 0), 0)
         self.assertEqual(libc.ptrace(interrupt, self.broker.pid, 0, 0), 0)
         self.assertTrue(os.WIFSTOPPED(os.waitpid(self.broker.pid, 0)[1]))

@@ -32,6 +32,9 @@ def small_disk(d, directory, options):
         yield
     finally:
         check(LIBC.umount2(directory.encode(), MNT_DETACH), directory)
+        # It is over already; as a mount point this stayed.
+        os.rmdir(directory)
+        os.rmdir(d.work)
 
 
 def fill(directory):
