@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "broker/lib/file.h"
+#include "tools/content.h"
 #include "tools/lists.h"
 #include "tools/registry.h"
 
@@ -125,20 +126,21 @@ struct ingest_options {
 };
 
 /* As much as a part holds, if there is as much. */
-static int read_part(struct context *context, uint8_t *data, size_t *ret_size)
+static int read_part(struct context *context, FILE *in, uint8_t *data, size_t *ret_size)
 {
-	*ret_size = fread(data, 1, PART_SIZE, stdin);
-	return ferror(stdin) ? fail(context, "standard input: %s", strerror(errno)) : EXIT_OK;
+	*ret_size = fread(data, 1, PART_SIZE, in);
+	return ferror(in) ? fail(context, "cannot read what is to be stored: %s", strerror(errno))
+			  : EXIT_OK;
 }
 
 /* From the beginning: what is there already is compared by the service. */
-static int write_parts(struct context *context, struct content_write_request *request,
+static int write_parts(struct context *context, FILE *in, struct content_write_request *request,
 		       uint8_t *data, bool *ret_exists)
 {
 	for (;;) {
 		_cleanup_(content_write_reply_clear) struct content_write_reply reply = {};
 		size_t size;
-		int r, code = read_part(context, data, &size);
+		int r, code = read_part(context, in, data, &size);
 
 		if (code)
 			return code;
@@ -156,13 +158,15 @@ static int write_parts(struct context *context, struct content_write_request *re
 }
 
 /* It stays until it is deleted: ctr's own snapshots are labelled so too. */
-static int commit(struct context *context, const struct content_write_request *written)
+static int commit(struct context *context, const struct content_write_request *written,
+		  const char *media_type)
 {
 	_cleanup_(content_commit_reply_clear) struct content_commit_reply reply = {};
 	struct content_commit_request request = {.ref = written->ref,
 						 .writer = written->writer,
 						 .size = written->offset,
-						 .expected = written->expected};
+						 .expected = written->expected,
+						 .media_type = (char *)media_type};
 	char now[40];
 	struct schema_pair root = {.key = (char *)LABEL_ROOT, .value = now};
 	int r;
@@ -184,35 +188,41 @@ static int abort_old(struct context *context, const char *ref)
 	return r && r != BUS_NOT_FOUND ? fail_ask(context, r) : EXIT_OK;
 }
 
-static int ingest(struct context *context, void *data, char **args, int n_args)
+int content_store(struct context *context, FILE *in, struct content_write_request *request,
+		  const char *media_type)
 {
-	const struct ingest_options *options = data;
-	struct content_write_request request = {.ref = args[0],
-						.total = options->expected_size,
-						.expected = options->expected_digest};
 	_cleanup_(cleanup_free) uint8_t *part = malloc(PART_SIZE);
 	char writer[ID_TEXT_SIZE];
 	uint8_t id[ID_SIZE];
 	bool exists = false;
 	int code;
 
-	(void)n_args;
 	if (!part)
 		return fail(context, "out of memory");
 	id_make(id);
 	id_format(id, writer);
-	request.writer = writer;
+	request->writer = writer;
 	if (!context->ask.timeout_ms)
 		context->ask.timeout_ms = ENVELOPE_DEADLINE_MAX;
-	code = options->restart ? abort_old(context, args[0]) : EXIT_OK;
-	if (!code)
-		code = write_parts(context, &request, part, &exists);
+	code = write_parts(context, in, request, part, &exists);
 	if (code)
 		return code;
 	if (!exists)
-		return commit(context, &request);
-	puts(options->expected_digest);
+		return commit(context, request, media_type);
+	puts(request->expected);
 	return EXIT_OK;
+}
+
+static int ingest(struct context *context, void *data, char **args, int n_args)
+{
+	const struct ingest_options *options = data;
+	struct content_write_request request = {.ref = args[0],
+						.total = options->expected_size,
+						.expected = options->expected_digest};
+	int code = options->restart ? abort_old(context, args[0]) : EXIT_OK;
+
+	(void)n_args;
+	return code ? code : content_store(context, stdin, &request, NULL);
 }
 
 /* ---- label --------------------------------------------------------------- */
@@ -444,9 +454,10 @@ const struct command content_command = {
 	.name = "content",
 	.summary = "manage the content store",
 	.subcommands =
-		(const struct command *const[]){&content_active_command, &content_delete_command,
-						&content_get_command, &content_ingest_command,
-						&content_list_command, &content_label_command,
-						&content_verify_command, &content_fetch_command,
-						&content_prune_command, NULL},
+		(const struct command *const[]){
+			&content_active_command, &content_delete_command, &content_get_command,
+			&content_ingest_command, &content_list_command, &content_label_command,
+			&content_verify_command, &content_fetch_command, &content_prune_command,
+			&content_edit_command, &content_fetch_object_command,
+			&content_fetch_blob_command, &content_push_object_command, NULL},
 };

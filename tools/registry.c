@@ -1,13 +1,18 @@
-/* davit images pull and push, davit content fetch. */
+/* davit images pull and push, davit content fetch, fetch-object, fetch-blob and push-object. */
 
 #include <string.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "broker/lib/file.h"
 #include "tools/lists.h"
 #include "tools/progress.h"
 #include "tools/registry.h"
+
+#define LABEL_EXPIRE "containerd.io/gc.expire"
+#define LEASE_S      (24 * 3600)
+#define WORDS_MAX    15 /* of media types a request has 16 */
 
 struct registry_words {
 	bool skip_verify, plain_http, http_dump, http_trace;
@@ -196,6 +201,129 @@ static int push(struct context *context, void *data, char **args, int n_args)
 	return EXIT_OK;
 }
 
+/* ---- one object ---- */
+
+struct object_options {
+	struct registry_words registry;
+	char *media_type;
+};
+
+/* What is loaded must stay until it is printed. It ends by itself, should this process not live to end it. */
+static int make_lease(struct context *context, char **ret_id)
+{
+	_cleanup_(lease_reply_clear) struct lease_reply reply = {};
+	char end[40];
+	struct schema_pair expire = {.key = (char *)LABEL_EXPIRE, .value = end};
+	struct lease_create_request request = {.labels = {&expire, 1}};
+	int r;
+
+	output_time((uint64_t)(time(NULL) + LEASE_S) * 1000000000, end);
+	r = lease_create_ask(&context->ask, &request, &reply);
+	if (r)
+		return fail_ask(context, r);
+	*ret_id = TAKE(reply.lease->id);
+	return EXIT_OK;
+}
+
+static void end_lease(struct context *context, const char *id)
+{
+	struct lease_delete_request request = {.id = (char *)id};
+
+	(void)lease_delete_ask(&context->ask, &request, NULL);
+}
+
+static int print_object(struct context *context, struct image_fetch_object_request *request,
+			char *digest)
+{
+	_cleanup_(image_fetch_object_reply_clear) struct image_fetch_object_reply reply = {};
+	int code;
+
+	request->digest = digest;
+	code = progress_ask_image(context, "fetch_object", request->name, request, &reply);
+	return code ? code : list_print_blob(context, reply.object->digest, stdout);
+}
+
+static int print_objects(struct context *context, struct image_fetch_object_request *request,
+			 const struct schema_strs *digests)
+{
+	int code;
+
+	code = make_lease(context, &request->lease);
+	if (code)
+		return code;
+	if (!digests->count)
+		code = print_object(context, request, NULL);
+	for (size_t i = 0; i < digests->count && !code; i++)
+		code = print_object(context, request, digests->items[i]);
+	end_lease(context, request->lease);
+	free(request->lease);
+	return code;
+}
+
+/* Digests are borrowed, and so are media types. */
+static int sort_words(struct context *context, char **words, int n_words,
+		      struct schema_strs *digests, struct schema_strs *media_types)
+{
+	for (int i = 0; i < n_words; i++) {
+		if (strchr(words[i], '/'))
+			media_types->items[media_types->count++] = words[i];
+		else if (strchr(words[i], ':'))
+			digests->items[digests->count++] = words[i];
+		else
+			return fail_usage(context, "'%s' is neither a digest nor a media type",
+					  words[i]);
+	}
+	return EXIT_OK;
+}
+
+static int fetch_object(struct context *context, void *data, char **args, int n_args)
+{
+	_cleanup_(registry_options_clear) struct registry_options registry = {};
+	const struct object_options *options = data;
+	char *digest_words[WORDS_MAX + 1], *type_words[WORDS_MAX + 1];
+	struct schema_strs digests = {digest_words, 0};
+	struct image_fetch_object_request request = {
+		.name = args[0], .registry = &registry, .media_types = {type_words, 0}};
+	int code;
+
+	if (options->media_type)
+		type_words[request.media_types.count++] = options->media_type;
+	code = sort_words(context, args + 1, n_args - 1, &digests, &request.media_types);
+	if (!code)
+		code = fill_options(context, &options->registry, &registry);
+	return code ? code : print_objects(context, &request, &digests);
+}
+
+static int fetch_blob(struct context *context, void *data, char **args, int n_args)
+{
+	for (int i = 1; i < n_args; i++) {
+		if (strchr(args[i], '/'))
+			return fail_usage(context, "'%s' is not a digest", args[i]);
+	}
+	return fetch_object(context, data, args, n_args);
+}
+
+static int push_object(struct context *context, void *data, char **args, int n_args)
+{
+	_cleanup_(registry_options_clear) struct registry_options registry = {};
+	_cleanup_(image_push_reply_clear) struct image_push_reply reply = {};
+	const struct object_options *options = data;
+	struct image_push_object_request request = {.name = args[0],
+						    .registry = &registry,
+						    .digest = args[1],
+						    .media_type = n_args > 2 ? args[2] : NULL};
+	int code;
+
+	code = fill_options(context, &options->registry, &registry);
+	if (!code)
+		code = progress_ask_image(context, "push_object", args[0], &request, &reply);
+	if (code)
+		return code;
+	printf("Pushed %s %s%s\n", reply.target->digest, reply.target->media_type,
+	       reply.existing ? " (there already)" : "");
+	return EXIT_OK;
+}
+
 /* ---- the tables ---- */
 
 #define REGISTRY_OPTIONS(type_)                                                                    \
@@ -259,6 +387,13 @@ static const struct option_spec push_options[] = {
 	       0, NULL, "push layers that are marked as non-distributable too"),
 	{}};
 
+static const struct option_spec object_options[] = {REGISTRY_OPTIONS(struct object_options), {}};
+static const struct option_spec blob_options[] = {
+	REGISTRY_OPTIONS(struct object_options),
+	OPTION(struct object_options, media_type, TEXT, "media-type", 0, "TYPE",
+	       "what it is: one of a manifest or index says that it is a document"),
+	{}};
+
 #define PULL_DETAILS                                                                               \
 	"A pull that is interrupted keeps what has come for a day, and the next one goes on "      \
 	"there. Credentials are sent to the registry of the reference and to the token server "    \
@@ -295,4 +430,44 @@ const struct command content_fetch_command = {
 	.min_args = 1,
 	.max_args = 1,
 	.run = fetch,
+};
+const struct command content_fetch_object_command = {
+	.name = "fetch-object",
+	.arguments = "REMOTE [DIGEST|MEDIA-TYPE...]",
+	.summary = "print objects of a repository",
+	.details =
+		"Without a digest: the manifest or index that the reference names, as one of the "
+		"media types. With digests: these blobs and documents of its repository, one after "
+		"the other; a media type of a manifest or index says that they are documents. "
+		"Each is compared with its digest before a byte of it is printed, and nothing of it "
+		"stays in the content store that was not there.",
+	.options = object_options,
+	.options_size = sizeof(struct object_options),
+	.min_args = 1,
+	.max_args = 1 + WORDS_MAX,
+	.run = fetch_object,
+};
+const struct command content_fetch_blob_command = {
+	.name = "fetch-blob",
+	.arguments = "REMOTE DIGEST [DIGEST...]",
+	.summary = "print blobs of a repository, as fetch-object does",
+	.options = blob_options,
+	.options_size = sizeof(struct object_options),
+	.min_args = 2,
+	.max_args = 1 + WORDS_MAX,
+	.run = fetch_blob,
+};
+const struct command content_push_object_command = {
+	.name = "push-object",
+	.arguments = "REMOTE DIGEST [MEDIA-TYPE]",
+	.summary = "send one object of the content store to a repository",
+	.details =
+		"What it refers to is not sent. As a manifest or index it gets the tag of the "
+		"reference; as anything else it is a blob of its repository. Without a media type "
+		"it is what it came as.",
+	.options = object_options,
+	.options_size = sizeof(struct object_options),
+	.min_args = 2,
+	.max_args = 3,
+	.run = push_object,
 };

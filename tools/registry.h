@@ -3,4 +3,5 @@
 
 #include "tools/command.h"
 
-extern const struct command images_pull_command, images_push_command, content_fetch_command;
+extern const struct command images_pull_command, images_push_command, content_fetch_command,
+	content_fetch_object_command, content_fetch_blob_command, content_push_object_command;

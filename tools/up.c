@@ -489,8 +489,9 @@ const struct command up_command = {
 		"   Limits of --image-limit, for each archive or layer: entries (1000000), bytes, uncompressed (64 GiB),\n"
 		"   ratio of uncompressed to compressed bytes (1000), path_depth (255), path_size (4096), xattr_bytes\n"
 		"   of an entry (262144); for the children that read and write them: memory in bytes (768 MiB), seconds\n"
-		"   (3600), children at a time, of each kind, beyond which the next one waits (8), and turn, the seconds\n"
-		"   for which an import or export of a stream waits then (30).",
+		"   (3600), children at a time, of each kind, beyond which the next one waits (8), turn, the seconds for\n"
+		"   which an import or export of a stream waits then (30), and still, those for which one that does not\n"
+		"   wait may move nothing while others do (300).",
 	.options = up_options,
 	.options_size = sizeof(struct up_options),
 	.run = up,

@@ -3,7 +3,8 @@
  * others wait in the order in which they were asked for, with copies of what they
  * need. None waits for another one once it runs, so each turn comes: but for those
  * that read or write what a caller moves meanwhile, who may move it to or from one
- * that waits. These do not wait for long (transfer_limit_turn()).
+ * that waits. These do not wait for long (transfer_limit_turn()), and do not stand
+ * still for long while others wait (NOTE_STILL in transfer.c).
  */
 
 #include <fcntl.h>
@@ -285,6 +286,19 @@ static struct image_work *find_waiting(const struct image_service *image, const 
 bool image_work_waits(const struct image_service *image, const void *userdata)
 {
 	return find_waiting(image, userdata);
+}
+
+bool image_work_is_waited_for(const struct image_service *image, const void *userdata)
+{
+	const struct image_work *own = image->works;
+
+	while (own && own->userdata != userdata)
+		own = own->next;
+	for (const struct image_work *child = image->works; own && child; child = child->next) {
+		if (child != own && child->mode == own->mode && !child->work && !child->is_dropped)
+			return true;
+	}
+	return false;
 }
 
 bool image_work_drop(struct image_service *image, const void *userdata)

@@ -12,6 +12,8 @@
 #include "broker/lib/log.h"
 #include "schemas/check.h"
 #include "services/image/downloads.h"
+#include "services/image/lease.h"
+#include "services/image/transfer.h"
 
 #define PREFIX       "download-"
 #define KEPT_S       (24 * 3600)
@@ -228,4 +230,63 @@ int downloads_abort(struct image_service *image, const char *ref, struct why *wh
 	/* It has no record that could be kept without it: it is gone before the answer. */
 	trash_take(image, image->ingest, ref);
 	return 0;
+}
+
+/* ---- what a child has loaded ---- */
+
+int downloads_keep(struct image_pull_context *context, struct work_fetch_result *result)
+{
+	if (!context->result)
+		context->result = calloc(1, sizeof(*context->result));
+	if (!context->result)
+		return error_origin(-ENOMEM);
+	work_fetch_result_clear(context->result);
+	*context->result = *result;
+	*result = (struct work_fetch_result){};
+	return 0;
+}
+
+static int take_all(struct image_service *image, const struct work_fetch_result *result,
+		    struct why *why)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < result->blobs.count && !r; i++) {
+		if (result->blobs.items[i].path && result->blobs.items[i].path[0])
+			r = downloads_take(image, result->blobs.items[i].digest, why);
+	}
+	return r ? r : content_sync(image, why);
+}
+
+int downloads_record(struct operation *operation, const char *name,
+		     const struct work_fetch_result *result, struct why *why)
+{
+	struct image_service *image = operation_object(operation);
+	_cleanup_(cleanup_free) char *full = reference_normalize(name);
+	struct work_import_result blobs = {};
+	int r = full ? 0 : error_origin(-ENOMEM);
+
+	for (size_t i = 0; i < result->blobs.count && !r; i++)
+		r = lease_hold_content(operation, result->blobs.items[i].digest);
+	if (!r)
+		r = take_all(image, result, why);
+	blobs.blobs.items = result->blobs.items;
+	blobs.blobs.count = result->blobs.count;
+	if (!r)
+		r = content_record_blobs(image, &blobs);
+	for (size_t i = 0; i < result->blobs.count && !r; i++)
+		r = transfer_add_source(image, result->blobs.items[i].digest, full);
+	return r;
+}
+
+void downloads_drop(struct image_service *image, const struct work_fetch_result *result)
+{
+	for (size_t i = 0; result && i < result->blobs.count; i++) {
+		const struct work_blob *blob = &result->blobs.items[i];
+
+		if (blob->path && blob->path[0] && check_digest(blob->digest) &&
+		    !content_has(image, blob->digest))
+			(void)trash_after_commit(image, image->blobs,
+						 blob->digest + strlen("sha256:"), blob->digest);
+	}
 }

@@ -34,3 +34,12 @@ int downloads_look(struct image_service *image, const char *ref, struct content_
 int downloads_abort(struct image_service *image, const char *ref, struct why *why);
 /* Outside of a transaction: removes what nobody has gone on with for a day. */
 void downloads_clean(struct image_service *image);
+/*
+ * What a child has loaded. Its result is kept as the operation's state (taken); in the transaction that records its blobs
+ * they are held, moved into place (those of an earlier run are there) and know from which repository of the reference
+ * @name they come; if that is undone, files that were moved and never recorded go.
+ */
+int downloads_keep(struct image_pull_context *context, struct work_fetch_result *result);
+int downloads_record(struct operation *operation, const char *name,
+		     const struct work_fetch_result *result, struct why *why);
+void downloads_drop(struct image_service *image, const struct work_fetch_result *result);

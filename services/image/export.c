@@ -342,8 +342,9 @@ static void written(void *userdata, void *data, const struct why *why)
 
 	if (operation_is_cancelled(exporting->operation))
 		r = why_set(&own, refused(BUS_CANCELED), "it was cancelled");
-	else if (transfer_had_no_turn(exporting->transfer))
-		r = why_set(&own, refused(BUS_UNAVAILABLE), "cannot export: %s", why->text);
+	else if (transfer_refusal(exporting->transfer))
+		r = why_set(&own, refused(transfer_refusal(exporting->transfer)),
+			    "cannot export: %s", why->text);
 	else if (!result || result->error)
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot export: %s", result ? result->error : why->text);

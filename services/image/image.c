@@ -267,6 +267,8 @@ static const struct operation_type *const operations[] = {
 	&delete_operation,
 	&pull_operation,
 	&push_operation,
+	&fetch_object_operation,
+	&push_object_operation,
 	&lease_delete_operation,
 	&commit_operation,
 	&verify_operation,

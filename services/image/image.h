@@ -76,6 +76,8 @@ struct image_service {
 		uint64_t bytes;
 	} trash_budget; /* of what is removed here in this turn of the loop */
 	struct loop_timer trash_timer; /* armed: its end has not come */
+	struct loop_timer trash_retry; /* armed: something was left */
+	uint64_t trash_retry_ms; /* after which the next try comes; 0: as at first */
 	uint64_t next_trash;
 	bool is_removing;
 	struct trash_waiter *trash_waiters;
@@ -121,6 +123,8 @@ int image_work_start(struct image_service *image, const char *mode,
 /* A child of @userdata that still waits for its turn will not have it: its @fn is called soon, with no reply (true). One that runs goes on. */
 bool image_work_drop(struct image_service *image, const void *userdata);
 /* Does one of @userdata still wait? */
+/* Another of the kind of @userdata's child waits for its turn. */
+bool image_work_is_waited_for(const struct image_service *image, const void *userdata);
 bool image_work_waits(const struct image_service *image, const void *userdata);
 /* For a request to a child. */
 int image_limits_copy(const struct image_service *image, struct work_limits **ret_limits);
@@ -290,6 +294,8 @@ extern const struct operation_type prepare_operation;
 extern const struct operation_type delete_operation;
 extern const struct operation_type pull_operation;
 extern const struct operation_type push_operation;
+extern const struct operation_type fetch_object_operation;
+extern const struct operation_type push_object_operation;
 extern const struct operation_type lease_delete_operation;
 extern const struct operation_type export_operation;
 extern const struct operation_type snapshot_prepare_operation;

@@ -89,8 +89,9 @@ static void was_read(void *userdata, void *data, const struct why *why)
 	int r;
 
 	snprintf(what, sizeof(what), "import '%.200s'", asked->path);
-	r = transfer_had_no_turn(importing->transfer)
-		    ? why_set(&own, refused(BUS_UNAVAILABLE), "cannot %s: %s", what, why->text)
+	r = transfer_refusal(importing->transfer)
+		    ? why_set(&own, refused(transfer_refusal(importing->transfer)), "cannot %s: %s",
+			      what, why->text)
 		    : batch_take(&importing->batch, what, data, why, &own);
 	image_step_ended(importing->operation, r, &own);
 }

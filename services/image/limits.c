@@ -17,6 +17,7 @@ struct work_limits work_limits_fill(const struct work_limits *limits)
 	all.seconds = all.seconds ?: 3600;
 	all.children = all.children ?: 8;
 	all.turn = all.turn ?: 30;
+	all.still = all.still ?: 300;
 	return all;
 }
 

@@ -15,7 +15,6 @@
 #include "services/image/lease.h"
 #include "services/image/transfer.h"
 
-#define SECRETS_WAIT_MS   60000
 #define UNPACKING_TELL_MS 500
 
 struct pulling {
@@ -40,7 +39,8 @@ struct pulling {
 	struct resolved *resolved; /* that of platforms.items[index] */
 	struct unpack *unpack;
 	bool is_unpacked;
-	struct loop_timer timer; /* for the secrets; then for what is to be told */
+	struct transfer_wait wait;
+	struct loop_timer timer; /* for what is to be told */
 };
 
 static void try_unpack(struct pulling *pulling);
@@ -49,6 +49,7 @@ static void pulling_free(void *userdata)
 {
 	struct pulling *pulling = userdata;
 
+	transfer_wait_end(&pulling->wait);
 	loop_timer_cancel(&pulling->timer);
 	unpack_forget(pulling->unpack);
 	transfer_free(pulling->transfer);
@@ -75,20 +76,6 @@ static void fail(struct pulling *pulling, int r, const struct why *why)
 	unpack_forget(TAKE(pulling->unpack));
 	if (pulling->transfer)
 		transfer_stop(pulling->transfer);
-}
-
-/* In the transaction that records them; what was moved already when that is run again is in place. */
-static int take_blobs(struct pulling *pulling, struct why *why)
-{
-	struct image_pull_context *context = operation_context(pulling->operation);
-	const struct work_fetch_result *result = context->result;
-	int r = 0;
-
-	for (size_t i = 0; i < result->blobs.count && !r; i++) {
-		if (result->blobs.items[i].path && result->blobs.items[i].path[0])
-			r = downloads_take(pulling->image, result->blobs.items[i].digest, why);
-	}
-	return r ? r : content_sync(pulling->image, why);
 }
 
 static void go_on(struct pulling *pulling)
@@ -321,20 +308,6 @@ static void on_timer(struct loop_timer *timer)
 			     time_boot_ms() + UNPACKING_TELL_MS, on_timer);
 }
 
-static int keep_result(struct pulling *pulling, struct work_fetch_result *result)
-{
-	struct image_pull_context *context = operation_context(pulling->operation);
-
-	if (!context->result)
-		context->result = calloc(1, sizeof(*context->result));
-	if (!context->result)
-		return error_origin(-ENOMEM);
-	work_fetch_result_clear(context->result);
-	*context->result = *result;
-	*result = (struct work_fetch_result){};
-	return 0;
-}
-
 static void ended(void *userdata, void *data, const struct why *why)
 {
 	struct work_fetch_result *result = data;
@@ -357,7 +330,7 @@ static void ended(void *userdata, void *data, const struct why *why)
 		r = why_set(&own, refused(BUS_INTERNAL), "cannot pull '%.200s': no target",
 			    pulling->name);
 	else
-		r = keep_result(pulling, result);
+		r = downloads_keep(operation_context(pulling->operation), result);
 	if (!r && pulling->asked->all_platforms && !pulling->is_unpacked)
 		r = service_transact(pulling->image->service, list_platforms, &find);
 	if (r) {
@@ -451,34 +424,17 @@ static void start_now(struct operation *operation)
 	struct why why = {};
 	int r;
 
-	loop_timer_cancel(&pulling->timer);
+	transfer_wait_end(&pulling->wait);
 	r = start(pulling, &why);
 	if (r)
 		image_step_ended(operation, r, &why);
 }
 
-static void secrets_never_came(struct loop_timer *timer)
-{
-	struct pulling *pulling = container_of(timer, struct pulling, timer);
-	struct why why = {};
-
-	why_set(&why, 0,
-		"the pull of '%.200s' was cut by a restart, and its credentials are not stored: "
-		"pull it again, what has come is kept",
-		pulling->asked->name);
-	image_step_ended(pulling->operation, refused(BUS_UNAVAILABLE), &why);
-}
-
-/* After a crash a request without its credentials waits for its caller, who asks again. */
 static void begin(struct operation *operation)
 {
 	struct pulling *pulling = operation_data(operation);
 
-	if (!operation_lacks_secrets(operation))
-		start_now(operation);
-	else
-		(void)loop_timer_set(service_loop(pulling->image->service), &pulling->timer,
-				     time_boot_ms() + SECRETS_WAIT_MS, secrets_never_came);
+	transfer_begin(&pulling->wait, operation, start_now, "pull", pulling->asked->name);
 }
 
 static int pull_fetch(struct operation *operation)
@@ -506,29 +462,11 @@ static void pull_cancelled(struct operation *operation)
 	struct pulling *pulling = operation_data(operation);
 	struct why why = {};
 
-	if (!pulling)
+	if (!pulling || transfer_wait_cancel(&pulling->wait) || !pulling->transfer)
 		return;
 	why_set(&why, 0, "the pull of '%.200s' was cancelled", pulling->asked->name);
-	if (pulling->transfer) {
-		fail(pulling, refused(BUS_CANCELED), &why);
-		go_on(pulling);
-	} else if (pulling->timer.loop) {
-		loop_timer_cancel(&pulling->timer);
-		image_step_ended(operation, refused(BUS_CANCELED), &why);
-	}
-}
-
-/* Files that were moved into place and never recorded. */
-static void drop_unrecorded(struct image_service *image, const struct work_fetch_result *result)
-{
-	for (size_t i = 0; result && i < result->blobs.count; i++) {
-		const struct work_blob *blob = &result->blobs.items[i];
-
-		if (blob->path && blob->path[0] && check_digest(blob->digest) &&
-		    !content_has(image, blob->digest))
-			(void)trash_after_commit(image, image->blobs,
-						 blob->digest + strlen("sha256:"), blob->digest);
-	}
+	fail(pulling, refused(BUS_CANCELED), &why);
+	go_on(pulling);
 }
 
 static int pull_undo(struct operation *operation)
@@ -537,7 +475,7 @@ static int pull_undo(struct operation *operation)
 	struct image_pull_context *context = operation_context(operation);
 	int r;
 
-	drop_unrecorded(operation_object(operation), context->result);
+	downloads_drop(operation_object(operation), context->result);
 	r = lease_end_of(operation);
 	if (!r)
 		r = transfer_tell_end(operation, "image.pull", asked->name, "failed");
@@ -546,33 +484,13 @@ static int pull_undo(struct operation *operation)
 
 /* ---- record and name ---- */
 
-static int record_blobs(struct operation *operation, const struct work_fetch_result *fetched,
-			struct why *why)
-{
-	struct work_import_result result = {};
-	int r = 0;
-
-	for (size_t i = 0; i < fetched->blobs.count && !r; i++)
-		r = lease_hold_content(operation, fetched->blobs.items[i].digest);
-	if (!r)
-		r = take_blobs(operation_data(operation), why);
-	result.blobs.items = fetched->blobs.items;
-	result.blobs.count = fetched->blobs.count;
-	return r ? r : content_record_blobs(operation_object(operation), &result);
-}
-
 static int pull_record(struct operation *operation)
 {
 	const struct image_pull_request *asked = operation_request(operation);
 	struct image_pull_context *context = operation_context(operation);
-	_cleanup_(cleanup_free) char *name = reference_normalize(asked->name);
 	struct why why = {};
-	int r;
+	int r = downloads_record(operation, asked->name, context->result, &why);
 
-	r = name ? record_blobs(operation, context->result, &why) : error_origin(-ENOMEM);
-	for (size_t i = 0; i < context->result->blobs.count && !r; i++)
-		r = transfer_add_source(operation_object(operation),
-					context->result->blobs.items[i].digest, name);
 	return r ? image_step_failed(operation, r, &why) : 0;
 }
 

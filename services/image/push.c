@@ -1,4 +1,7 @@
-/* image.push: a child sends what the registry lacks. Nothing here changes, so a push that was cut is simply done again. */
+/*
+ * image.push and image.push_object: a child sends what the registry lacks. Nothing
+ * here changes, so a push that was cut is simply done again.
+ */
 
 #include <string.h>
 
@@ -8,32 +11,33 @@
 #include "services/image/lease.h"
 #include "services/image/transfer.h"
 
-#define SECRETS_WAIT_MS 60000
-
 struct pushing {
 	struct image_service *image;
 	struct operation *operation;
-	const struct image_push_request *asked;
-	char *name; /* full reference */
+	const struct transfer_hooks *hooks;
+	const char *asked;             /* the name as it was given */
+	struct work_push_request work; /* borrowed, but for the environment */
+	char *name;                    /* full reference */
 	struct transfer *transfer;
-	struct loop_timer timer; /* for the secrets */
+	struct transfer_wait wait;
 };
 
 static void pushing_free(void *userdata)
 {
 	struct pushing *pushing = userdata;
 
-	loop_timer_cancel(&pushing->timer);
+	transfer_wait_end(&pushing->wait);
 	transfer_free(pushing->transfer);
+	schema_strs_clear(&pushing->work.environment);
 	free(pushing->name);
 	free(pushing);
 }
 
 /* ---- what is pushed; in a transaction ---- */
 
-/* Size and media type of a document of the content store. */
+/* Size and media type of a blob of the content store: @media_type, else that under which it came, else @otherwise. */
 static int describe(struct image_service *image, const char *digest, const char *media_type,
-		    struct descriptor *ret, struct why *why)
+		    const char *otherwise, struct descriptor *ret, struct why *why)
 {
 	_cleanup_(content_record_clear) struct content_record record = {};
 	struct store_key key;
@@ -47,13 +51,11 @@ static int describe(struct image_service *image, const char *digest, const char 
 	if (r)
 		return r;
 	ret->size = record.size;
-	r = schema_set(&ret->digest, digest);
-	if (!r)
-		r = schema_set(&ret->media_type, media_type && *media_type ? media_type
-						 : record.media_type && *record.media_type
-							 ? record.media_type
-							 : MEDIA_OCI_MANIFEST);
-	return error_trace(r);
+	if (!media_type || !*media_type)
+		media_type = record.media_type && *record.media_type ? record.media_type
+								     : otherwise;
+	return error_trace(schema_set(&ret->digest, digest)
+				   ?: schema_set(&ret->media_type, media_type));
 }
 
 static int choose_platform(struct image_service *image, const char *text, const char *name,
@@ -72,7 +74,7 @@ static int choose_platform(struct image_service *image, const char *text, const 
 		return r;
 	if (!strcmp(resolved->manifest, target->digest))
 		return descriptor_copy(target, ret);
-	return describe(image, resolved->manifest, NULL, ret, why);
+	return describe(image, resolved->manifest, NULL, MEDIA_OCI_MANIFEST, ret, why);
 }
 
 static int find_target(struct image_service *image, const char *namespace,
@@ -84,7 +86,8 @@ static int find_target(struct image_service *image, const char *namespace,
 	int r;
 
 	if (asked->manifest && asked->manifest[0])
-		return describe(image, asked->manifest, asked->manifest_type, ret, why);
+		return describe(image, asked->manifest, asked->manifest_type, MEDIA_OCI_MANIFEST,
+				ret, why);
 	r = names_find(image, namespace, source, &record, why);
 	if (r)
 		return r;
@@ -106,7 +109,7 @@ static void ended(void *userdata, void *data, const struct why *why)
 
 	if (operation_is_cancelled(pushing->operation))
 		r = why_set(&own, refused(BUS_CANCELED), "the push of '%.200s' was cancelled",
-			    pushing->asked->name);
+			    pushing->asked);
 	else if (!result || result->error)
 		r = why_set(&own, refused(result ? result->status : BUS_INTERNAL),
 			    "cannot push '%.200s': %s", pushing->name,
@@ -122,31 +125,20 @@ static void ended(void *userdata, void *data, const struct why *why)
 	image_step_ended(pushing->operation, r, &own);
 }
 
-static const struct transfer_hooks hooks = {.method = "image.push", .ended = ended};
-
-static void request_clear(struct work_push_request *request)
-{
-	schema_strs_clear(&request->environment);
-}
-
 static int start(struct pushing *pushing, struct why *why)
 {
 	struct image_push_context *context = operation_context(pushing->operation);
-	_cleanup_(request_clear) struct work_push_request request = {
-		.name = pushing->name,
-		.registry = pushing->asked->registry,
-		.target = context->target,
-		.allow_non_distributable = pushing->asked->allow_non_distributable,
-		.connections = pushing->asked->max_concurrent_uploads,
-	};
 	int r;
 
-	r = transfer_environment(&request.environment);
+	pushing->work.name = pushing->name;
+	pushing->work.target = context->target;
+	r = transfer_environment(&pushing->work.environment);
 	if (r)
 		return error_trace(r);
-	return transfer_start(pushing->operation, pushing->asked->name, "push",
-			      schema_work_push_request(), &request, -1, schema_work_push_result(),
-			      &hooks, pushing, &pushing->transfer, why);
+	return transfer_start(pushing->operation, pushing->asked, "push",
+			      schema_work_push_request(), &pushing->work, -1,
+			      schema_work_push_result(), pushing->hooks, pushing,
+			      &pushing->transfer, why);
 }
 
 static void start_now(struct operation *operation)
@@ -155,34 +147,17 @@ static void start_now(struct operation *operation)
 	struct why why = {};
 	int r;
 
-	loop_timer_cancel(&pushing->timer);
+	transfer_wait_end(&pushing->wait);
 	r = start(pushing, &why);
 	if (r)
 		image_step_ended(operation, r, &why);
 }
 
-static void secrets_never_came(struct loop_timer *timer)
-{
-	struct pushing *pushing = container_of(timer, struct pushing, timer);
-	struct why why = {};
-
-	why_set(&why, 0,
-		"the push of '%.200s' was cut by a restart, and its credentials are not stored: "
-		"push it again",
-		pushing->asked->name);
-	image_step_ended(pushing->operation, refused(BUS_UNAVAILABLE), &why);
-}
-
-/* After a crash a request without its credentials waits for its caller, who asks again. */
 static void begin(struct operation *operation)
 {
 	struct pushing *pushing = operation_data(operation);
 
-	if (!operation_lacks_secrets(operation))
-		start_now(operation);
-	else
-		(void)loop_timer_set(service_loop(pushing->image->service), &pushing->timer,
-				     time_boot_ms() + SECRETS_WAIT_MS, secrets_never_came);
+	transfer_begin(&pushing->wait, operation, start_now, "push", pushing->asked);
 }
 
 /* Of a context that is kept each member is whole: it takes @target. */
@@ -199,80 +174,98 @@ static int keep_target(struct image_push_context *context, struct descriptor *ta
 	return 0;
 }
 
+/* The step's data; NULL: out of memory. */
+static struct pushing *pushing_new(struct operation *operation, const char *name,
+				   const struct transfer_hooks *hooks)
+{
+	struct pushing *pushing = calloc(1, sizeof(*pushing));
+
+	if (!pushing)
+		return NULL;
+	pushing->image = operation_object(operation);
+	pushing->operation = operation;
+	pushing->hooks = hooks;
+	pushing->asked = name;
+	pushing->name = reference_normalize(name);
+	operation_set_data(operation, pushing, pushing_free);
+	return pushing->name ? pushing : NULL;
+}
+
+/* What is sent is held; it takes @target. */
+static int hold_and_begin(struct operation *operation, struct descriptor *target)
+{
+	int r = lease_hold_content(operation, target->digest);
+
+	if (!r)
+		r = keep_target(operation_context(operation), target);
+	if (r)
+		return image_step_failed(operation, r, NULL);
+	r = operation_after_commit(operation, begin);
+	return r ? error_trace(r) : OPERATION_LATER;
+}
+
+static const struct transfer_hooks push_hooks = {.method = "image.push", .ended = ended};
+
 static int push_send(struct operation *operation)
 {
-	struct image_push_context *context = operation_context(operation);
-	struct pushing *pushing = calloc(1, sizeof(*pushing));
+	const struct image_push_request *asked = operation_request(operation);
+	struct pushing *pushing = pushing_new(operation, asked->name, &push_hooks);
 	_cleanup_(descriptor_clear) struct descriptor target = {};
 	struct why why = {};
 	int r;
 
 	if (!pushing)
 		return error_origin(-ENOMEM);
-	pushing->image = operation_object(operation);
-	pushing->operation = operation;
-	pushing->asked = operation_request(operation);
-	pushing->name = reference_normalize(pushing->asked->name);
-	operation_set_data(operation, pushing, pushing_free);
-	if (!pushing->name)
-		return error_origin(-ENOMEM);
-	r = find_target(pushing->image, operation_namespace(operation), pushing->asked, &target,
-			&why);
-	if (!r)
-		r = lease_hold_content(operation, target.digest);
-	if (!r)
-		r = keep_target(context, &target);
-	if (r)
-		return image_step_failed(operation, r, &why);
-	r = operation_after_commit(operation, begin);
-	return r ? error_trace(r) : OPERATION_LATER;
+	pushing->work.registry = asked->registry;
+	pushing->work.allow_non_distributable = asked->allow_non_distributable;
+	pushing->work.connections = asked->max_concurrent_uploads;
+	r = find_target(pushing->image, operation_namespace(operation), asked, &target, &why);
+	return r ? image_step_failed(operation, r, &why) : hold_and_begin(operation, &target);
 }
 
 static void push_cancelled(struct operation *operation)
 {
 	struct pushing *pushing = operation_data(operation);
 
-	if (!pushing)
-		return;
-	if (pushing->transfer) {
+	if (pushing && !transfer_wait_cancel(&pushing->wait) && pushing->transfer)
 		transfer_stop(pushing->transfer);
-	} else if (pushing->timer.loop) {
-		struct why why = {};
+}
 
-		loop_timer_cancel(&pushing->timer);
-		why_set(&why, 0, "the push of '%.200s' was cancelled", pushing->asked->name);
-		image_step_ended(operation, refused(BUS_CANCELED), &why);
-	}
+static int end(struct operation *operation, const char *method, const char *name, const char *state)
+{
+	int r = lease_end_of(operation);
+
+	if (!r)
+		r = transfer_tell_end(operation, method, name, state);
+	return r ? image_step_failed(operation, r, NULL) : 0;
 }
 
 static int push_undo(struct operation *operation)
 {
 	const struct image_push_request *asked = operation_request(operation);
-	int r;
 
-	r = lease_end_of(operation);
-	if (!r)
-		r = transfer_tell_end(operation, "image.push", asked->name, "failed");
-	return r ? image_step_failed(operation, r, NULL) : 0;
+	return end(operation, "image.push", asked->name, "failed");
 }
 
-static int push_finish(struct operation *operation, void *data)
+static int fill_reply(struct operation *operation, struct image_push_reply *reply)
 {
-	const struct image_push_request *asked = operation_request(operation);
-	struct image_push_context *context = operation_context(operation);
-	struct image_push_reply *reply = data;
-	int r;
+	const struct image_push_context *context = operation_context(operation);
 
 	reply->uploaded = context->result->uploaded;
 	reply->mounted = context->result->mounted;
 	reply->existing = context->result->existing;
 	reply->target = calloc(1, sizeof(*reply->target));
-	r = reply->target ? descriptor_copy(context->target, reply->target) : error_origin(-ENOMEM);
-	if (!r)
-		r = lease_end_of(operation);
-	if (!r)
-		r = transfer_tell_end(operation, "image.push", asked->name, "done");
-	return r ? image_step_failed(operation, r, NULL) : 0;
+	return reply->target ? descriptor_copy(context->target, reply->target)
+			     : error_origin(-ENOMEM);
+}
+
+static int push_finish(struct operation *operation, void *data)
+{
+	const struct image_push_request *asked = operation_request(operation);
+	int r = fill_reply(operation, data);
+
+	return r ? image_step_failed(operation, r, NULL)
+		 : end(operation, "image.push", asked->name, "done");
 }
 
 static const struct operation_step push_steps[] = {
@@ -312,4 +305,79 @@ int image_push(struct image_service *image, const struct image_push_request *req
 		return image_answer(call, r, &why, "the push");
 	(void)image;
 	return error_trace(operation_start(call, &push_operation, request, request->name, false));
+}
+
+/* ---- one object ---- */
+
+static const struct transfer_hooks object_hooks = {.method = "image.push_object", .ended = ended};
+
+static int object_send(struct operation *operation)
+{
+	const struct image_push_object_request *asked = operation_request(operation);
+	struct pushing *pushing = pushing_new(operation, asked->name, &object_hooks);
+	_cleanup_(descriptor_clear) struct descriptor target = {};
+	struct why why = {};
+	int r;
+
+	if (!pushing)
+		return error_origin(-ENOMEM);
+	pushing->work.registry = asked->registry;
+	pushing->work.only_object = true;
+	/* Whoever names it means it. */
+	pushing->work.allow_non_distributable = true;
+	r = describe(pushing->image, asked->digest, asked->media_type, "application/octet-stream",
+		     &target, &why);
+	return r ? image_step_failed(operation, r, &why) : hold_and_begin(operation, &target);
+}
+
+static int object_undo(struct operation *operation)
+{
+	const struct image_push_object_request *asked = operation_request(operation);
+
+	return end(operation, "image.push_object", asked->name, "failed");
+}
+
+static int object_finish(struct operation *operation, void *data)
+{
+	const struct image_push_object_request *asked = operation_request(operation);
+	int r = fill_reply(operation, data);
+
+	return r ? image_step_failed(operation, r, NULL)
+		 : end(operation, "image.push_object", asked->name, "done");
+}
+
+static const struct operation_step object_steps[] = {
+	{.name = "send", .run = object_send, .undo = object_undo},
+	{},
+};
+
+const struct operation_type push_object_operation = {
+	.method = "image.push_object",
+	.steps = object_steps,
+	.request = schema_image_push_object_request,
+	.reply = schema_image_push_reply,
+	.context = schema_image_push_context,
+	.finish = object_finish,
+	.cancelled = push_cancelled,
+	.has_secrets = start_now,
+};
+
+int image_push_object(struct image_service *image, const struct image_push_object_request *request,
+		      struct image_push_reply *reply, struct call *call)
+{
+	struct why why = {};
+	int r;
+
+	(void)image;
+	(void)reply;
+	if (!call_checked_namespace(call))
+		return 0;
+	r = transfer_check_object(request->name, request->digest, &request->media_type,
+				  request->media_type ? 1 : 0, &why);
+	if (!r)
+		r = transfer_check_options(request->registry, &why);
+	if (r)
+		return image_answer(call, r, &why, "the push");
+	return error_trace(
+		operation_start(call, &push_object_operation, request, request->name, false));
 }

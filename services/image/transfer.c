@@ -18,6 +18,8 @@
 #define NAME_SHOWN_MAX  255 /* of an event's object */
 #define SOURCE_LABEL    "containerd.io/distribution.source."
 #define SOURCES_SIZE    2048
+#define SECRETS_WAIT_MS 60000
+#define STILL_LOOK_MS   1000 /* between two looks whether anybody waits */
 
 struct transfer {
 	struct image_service *image;
@@ -32,7 +34,9 @@ struct transfer {
 	uint64_t told_ms;
 	uint8_t *buffer; /* of NOTE_MAX bytes */
 	struct loop_timer turn;
-	bool had_no_turn;
+	struct loop_timer still;
+	uint64_t still_since_ms; /* 0: it moves */
+	enum bus_status refusal;
 };
 
 /* ---- events ---- */
@@ -262,6 +266,37 @@ static void answer_ask(struct transfer *transfer, const struct work_note *note)
 		transfer->hooks->arrived(transfer->userdata, note->blob, false);
 }
 
+/* ---- ended from here ---- */
+
+static void refuse(struct transfer *transfer, enum bus_status status)
+{
+	transfer->refusal = status;
+	transfer_stop(transfer);
+}
+
+/* Nobody but the next one needs its turn: it may stand still for as long as nobody waits. */
+static void on_still(struct loop_timer *timer)
+{
+	struct transfer *transfer = container_of(timer, struct transfer, still);
+	uint64_t limit_ms = work_limits_fill(&transfer->image->limits).still * 1000;
+	uint64_t now = time_boot_ms(), end = transfer->still_since_ms + limit_ms;
+
+	if (now >= end && image_work_is_waited_for(transfer->image, transfer)) {
+		refuse(transfer, BUS_DEADLINE_EXCEEDED);
+		return;
+	}
+	(void)loop_timer_set(service_loop(transfer->image->service), timer,
+			     now < end ? end : now + STILL_LOOK_MS, on_still);
+}
+
+static void take_still(struct transfer *transfer, uint64_t since_ms)
+{
+	transfer->still_since_ms = since_ms;
+	loop_timer_cancel(&transfer->still);
+	if (since_ms)
+		on_still(&transfer->still);
+}
+
 /* ---- notes ---- */
 
 static void take_note(struct transfer *transfer, struct work_note *note)
@@ -272,6 +307,8 @@ static void take_note(struct transfer *transfer, struct work_note *note)
 		keep_progress(transfer, note);
 	} else if (note->kind == NOTE_LOG) {
 		log_info("image=%s http=\"%s\"", transfer->name, note->text ? note->text : "");
+	} else if (note->kind == NOTE_STILL) {
+		take_still(transfer, note->still_since_ms);
 	} else if (hooks->tells_progress) {
 		log_error("image=%s error=\"davit-image-work sent a note that is no progress\"",
 			  transfer->name);
@@ -312,11 +349,16 @@ static void on_channel(struct loop_file *file, uint32_t events)
 
 /* ---- life ---- */
 
-static void explain_turn(const struct transfer *transfer, struct why *why)
+static void explain_refusal(const struct transfer *transfer, struct why *why)
 {
 	struct work_limits limits = work_limits_fill(&transfer->image->limits);
 
 	*why = (struct why){};
+	if (transfer->refusal == BUS_DEADLINE_EXCEEDED)
+		why_set(why, -ETIMEDOUT,
+			"its stream moved nothing for %llu seconds (limit still), and others wait "
+			"for their turn: %llu may be under way (limit children)",
+			(unsigned long long)limits.still, (unsigned long long)limits.children);
 	why_set(why, -ETIMEDOUT,
 		"its turn did not come within %llu seconds (limit turn): %llu are under way already "
 		"(limit children), and one of them may wait for this stream",
@@ -338,8 +380,8 @@ static void ended(void *userdata, void *reply, const struct why *why)
 		on_channel(file, EPOLLIN);
 	}
 	transfer_stop(transfer);
-	if (transfer->had_no_turn)
-		explain_turn(transfer, &own);
+	if (transfer->refusal)
+		explain_refusal(transfer, &own);
 	transfer->hooks->ended(transfer->userdata, reply, &own);
 }
 
@@ -349,8 +391,7 @@ static void on_turn(struct loop_timer *timer)
 
 	if (!image_work_waits(transfer->image, transfer))
 		return;
-	transfer->had_no_turn = true;
-	transfer_stop(transfer);
+	refuse(transfer, BUS_UNAVAILABLE);
 }
 
 void transfer_limit_turn(struct transfer *transfer)
@@ -362,18 +403,18 @@ void transfer_limit_turn(struct transfer *transfer)
 			    time_boot_ms() + seconds * 1000, on_turn))
 		return;
 	/* Out of memory: rather none than one that waits for ever. */
-	transfer->had_no_turn = true;
-	transfer_stop(transfer);
+	refuse(transfer, BUS_UNAVAILABLE);
 }
 
-bool transfer_had_no_turn(const struct transfer *transfer)
+enum bus_status transfer_refusal(const struct transfer *transfer)
 {
-	return transfer->had_no_turn;
+	return transfer->refusal;
 }
 
 void transfer_stop(struct transfer *transfer)
 {
 	loop_timer_cancel(&transfer->turn);
+	loop_timer_cancel(&transfer->still);
 	loop_file_remove(&transfer->file);
 	transfer->channel = close_fd(transfer->channel);
 	image_work_drop(transfer->image, transfer);
@@ -439,6 +480,49 @@ int transfer_start(struct operation *operation, const char *name, const char *mo
 	}
 	*ret_transfer = transfer;
 	return 0;
+}
+
+/* ---- waiting for credentials ---- */
+
+static void secrets_never_came(struct loop_timer *timer)
+{
+	struct transfer_wait *wait = container_of(timer, struct transfer_wait, timer);
+	struct why why = {};
+
+	why_set(&why, 0,
+		"the %s was cut by a restart, and its credentials are not stored: ask for it again, "
+		"what has come is kept",
+		wait->what);
+	image_step_ended(wait->operation, refused(BUS_UNAVAILABLE), &why);
+}
+
+void transfer_begin(struct transfer_wait *wait, struct operation *operation,
+		    void (*start)(struct operation *operation), const char *verb, const char *name)
+{
+	wait->operation = operation;
+	snprintf(wait->what, sizeof(wait->what), "%s of '%.200s'", verb, name);
+	if (!operation_lacks_secrets(operation))
+		start(operation);
+	else
+		(void)loop_timer_set(service_loop(operation_service(operation)), &wait->timer,
+				     time_boot_ms() + SECRETS_WAIT_MS, secrets_never_came);
+}
+
+void transfer_wait_end(struct transfer_wait *wait)
+{
+	loop_timer_cancel(&wait->timer);
+}
+
+bool transfer_wait_cancel(struct transfer_wait *wait)
+{
+	struct why why = {};
+
+	if (!wait->timer.loop)
+		return false;
+	loop_timer_cancel(&wait->timer);
+	why_set(&why, 0, "the %s was cancelled", wait->what);
+	image_step_ended(wait->operation, refused(BUS_CANCELED), &why);
+	return true;
 }
 
 /* ---- small things ---- */
@@ -538,4 +622,31 @@ int transfer_check_options(const struct registry_options *options, struct why *w
 	    (!options->tls_cert || !options->tls_cert[0]))
 		r = why_set(why, refused(BUS_INVALID_ARGUMENT), "tls_key needs tls_cert");
 	return r;
+}
+
+/* Fit for a header, as it is. */
+static bool is_media_type(const char *text)
+{
+	for (const char *c = text; *c; c++) {
+		if (*c <= ' ' || *c >= 0x7f || *c == ',')
+			return false;
+	}
+	return strchr(text, '/');
+}
+
+int transfer_check_object(const char *name, const char *digest, char *const *media_types,
+			  size_t n_media_types, struct why *why)
+{
+	if (!check_reference(name))
+		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.200s' is not an image name",
+			       name);
+	if (digest && *digest && !check_digest(digest))
+		return why_set(why, refused(BUS_INVALID_ARGUMENT), "'%.100s' is not a digest",
+			       digest);
+	for (size_t i = 0; i < n_media_types; i++) {
+		if (*media_types[i] && !is_media_type(media_types[i]))
+			return why_set(why, refused(BUS_INVALID_ARGUMENT),
+				       "'%.100s' is not a media type", media_types[i]);
+	}
+	return 0;
 }

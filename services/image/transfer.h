@@ -28,12 +28,13 @@ int transfer_start(struct operation *operation, const char *name, const char *mo
 		   const struct schema_message *request, const void *message, int directory,
 		   const struct schema_message *reply, const struct transfer_hooks *hooks,
 		   void *userdata, struct transfer **ret_transfer, struct why *why);
-/*
- * Of a stream, which whatever runs may wait for: unless its turn comes soon (limit `turn`) it is refused. Then @ended
- * has no reply and transfer_had_no_turn() is true.
- */
+/* Of a stream, which whatever runs may wait for: unless its turn comes soon (limit `turn`) it is refused. */
 void transfer_limit_turn(struct transfer *transfer);
-bool transfer_had_no_turn(const struct transfer *transfer);
+/*
+ * BUS_OK, or why it was ended from here: UNAVAILABLE, as its turn did not come; DEADLINE_EXCEEDED, as its stream stood
+ * still (limit `still`) while others waited for their turn. @ended has no reply then, and a sentence.
+ */
+enum bus_status transfer_refusal(const struct transfer *transfer);
 /* The child ends soon, and @ended is called. */
 void transfer_stop(struct transfer *transfer);
 struct transfer *transfer_free(struct transfer *transfer);
@@ -42,6 +43,23 @@ int transfer_tell(struct transfer *transfer, const char *state);
 /* In a transaction, when nothing is known of its blobs any more: its last event. */
 int transfer_tell_end(struct operation *operation, const char *method, const char *name,
 		      const char *state);
+
+/*
+ * The start of an operation whose request may have credentials, which are not stored: after a crash a request without
+ * them waits for its caller, who asks again, for a minute.
+ */
+struct transfer_wait {
+	struct loop_timer timer; /* armed: it waits */
+	struct operation *operation;
+	char what[256]; /* for sentences: "pull of 'x'" */
+};
+/* After the commit. @start: at once, or, by the operation's type, when the credentials come. */
+void transfer_begin(struct transfer_wait *wait, struct operation *operation,
+		    void (*start)(struct operation *operation), const char *verb, const char *name);
+/* The credentials have come, or it is over. */
+void transfer_wait_end(struct transfer_wait *wait);
+/* It was cancelled: true if it was still waiting, and has ended now. */
+bool transfer_wait_cancel(struct transfer_wait *wait);
 
 /* An archive's path, or what of it fits into an event. */
 const char *transfer_archive_name(const char *path);
@@ -55,3 +73,6 @@ void transfer_split(const char *name, char **ret_host, const char **ret_reposito
 int transfer_add_source(struct image_service *image, const char *digest, const char *name);
 /* Checks what a caller says of a registry. */
 int transfer_check_options(const struct registry_options *options, struct why *why);
+/* Checks what a caller says of one object: its repository, its digest (NULL or "": none), its media types. */
+int transfer_check_object(const char *name, const char *digest, char *const *media_types,
+			  size_t n_media_types, struct why *why);

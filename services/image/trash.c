@@ -1,7 +1,8 @@
 /*
  * Removing files. What is to go is moved into trash/ at once, so that its name is
  * free; a little of it is then removed here, all that takes longer by a child. In
- * one turn of the loop that is little in all, however many were removed.
+ * one turn of the loop that is little in all, however many were removed. What a
+ * child has left, or could not be started for, is looked for in trash/ again later.
  */
 
 #include <dirent.h>
@@ -16,6 +17,8 @@
 #define TURN_ENTRIES 64          /* that are removed here in one turn of the loop */
 #define TURN_BYTES   (16u << 20) /* and of their files */
 #define BATCH_MAX    512         /* names for one child */
+#define RETRY_MS     15000       /* before what was left is tried again; twice as long each time */
+#define RETRY_MAX_MS 3600000
 
 struct trash_waiter {
 	struct trash_waiter *next;
@@ -24,6 +27,7 @@ struct trash_waiter {
 };
 
 static void start_remover(struct image_service *image);
+static void left(struct image_service *image, const char *why);
 
 /* ---- a little ---- */
 
@@ -88,16 +92,41 @@ static void tell_waiters(struct image_service *image)
 	}
 }
 
+static void on_retry(struct loop_timer *timer)
+{
+	struct image_service *image = container_of(timer, struct image_service, trash_retry);
+
+	schema_strs_clear(&image->trash_names);
+	if (trash_clean(image))
+		left(image, "trash/ cannot be read");
+	start_remover(image);
+	tell_waiters(image);
+}
+
+/* Nobody waits for what comes so much later. */
+static void left(struct image_service *image, const char *why)
+{
+	uint64_t after_ms = image->trash_retry_ms ?: RETRY_MS;
+
+	log_error("trash=left error=\"%s\"", why);
+	schema_strs_clear(&image->trash_names);
+	if (image->trash_retry.loop || image->is_draining)
+		return;
+	(void)loop_timer_set(service_loop(image->service), &image->trash_retry,
+			     time_boot_ms() + after_ms, on_retry);
+	image->trash_retry_ms = after_ms < RETRY_MAX_MS / 2 ? 2 * after_ms : RETRY_MAX_MS;
+}
+
 static void removed(void *userdata, void *data, const struct why *why)
 {
 	struct image_service *image = userdata;
 	const struct work_remove_result *result = data;
 
 	image->is_removing = false;
-	if (!result)
-		log_error("trash=left error=\"%s\"", why->text);
-	else if (result->error)
-		log_error("trash=left error=\"%s\"", result->error);
+	if (!result || result->error)
+		left(image, result ? result->error : why->text);
+	else if (!image->trash_retry.loop)
+		image->trash_retry_ms = 0;
 	start_remover(image);
 	tell_waiters(image);
 }
@@ -134,9 +163,8 @@ static void start_remover(struct image_service *image)
 				     &image->trash, 1, schema_work_remove_result(), 0, removed,
 				     image, &why);
 	image->is_removing = !r;
-	/* It is tried again at the next start. */
 	if (r)
-		log_error("trash=left error=\"%s\"", why.text);
+		left(image, why.text[0] ? why.text : strerror(r < 0 ? -r : EIO));
 }
 
 /* ---- taking ---- */
@@ -169,8 +197,9 @@ void trash_take(struct image_service *image, int directory, const char *name)
 	}
 	if (!remove_small(image->trash, place, budget_of_turn(image)))
 		return;
-	if (!schema_strs_add(&image->trash_names, place))
-		start_remover(image);
+	if (schema_strs_add(&image->trash_names, place))
+		left(image, "out of memory");
+	start_remover(image);
 }
 
 struct taking {
@@ -292,6 +321,7 @@ void trash_start(struct image_service *image)
 void trash_close(struct image_service *image)
 {
 	loop_timer_cancel(&image->trash_timer);
+	loop_timer_cancel(&image->trash_retry);
 	while (image->trash_waiters)
 		trash_forget_waiter(image, image->trash_waiters->userdata);
 	schema_strs_clear(&image->trash_names);

@@ -159,8 +159,8 @@ class Davit:
         return result.stdout.decode()
 
     def start(self, *words, **options):
-        return subprocess.Popen(self.base + list(words), env=self.env, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(self.base + list(words), env=self.env, **dict(streams, **options))
 
     def json(self, *words):
         return json.loads(self.check(*words, "--format", "json"))

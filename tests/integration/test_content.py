@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -225,6 +226,40 @@ def test_the_command_line_resumes_an_ingest():
         assert result.returncode == 1 and b"other bytes" in result.stderr, result
         wait_for(lambda: d("content", "ingest", "--restart", "key", input=b"data").returncode == 0, "it starts anew", 30)
         assert digest(b"data") in d.check("content", "ls", "-q").split()
+
+
+# ---- editing ----
+
+def test_a_copy_of_a_blob_is_edited():
+    with Davit() as d, Bus(d) as bus, tempfile.TemporaryDirectory(prefix="dvedit ", dir="/tmp") as copies:
+        d.env.update(XDG_RUNTIME_DIR=copies, EDITOR="sed -i s/a/b/g")
+        data = b'{"mediaType": "x/a", "a": "%s"}' % (b"a" * 2 * PART)
+        old = bus.put(data, labels=ROOT)
+        new = d.check("content", "edit", old).strip()
+        assert d("content", "get", new).stdout == data.replace(b"a", b"b"), new
+        assert d("content", "get", old).stdout == data
+        assert "gc.root" in d.check("content", "label", new) and not d.check("content", "active", "-q")
+        # In place, by another file in its place, and not at all.
+        assert d.check("content", "edit", "--editor", "printf x >", old).strip() == digest(b"x")
+        assert d.check("content", "edit", "--editor", "true", old).strip() == old
+        assert not os.listdir(copies), "a copy is left"
+        for words, code, text in ((["--editor", "false", old], 1, "failed with code 1"), (["--editor", "no-such", old], 1, "127"),
+                                  (["--editor", "kill $$; :", old], 1, "signal 15"), (["--editor", "", old], 2, "EDITOR"),
+                                  (["--validate", "word", old], 2, "neither json nor"), (["sha256:" + 64 * "1"], 1, "no blob")):
+            result = d("content", "edit", *words)
+            assert result.returncode == code and not result.stdout and text in result.stderr.decode(), result
+        assert not os.listdir(copies), "a copy is left"
+        # What is no good is not stored, and not lost.
+        assert d.check("content", "edit", "--validate", "json", "--editor", "true", old).strip() == old
+        assert d.check("content", "edit", "--validate", "x/a", "--editor", "true", old).strip() == old
+        for words, text in ((["--validate", "json", "--editor", "printf '{' >"], "it is not JSON"),
+                            (["--validate", "x/b", "--editor", "true"], "its mediaType is 'x/a'"),
+                            (["--validate", "x/b", "--editor", "printf [] >"], "not a JSON object"),
+                            (["--validate", "json", "--editor", "rm"], "cannot be read")):
+            result = d("content", "edit", *words, old)
+            assert result.returncode == 1 and text in result.stderr.decode(), result
+            assert "what was written is in " + copies in result.stderr.decode(), result
+        assert len(os.listdir(copies)) == 3, os.listdir(copies)
 
 
 # ---- labels, lists, deletion ----

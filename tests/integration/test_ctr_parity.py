@@ -10,7 +10,9 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import layers  # noqa: E402
 from davit import DEADLINE, Davit, main, wait_for  # noqa: E402
+from registry import Registry  # noqa: E402
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -270,6 +272,31 @@ def test_a_checkpoint_with_a_criu_that_works_is_made_by_both():
         p.state("RUNNING")
         p.same("tasks", "rm", "-f", "web")
         p.same("containers", "rm", "web")
+
+
+def test_objects_are_edited_fetched_and_pushed_the_same():
+    with pair() as p, Registry() as r:
+        both = (p.davit, p.containerd)
+        one, other = b"one\n", b"other\n"
+        for tool in both:
+            assert tool("content", "ingest", "k", "--expected-digest", layers.digest(one), input=one).returncode == 0
+        # An editor that writes in place: of one that puts a new file there ctr 1.6 reads the old one.
+        assert p.same("content", "edit", "--editor", "echo other >", layers.digest(one)).stdout.decode().strip() == \
+            layers.digest(other)
+        p.both("content", "edit", "--editor", "false", layers.digest(one))
+        p.both("content", "edit", "--editor", "true", "sha256:" + 64 * "1")
+        for tool, name in zip(both, ("davit", "ctr")):
+            result = tool("content", "push-object", "--plain-http", "%s/t/%s:1" % (r.host, name), layers.digest(other), "a/b")
+            assert result.returncode == 0 and result.stdout.decode() == "Pushed %s a/b\n" % layers.digest(other), result
+        p.both("content", "push-object", "--plain-http", r.host + "/t/a:1", "sha256:" + 64 * "1", "a/b")
+        p.both("content", "push-object", "--plain-http", r.host + "/t/a:1", "word", "a/b")
+        # davit: what is there already is no failure, and a blob of the repository can be asked for by its digest.
+        p.davit.check("content", "push-object", "--plain-http", r.host + "/t/ctr:1", layers.digest(other), "a/b")
+        assert p.davit.check("content", "fetch-object", "--plain-http", r.host + "/t/ctr", layers.digest(other)).encode() == other
+        p.davit.check("images", "push", "--plain-http", r.host + "/t/image:1", IMAGE)
+        ours, theirs = p.both("content", "fetch-object", "--plain-http", r.host + "/t/image:1")
+        assert ours.stdout == theirs.stdout and ours.stdout.startswith(b"{"), (ours, theirs)
+        p.both("content", "fetch-object", "--plain-http", r.host + "/t/image:none")
 
 
 if __name__ == "__main__":

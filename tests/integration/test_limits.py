@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
@@ -46,7 +47,11 @@ exec "%(bin)s/davit-image-work" "$@"
         return [n for n in os.listdir(self.work) if n.startswith("begun-%s-" % mode)]
 
     def operations(self, method):
-        return [o for o in self.json("operations") if o["method"] == method]
+        return operations(self, method)
+
+
+def operations(d, method):
+    return [o for o in d.json("operations") if o["method"] == method]
 
 
 def refused(d, limit, *contents):
@@ -177,6 +182,52 @@ def test_a_file_waits_for_its_turn_as_long_as_it_takes():
         d.release("import")
         assert [i.wait(DEADLINE) for i in imports] == [0, 0]
 
+
+# ---- streams that stand still ----
+
+def test_a_stream_that_stands_still_is_cut_when_others_wait_and_not_before():
+    with limited("children=1", "still=1") as d:
+        imported(d, "docker.io/library/t:1", [layers.f("f", os.urandom(1 << 20))])  # more than pipes hold
+        archive = os.path.join(d.work, "t.tar")
+        d.check("images", "export", archive, "docker.io/library/t:1")
+        with open(archive, "rb") as f:
+            data = f.read()
+        # Nobody waits: it may stand still.
+        first = d.start("images", "import", "-", stdin=subprocess.PIPE)
+        first.stdin.write(data[:300000])
+        first.stdin.flush()
+        time.sleep(2.5)
+        # Now somebody does.
+        second = d.start("images", "import", archive)
+        assert second.wait(DEADLINE) == 0, second.stderr.read()
+        first.stdin.close()
+        said = first.stderr.read()
+        assert first.wait(DEADLINE) == 1, said
+        assert b"moved nothing for 1 seconds (limit still)" in said and b"1 may be under way (limit children)" in said, said
+        assert not d.json("leases", "ls") and not d.check("content", "active", "-q")
+
+
+def test_an_export_that_nobody_reads_is_cut_when_others_wait():
+    with limited("children=1", "still=1") as d:
+        imported(d, "docker.io/library/t:1", [layers.f("f", os.urandom(1 << 20))])
+        reader, writer = os.pipe()
+        first = d.start("images", "export", "-", "docker.io/library/t:1", stdout=writer)
+        os.close(writer)
+        wait_for(lambda: operations(d, "image.export"), "it is under way")
+        # A FIFO that nobody opens has its turn as well, and waits for it as a file does.
+        fifo = os.path.join(d.work, "fifo")
+        os.mkfifo(fifo)
+        second = d.start("images", "export", fifo, "docker.io/library/t:1")
+        wait_for(lambda: len(operations(d, "image.export")) == 2 or first.poll() is not None, "it waits, or has its turn")
+        said = first.stderr.read()
+        assert first.wait(DEADLINE) == 1 and b"cannot export: its stream moved nothing for 1 seconds (limit still)" in said, said
+        os.close(reader)
+        d.check("images", "export", os.path.join(d.work, "out.tar"), "docker.io/library/t:1")
+        said = second.stderr.read()
+        assert second.wait(DEADLINE) == 1 and b"(limit still)" in said, said
+
+
+# ---- layers ----
 
 def test_layers_wait_for_their_turn_and_are_forgotten_when_nobody_wants_them_any_more():
     with Held("children=2") as d:

@@ -72,7 +72,7 @@ _davit_step() {
 	'davit snapshots cleanup') words=" --help"; path='davit snapshots cleanup' ;;
 	'davit snapshots usage') words=" --bytes --help"; path='davit snapshots usage' ;;
 	'davit snapshots view') words=" --target --mounts --help"; path='davit snapshots view' ;;
-	'davit content') words=" active delete get ingest list label verify fetch prune --help"; path='davit content' ;;
+	'davit content') words=" active delete get ingest list label verify fetch prune edit fetch-object fetch-blob push-object --help"; path='davit content' ;;
 	'davit content active') words=" --quiet --format --help"; path='davit content active' ;;
 	'davit content delete' | 'davit content del' | 'davit content remove' | 'davit content rm') words=" --help"; path='davit content delete' ;;
 	'davit content get') words=" --help"; path='davit content get' ;;
@@ -83,6 +83,10 @@ _davit_step() {
 	'davit content fetch') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --label --platform --all-platforms --all-metadata --max-concurrent-downloads --metadata-only --help"; path='davit content fetch' ;;
 	'davit content prune') words=" references --help"; path='davit content prune' ;;
 	'davit content prune references') words=" --async --dry --help"; path='davit content prune references' ;;
+	'davit content edit') words=" --validate --editor --help"; path='davit content edit' ;;
+	'davit content fetch-object') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --help"; path='davit content fetch-object' ;;
+	'davit content fetch-blob') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --media-type --help"; path='davit content fetch-blob' ;;
+	'davit content push-object') words=" --skip-verify --plain-http --user --refresh --hosts-dir --tlscacert --tlscert --tlskey --http-dump --http-trace --help"; path='davit content push-object' ;;
 	'davit leases') words=" list create delete add drop resources --help"; path='davit leases' ;;
 	'davit leases list' | 'davit leases ls') words=" --quiet --format --help"; path='davit leases list' ;;
 	'davit leases create') words=" --id --expires --help"; path='davit leases create' ;;

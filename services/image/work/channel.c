@@ -6,17 +6,34 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "broker/lib/loop.h"
 #include "services/image/work/channel.h"
+#include "services/image/work/still.h"
 
 #define ANSWER_MAX  65536
-#define STACK_BYTES 65536
+#define STACK_BYTES 131072
+
+static void tell_still(int channel, uint64_t *told)
+{
+	struct work_note note = {.kind = NOTE_STILL};
+
+	if (!still_is_news(still_since(), time_boot_ms(), told))
+		return;
+	note.still_since_ms = *told;
+	(void)channel_note(channel, &note);
+}
 
 static void *watch(void *userdata)
 {
 	struct pollfd end = {.fd = *(int *)userdata};
+	uint64_t told = 0;
+	int n;
 
-	while (poll(&end, 1, -1) < 0 || !(end.revents & (POLLHUP | POLLERR | POLLNVAL)))
-		;
+	while ((n = poll(&end, 1, STILL_LOOK_MS)) <= 0 ||
+	       !(end.revents & (POLLHUP | POLLERR | POLLNVAL))) {
+		if (!n)
+			tell_still(end.fd, &told);
+	}
 	_exit(1);
 }
 

@@ -1,7 +1,8 @@
 /*
  * Pulling: what the reference names is resolved, its documents are read and
  * walked by the main thread, config and layers are loaded by a pool of threads,
- * from the moment on at which a manifest names them.
+ * from the moment on at which a manifest names them. Or one object alone,
+ * whatever it is.
  */
 
 #include <fcntl.h>
@@ -23,7 +24,8 @@
 #define ACCEPT                                                                                     \
 	MEDIA_DOCKER_MANIFEST ", " MEDIA_DOCKER_LIST ", " MEDIA_OCI_MANIFEST ", " MEDIA_OCI_INDEX  \
 			      ", */*"
-#define SCHEMA1 "application/vnd.docker.distribution.manifest.v1+"
+#define SCHEMA1    "application/vnd.docker.distribution.manifest.v1+"
+#define MEDIA_BLOB "application/octet-stream"
 
 struct fetch {
 	const struct work_fetch_request *request;
@@ -31,6 +33,7 @@ struct fetch {
 	struct registry registry;
 	struct http *http; /* the main thread's */
 	struct pool *pool;
+	const char *accept; /* of documents */
 	struct descriptor target;
 	struct why last; /* of the host that was tried last */
 	struct why *why;
@@ -64,7 +67,7 @@ static int check_type(struct fetch *fetch, const char *type, const char *what)
 static int set_target(struct fetch *fetch, const char *digest, const char *type, uint64_t size)
 {
 	const struct remote *remote = &fetch->registry.remote;
-	int r;
+	int r = 0;
 
 	if (remote->digest && strcmp(remote->digest, digest))
 		return why_set(fetch->why, WORK_E_DAMAGED, "%s: the registry has %s in its place",
@@ -73,7 +76,10 @@ static int set_target(struct fetch *fetch, const char *digest, const char *type,
 		return why_set(fetch->why, WORK_E_INVALID,
 			       "%s has %llu bytes, a document at most %u", digest,
 			       (unsigned long long)size, DOCUMENT_SIZE_MAX);
-	r = check_type(fetch, type, remote_object(remote));
+	if (fetch->request->only_object)
+		type = type && *type ? type : MEDIA_BLOB;
+	else
+		r = check_type(fetch, type, remote_object(remote));
 	if (!r)
 		r = schema_set(&fetch->target.digest, digest)
 			    ?: schema_set(&fetch->target.media_type, type);
@@ -81,12 +87,48 @@ static int set_target(struct fetch *fetch, const char *digest, const char *type,
 	return r;
 }
 
+/* ---- hosts in their order ---- */
+
+static bool may_resolve(const struct host *host)
+{
+	return host->can_resolve;
+}
+
+static bool may_pull(const struct host *host)
+{
+	return host->can_pull;
+}
+
+/* Until one has it, or it is no use to go on; the last one's failure is that of all. */
+static int on_hosts(struct fetch *fetch, bool (*is_fit)(const struct host *host),
+		    int (*fn)(struct fetch *fetch, size_t host, void *data), void *data,
+		    const char *nobody)
+{
+	const struct hosts *hosts = &fetch->registry.hosts;
+	struct why *why = fetch->why;
+	int r = WORK_E_REFUSED;
+
+	fetch->last = (struct why){};
+	why_set(&fetch->last, r, "%s", nobody);
+	fetch->why = &fetch->last;
+	for (size_t i = 0; i < hosts->count; i++) {
+		if (!is_fit(&hosts->items[i]))
+			continue;
+		fetch->last = (struct why){};
+		r = fn(fetch, i, data);
+		if (r <= 0)
+			break;
+	}
+	fetch->why = why;
+	return r && fetch->last.text[0] ? why_set(why, r, "%s", fetch->last.text) : r;
+}
+
 /* The document itself tells its digest. @is_tried: there was back-off enough. */
 static int resolve_by_content(struct fetch *fetch, size_t host, const char *path, bool is_tried)
 {
 	_cleanup_(http_reply_clear) struct http_reply reply = {};
 	const struct registry_request request = {
-		.method = "GET", .path = path, .accept = ACCEPT, .limit = DOCUMENT_SIZE_MAX};
+		.method = "GET", .path = path, .accept = fetch->accept, .limit = DOCUMENT_SIZE_MAX};
 	char digest[DIGEST_SIZE];
 	int r;
 
@@ -108,13 +150,14 @@ static int resolve_by_content(struct fetch *fetch, size_t host, const char *path
 	return r;
 }
 
-static int resolve_at(struct fetch *fetch, size_t host)
+static int resolve_at(struct fetch *fetch, size_t host, void *data)
 {
 	_cleanup_(cleanup_free) char *path = NULL;
 	_cleanup_(http_reply_clear) struct http_reply reply = {};
-	struct registry_request request = {.method = "HEAD", .accept = ACCEPT};
+	struct registry_request request = {.method = "HEAD", .accept = fetch->accept};
 	int r;
 
+	(void)data;
 	path = text_format("manifests/%s", remote_object(&fetch->registry.remote));
 	if (!path)
 		return error_origin(-ENOMEM);
@@ -133,32 +176,24 @@ static int resolve_at(struct fetch *fetch, size_t host)
 
 static int resolve(struct fetch *fetch)
 {
-	const struct hosts *hosts = &fetch->registry.hosts;
-	struct why *why = fetch->why;
-	int r = WORK_E_REFUSED;
-
-	fetch->last = (struct why){"no host resolves references"};
-	fetch->why = &fetch->last;
-	for (size_t i = 0; i < hosts->count; i++) {
-		if (!hosts->items[i].can_resolve)
-			continue;
-		fetch->last = (struct why){};
-		r = resolve_at(fetch, i);
-		if (r <= 0)
-			break;
-	}
-	fetch->why = why;
-	return r && fetch->last.text[0] ? why_set(why, r, "%s", fetch->last.text) : r;
+	return on_hosts(fetch, may_resolve, resolve_at, NULL, "no host resolves references");
 }
 
 /* ---- documents ---- */
 
-static int load_document_from(struct fetch *fetch, size_t host, const struct descriptor *descriptor,
-			      char **ret_text, size_t *ret_size)
+struct document {
+	const struct descriptor *descriptor;
+	char *text;
+	size_t size;
+};
+
+static int load_document_from(struct fetch *fetch, size_t host, void *data)
 {
+	struct document *document = data;
+	const struct descriptor *descriptor = document->descriptor;
 	_cleanup_(http_reply_clear) struct http_reply reply = {};
 	struct registry_request request = {
-		.method = "GET", .accept = ACCEPT, .limit = descriptor->size};
+		.method = "GET", .accept = fetch->accept, .limit = descriptor->size};
 	char path[96], actual[DIGEST_SIZE];
 	int r;
 
@@ -182,30 +217,23 @@ static int load_document_from(struct fetch *fetch, size_t host, const struct des
 			       fetch->registry.hosts.items[host].name, path,
 			       reply.content_type ? work_show(reply.content_type) : "nothing",
 			       work_show(descriptor->media_type));
-	*ret_text = (char *)TAKE(reply.body.data);
-	*ret_size = reply.body.size;
+	document->text = (char *)TAKE(reply.body.data);
+	document->size = reply.body.size;
 	return 0;
 }
 
 static int load_document(struct fetch *fetch, const struct descriptor *descriptor, char **ret_text,
 			 size_t *ret_size)
 {
-	const struct hosts *hosts = &fetch->registry.hosts;
-	struct why *why = fetch->why;
-	int r = WORK_E_REFUSED;
+	struct document document = {.descriptor = descriptor};
+	int r;
 
-	fetch->last = (struct why){"no host may be pulled from"};
-	fetch->why = &fetch->last;
-	for (size_t i = 0; i < hosts->count; i++) {
-		if (!hosts->items[i].can_pull)
-			continue;
-		fetch->last = (struct why){};
-		r = load_document_from(fetch, i, descriptor, ret_text, ret_size);
-		if (r <= 0)
-			break;
-	}
-	fetch->why = why;
-	return r && fetch->last.text[0] ? why_set(why, r, "%s", fetch->last.text) : r;
+	r = on_hosts(fetch, may_pull, load_document_from, &document, "no host may be pulled from");
+	if (r)
+		return r;
+	*ret_text = document.text;
+	*ret_size = document.size;
+	return 0;
 }
 
 static int read_all(int fd, const struct descriptor *descriptor, char **ret_text, size_t *ret_size)
@@ -424,6 +452,111 @@ static int visit(struct fetch *fetch, const struct descriptor *descriptor, unsig
 	return visit_manifest(fetch, descriptor, text, size, with_layers);
 }
 
+/* ---- one object ---- */
+
+static bool is_document(const struct work_fetch_request *request)
+{
+	for (size_t i = 0; i < request->media_types.count; i++) {
+		if (document_is_index(request->media_types.items[i]) ||
+		    document_is_manifest(request->media_types.items[i]))
+			return true;
+	}
+	return false;
+}
+
+static int find_blob_at(struct fetch *fetch, size_t host, void *data)
+{
+	const char *digest = fetch->request->digest;
+	_cleanup_(http_reply_clear) struct http_reply reply = {};
+	struct registry_request request = {.method = "HEAD"};
+	char path[96], empty[DIGEST_SIZE];
+	int r;
+
+	(void)data;
+	snprintf(path, sizeof(path), "blobs/%s", digest);
+	request.path = path;
+	r = registry_call(&fetch->registry, fetch->http, host, &request, &reply, fetch->why);
+	if (r)
+		return registry_fold(&fetch->registry, host, path, r, fetch->why);
+	if (reply.status != 200)
+		return registry_explain(&fetch->registry, host, path, &reply, fetch->why);
+	if (reply.content_type)
+		cut_type(reply.content_type);
+	digest_of("", 0, empty);
+	if (!reply.length && strcmp(digest, empty) != 0)
+		return why_set(fetch->why, WORK_E_INVALID,
+			       "%s: %s: it does not say how large it is",
+			       fetch->registry.hosts.items[host].name, path);
+	fetch->target.size = reply.length;
+	return error_trace(schema_set(&fetch->target.digest, digest)
+				   ?: schema_set(&fetch->target.media_type,
+						 reply.content_type && *reply.content_type
+							 ? reply.content_type
+							 : MEDIA_BLOB));
+}
+
+static int load_found_blob(struct fetch *fetch)
+{
+	int r = add_blob(fetch, &fetch->target);
+
+	return r ? r : pool_wait(fetch->pool, seen, fetch->why);
+}
+
+static int load_found_document(struct fetch *fetch)
+{
+	_cleanup_(cleanup_free) char *text = NULL;
+	struct job *job;
+	size_t size;
+	bool is_new;
+	int r;
+
+	r = pool_add(fetch->pool, &fetch->target, TRANSFER_WAITING, &job, &is_new, fetch->why);
+	return r ? r : get_document(fetch, job, &text, &size);
+}
+
+/* A digest is a blob's, or a document's: both have their own place in a registry. */
+static int load_object(struct fetch *fetch)
+{
+	const char *digest = fetch->request->digest;
+	struct why own = {};
+	int r;
+
+	if (digest && *digest && !is_document(fetch->request)) {
+		r = on_hosts(fetch, may_pull, find_blob_at, NULL, "no host may be pulled from");
+		if (!r)
+			return load_found_blob(fetch);
+		if (r != WORK_E_MISSING)
+			return r;
+		own = *fetch->why;
+		*fetch->why = (struct why){};
+	}
+	r = resolve(fetch);
+	if (r == WORK_E_MISSING && own.text[0]) {
+		*fetch->why = (struct why){};
+		return why_set(fetch->why, r, "%s, nor is there a document of that digest",
+			       own.text);
+	}
+	return r ? r : load_found_document(fetch);
+}
+
+/* A digest of the request's takes the place of what the reference names. */
+static int prepare_object(struct fetch *fetch, struct schema_buffer *accept)
+{
+	const struct work_fetch_request *request = fetch->request;
+	int r = 0;
+
+	if (request->digest && *request->digest)
+		r = schema_set(&fetch->registry.remote.digest, request->digest);
+	for (size_t i = 0; i < request->media_types.count && !r; i++)
+		r = schema_buffer_addf(accept, "%s%s", i ? ", " : "",
+				       request->media_types.items[i]);
+	if (!r && accept->size)
+		r = schema_buffer_add(accept, "", 1);
+	if (accept->size)
+		fetch->accept = (const char *)accept->data;
+	return error_trace(r);
+}
+
 /* ---- the whole ---- */
 
 static int add_result(const struct job *job, struct work_fetch_result *result)
@@ -456,7 +589,7 @@ static int fill_result(struct fetch *fetch, struct work_fetch_result *result)
 	return error_trace(r);
 }
 
-static int fetch_all(struct fetch *fetch)
+static int load_image(struct fetch *fetch)
 {
 	struct work_note note = {.kind = NOTE_RESOLVED, .blob = &fetch->target};
 	int r;
@@ -465,12 +598,23 @@ static int fetch_all(struct fetch *fetch)
 	if (!r)
 		r = channel_note(fetch->channel, &note);
 	if (!r)
-		r = pool_new((unsigned)fetch->request->connections, fetch->channel, load_blob,
-			     fetch, &fetch->pool, fetch->why);
-	if (!r)
 		r = visit(fetch, &fetch->target, 0, !fetch->request->metadata_only);
 	if (!r)
 		r = pool_wait(fetch->pool, seen, fetch->why);
+	return r;
+}
+
+static int fetch_all(struct fetch *fetch)
+{
+	_cleanup_(schema_buffer_clear) struct schema_buffer accept = {};
+	int r;
+
+	r = pool_new((unsigned)fetch->request->connections, fetch->channel, load_blob, fetch,
+		     &fetch->pool, fetch->why);
+	if (!r && fetch->request->only_object)
+		r = prepare_object(fetch, &accept);
+	if (!r)
+		r = fetch->request->only_object ? load_object(fetch) : load_image(fetch);
 	if (r)
 		http_stop();
 	return r;
@@ -480,7 +624,11 @@ int work_fetch(const struct work_fetch_request *request, int channel, int ingest
 	       struct work_fetch_result *ret_result, struct why *why)
 {
 	static int log_channel;
-	struct fetch fetch = {.request = request, .channel = channel, .ingest = ingest, .why = why};
+	struct fetch fetch = {.request = request,
+			      .channel = channel,
+			      .ingest = ingest,
+			      .accept = ACCEPT,
+			      .why = why};
 	struct work_fetch_result result = {};
 	int r;
 

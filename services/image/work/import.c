@@ -524,7 +524,7 @@ static int open_archive(const struct work_import_request *request, int archive, 
 	if (!request->path || !request->path[0])
 		*ret_fd = fcntl(archive, F_DUPFD_CLOEXEC, 3);
 	else
-		*ret_fd = open(request->path, O_RDONLY | O_NOCTTY | O_CLOEXEC);
+		*ret_fd = stream_open(request->path);
 	if (*ret_fd < 0)
 		return why_errno(why, error_origin(-errno), "cannot open archive '%s'",
 				 request->path ?: "");

@@ -9,6 +9,7 @@
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
 #include "services/image/work/output.h"
+#include "services/image/work/still.h"
 
 #define MODE 0644
 
@@ -60,16 +61,29 @@ static int take_over(const struct output *output, const struct stat *old)
 	return 0;
 }
 
+/* A FIFO waits for its reader here; after that whoever writes sees himself when he waits for it. */
+static int open_as_it_is(const char *path, struct output *output)
+{
+	struct stat status;
+
+	still_begin();
+	output->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC, MODE);
+	still_end();
+	if (output->fd < 0 || fstat(output->fd, &status) < 0)
+		return error_origin(-errno);
+	if (S_ISFIFO(status.st_mode) && fcntl(output->fd, F_SETFL, O_WRONLY | O_NONBLOCK) < 0)
+		return error_origin(-errno);
+	return 0;
+}
+
 static int open_output(const char *path, struct output *output)
 {
 	struct stat status = {};
 	_cleanup_(cleanup_free) char *target = find_target(path, &status);
 	int r;
 
-	if (!target || !strchr(target, '/') || (status.st_mode && !S_ISREG(status.st_mode))) {
-		output->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC, MODE);
-		return output->fd < 0 ? error_origin(-errno) : 0;
-	}
+	if (!target || !strchr(target, '/') || (status.st_mode && !S_ISREG(status.st_mode)))
+		return open_as_it_is(path, output);
 	r = open_directory(target, output);
 	if (!r)
 		r = open_beside(output);

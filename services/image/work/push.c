@@ -1,7 +1,8 @@
 /*
  * Pushing: the documents are read from the content store and walked, what they
  * refer to is sent by a pool of threads unless the registry has it or can take it
- * from another of its repositories; then the documents, the named one last.
+ * from another of its repositories; then the documents, the named one last. Or
+ * one object alone, whatever it refers to.
  */
 
 #include <stdio.h>
@@ -523,7 +524,8 @@ static int seen(void *userdata, struct job *job, bool is_again, struct why *why)
 
 /* ---- documents ---- */
 
-static int put_document(struct push *push, const struct push_document *document, bool is_last)
+static int put_document(struct push *push, const struct push_document *document, bool is_last,
+			bool *ret_existed)
 {
 	const struct remote *remote = &push->registry.remote;
 	const char *object = is_last && remote->tag ? remote->tag : document->descriptor.digest;
@@ -535,14 +537,13 @@ static int put_document(struct push *push, const struct push_document *document,
 						 .body = document->text,
 						 .body_size = document->size,
 						 .has_body = true};
-	bool exists;
 	int r;
 
 	if (!path)
 		return error_origin(-ENOMEM);
 	r = look(push, push->http, path, document->descriptor.media_type,
-		 document->descriptor.digest, &exists, push->why);
-	if (r || exists)
+		 document->descriptor.digest, ret_existed, push->why);
+	if (r || *ret_existed)
 		return r;
 	r = registry_call(&push->registry, push->http, push->host, &request, &reply, push->why);
 	if (r)
@@ -557,11 +558,49 @@ static int put_document(struct push *push, const struct push_document *document,
 
 static int put_documents(struct push *push)
 {
+	bool existed;
 	int r = 0;
 
 	for (size_t i = 0; i < push->documents.count && !r; i++)
-		r = put_document(push, &push->documents.items[i], i + 1 == push->documents.count);
+		r = put_document(push, &push->documents.items[i], i + 1 == push->documents.count,
+				 &existed);
 	return r;
+}
+
+/* ---- one object ---- */
+
+static int push_one_document(struct push *push)
+{
+	const struct descriptor *target = push->request->target;
+	const struct remote *remote = &push->registry.remote;
+	_cleanup_(cleanup_free) char *text = NULL;
+	bool existed = false;
+	size_t size;
+	int r;
+
+	if (remote->digest && !remote->tag && strcmp(remote->digest, target->digest) != 0)
+		return why_set(push->why, WORK_E_INVALID,
+			       "reference '%s' names another document than %s",
+			       work_show(remote->name), target->digest);
+	r = read_document(push, target, &text, &size);
+	if (!r)
+		r = keep_document(push, target, &text, size);
+	if (!r)
+		r = put_document(push, &push->documents.items[0], true, &existed);
+	push->result.existing = !r && existed;
+	push->result.uploaded = !r && !existed;
+	return r;
+}
+
+static int push_object(struct push *push)
+{
+	const struct descriptor *target = push->request->target;
+	int r;
+
+	if (document_is_index(target->media_type) || document_is_manifest(target->media_type))
+		return push_one_document(push);
+	r = add_blob(push, target);
+	return r ? r : pool_wait(push->pool, seen, push->why);
 }
 
 /* ---- the whole ---- */
@@ -578,6 +617,15 @@ static int choose_host(struct push *push)
 		       push->registry.remote.host);
 }
 
+static int push_image(struct push *push)
+{
+	int r = visit(push, push->request->target, 0);
+
+	if (!r)
+		r = pool_wait(push->pool, seen, push->why);
+	return r ? r : put_documents(push);
+}
+
 static int push_all(struct push *push)
 {
 	int r;
@@ -585,11 +633,7 @@ static int push_all(struct push *push)
 	r = pool_new((unsigned)push->request->connections, push->channel, push_blob, push,
 		     &push->pool, push->why);
 	if (!r)
-		r = visit(push, push->request->target, 0);
-	if (!r)
-		r = pool_wait(push->pool, seen, push->why);
-	if (!r)
-		r = put_documents(push);
+		r = push->request->only_object ? push_object(push) : push_image(push);
 	if (r)
 		http_stop();
 	return r;

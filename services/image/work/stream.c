@@ -10,8 +10,10 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "services/image/work/still.h"
 #include "services/image/work/stream.h"
 
 #define BLOCK_SIZE (1u << 20)
@@ -22,7 +24,8 @@
 
 struct stream {
 	int fd;
-	void *block; /* what was read from fd */
+	bool is_pipe; /* somebody fills it meanwhile */
+	void *block;  /* what was read from fd */
 	struct archive *raw, *tar;
 	struct hash *hash;
 	struct work_limits limits;
@@ -49,14 +52,28 @@ struct stream {
 	char failure[256];
 };
 
+int stream_open(const char *path)
+{
+	int fd;
+
+	still_begin();
+	fd = open(path, O_RDONLY | O_NOCTTY | O_CLOEXEC);
+	still_end();
+	return fd;
+}
+
 static la_ssize_t read_file(struct archive *raw, void *userdata, const void **ret_buffer)
 {
 	struct stream *stream = userdata;
 	ssize_t size;
 
-	do
+	do {
+		if (stream->is_pipe)
+			still_begin();
 		size = read(stream->fd, stream->block, BLOCK_SIZE);
-	while (size < 0 && errno == EINTR);
+		if (stream->is_pipe)
+			still_end();
+	} while (size < 0 && errno == EINTR);
 	if (size < 0) {
 		stream->error = errno;
 		archive_set_error(raw, errno, "cannot read: %s", strerror(errno));
@@ -252,9 +269,11 @@ static int open_raw(struct stream *stream, struct why *why)
 static struct stream *stream_alloc(int fd)
 {
 	struct stream *stream = calloc(1, sizeof(*stream));
+	struct stat status;
 
 	if (!stream)
 		return NULL;
+	stream->is_pipe = !fstat(fd, &status) && S_ISFIFO(status.st_mode);
 	pthread_mutex_init(&stream->lock, NULL);
 	pthread_cond_init(&stream->changed, NULL);
 	stream->fd = fd;

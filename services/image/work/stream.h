@@ -14,6 +14,8 @@
 
 struct stream;
 
+/* Opens an archive to be read; negative with errno set. A FIFO waits for its writer here. */
+int stream_open(const char *path);
 /* @fd is borrowed; it need not be seekable. @is_hashed: keep a digest of the uncompressed bytes. */
 int stream_new(int fd, bool is_hashed, const struct work_limits *limits, struct stream **ret_stream,
 	       struct why *why);

@@ -60,18 +60,19 @@ const char *work_show(const char *text)
 	return shown;
 }
 
+/* What cannot be removed is no reason to leave the rest; the first failure is told. */
 int work_remove(const struct work_remove_request *request, int directory, struct why *why)
 {
-	int r;
+	int first = 0;
 
 	for (size_t i = 0; i < request->names.count; i++) {
 		const char *name = request->names.items[i];
+		int r;
 
 		if (!name[0] || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
 			return why_set(why, WORK_E_INVALID, "'%s' is not a name", work_show(name));
-		r = file_remove_tree(directory, name, why);
-		if (r)
-			return error_trace(r);
+		r = file_remove_tree(directory, name, first ? NULL : why);
+		first = first ?: r;
 	}
-	return 0;
+	return error_trace(first);
 }

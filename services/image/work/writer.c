@@ -2,9 +2,12 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/lib/file.h"
+#include "services/image/work/still.h"
 #include "services/image/work/writer.h"
 
 #define BLOCK_SIZE 65536
@@ -18,6 +21,33 @@ struct writer {
 	bool is_dropped;
 };
 
+/* A pipe that does not block is waited for here. */
+static void wait_for_room(int fd)
+{
+	struct pollfd room = {.fd = fd, .events = POLLOUT};
+
+	still_begin();
+	(void)poll(&room, 1, -1);
+	still_end();
+}
+
+static int write_all(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t n = write(fd, data, size);
+
+		if (n < 0 && errno == EAGAIN) {
+			wait_for_room(fd);
+		} else if (n < 0 && errno != EINTR) {
+			return error_origin(-errno);
+		} else if (n > 0) {
+			data += n;
+			size -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
 static int put(struct writer *writer, const void *data, size_t size)
 {
 	int r;
@@ -25,7 +55,7 @@ static int put(struct writer *writer, const void *data, size_t size)
 	if (writer->out)
 		hash_add(writer->out, data, size);
 	writer->n_out += size;
-	r = file_write_all(writer->fd, data, size);
+	r = write_all(writer->fd, data, size);
 	if (r)
 		writer->error = r;
 	return error_trace(r);

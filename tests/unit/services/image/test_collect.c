@@ -12,29 +12,7 @@
 #include "services/image/collect_private.h"
 #include "services/image/labels.h"
 #include "services/image/lease.h"
-#include "tests/lib/service_case.h"
-
-static struct service_case test;
-
-static struct image_service *service(void)
-{
-	return test.service->object;
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	service_case_init(&test, &image_definition);
-	/* Runs are made by hand. */
-	service()->is_ready = false;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return service_case_deinit(&test);
-}
+#include "tests/lib/image_case.h"
 
 /* ---- what lies in the store ---- */
 
@@ -810,7 +788,7 @@ static void test_a_long_report_is_cut(void **state)
 	collect_run_clear(&run);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, image_case_setup_idle, image_case_teardown)
 
 TEST_MAIN(CASE(test_what_nothing_needs_goes_and_the_rest_stays),
 	  CASE(test_what_is_leased_between_any_two_steps_stays),

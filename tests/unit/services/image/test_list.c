@@ -5,32 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "services/image/image.h"
-#include "tests/lib/service_case.h"
+#include "tests/lib/image_case.h"
 
 #define N_MANY      10000
 #define N_SNAPSHOTS 3000
 #define LABEL_LARGE 4000 /* of some: a page of a thousand records is more than a message then */
-
-static struct service_case test;
-
-static struct image_service *service(void)
-{
-	return test.service->object;
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	service_case_init(&test, &image_definition);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return service_case_deinit(&test);
-}
 
 static char *make_label(unsigned i)
 {
@@ -154,7 +133,7 @@ static void test_very_many_snapshots_are_listed_page_by_page(void **state)
 	assert_true(n_pages > 3);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, image_case_setup, image_case_teardown)
 
 TEST_MAIN(CASE(test_very_many_blobs_are_listed_page_by_page),
 	  CASE(test_very_many_snapshots_are_listed_page_by_page))

@@ -8,30 +8,8 @@
 #include <unistd.h>
 
 #include "broker/lib/file.h"
-#include "services/image/image.h"
-#include "tests/lib/service_case.h"
-
-static struct service_case test;
-
-static struct image_service *service(void)
-{
-	return test.service->object;
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	service_case_init(&test, &image_definition);
-	/* No child is started: what is left to one is seen. */
-	service()->is_ready = false;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return service_case_deinit(&test);
-}
+#include "tests/lib/image_case.h"
+#include "tests/lib/wait.h"
 
 static void take_file(unsigned number, size_t size)
 {
@@ -101,8 +79,53 @@ static void test_so_many_bytes_are_removed_in_one_turn(void **state)
 	assert_int_equal(service()->trash_names.count, 3);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+/* ---- what a child could not be started for ---- */
+
+/* Until the service has put another try off. */
+static void wait_until_put_off(void)
+{
+	uint64_t end = time_boot_ms() + WAIT_MS;
+
+	while (!service()->trash_retry.loop && time_boot_ms() < end)
+		assert_int_equal(loop_turn(test.loop, 100), 0);
+	assert_non_null(service()->trash_retry.loop);
+}
+
+static void note(void *userdata)
+{
+	*(bool *)userdata = true;
+}
+
+static void test_what_a_child_cannot_be_started_for_is_tried_again(void **state)
+{
+	uint64_t end = time_boot_ms() + WAIT_MS;
+	bool is_told = false;
+
+	(void)state;
+	/* No davit-image-work lies beside this program. */
+	service()->is_ready = true;
+	service()->trash_retry_ms = 10;
+	take_tree(100);
+	assert_int_equal(trash_wait(service(), note, &is_told), 0);
+	wait_until_put_off();
+	assert_int_equal(service()->trash_names.count, 0);
+	/* Nobody waits for the next try, which comes by itself, later each time. */
+	assert_true(is_told);
+	assert_int_equal(service()->trash_retry_ms, 20);
+	while (service()->trash_retry_ms == 20 && time_boot_ms() < end)
+		assert_int_equal(loop_turn(test.loop, 100), 0);
+	assert_int_equal(service()->trash_retry_ms, 40);
+	wait_until_put_off();
+	/* It looks for what lies there. */
+	service()->is_ready = false;
+	while (!service()->trash_names.count && time_boot_ms() < end)
+		assert_int_equal(loop_turn(test.loop, 100), 0);
+	assert_int_equal(service()->trash_names.count, 1);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, image_case_setup_idle, image_case_teardown)
 
 TEST_MAIN(CASE(test_so_many_entries_are_removed_in_one_turn),
 	  CASE(test_trees_count_by_what_is_in_them),
-	  CASE(test_so_many_bytes_are_removed_in_one_turn))
+	  CASE(test_so_many_bytes_are_removed_in_one_turn),
+	  CASE(test_what_a_child_cannot_be_started_for_is_tried_again))
