@@ -32,16 +32,20 @@ def write_archive(d, name):
     return path, layers.image(path, contents, name)
 
 
-def blobs_of_archive(path):
-    """The digests in an archive, each of which its content has."""
-    found = set()
+def contents_of_archive(path):
+    """The blobs in an archive by their digests, each of which its content has."""
+    found = {}
     with tarfile.open(path) as archive:
         for member in archive:
             if member.name.startswith("blobs/sha256/") and member.isfile():
                 name = "sha256:" + member.name.split("/")[-1]
-                assert layers.digest(archive.extractfile(member).read()) == name, "%s in %s" % (name, path)
-                found.add(name)
+                found[name] = archive.extractfile(member).read()
+                assert layers.digest(found[name]) == name, "%s in %s" % (name, path)
     return found
+
+
+def blobs_of_archive(path):
+    return set(contents_of_archive(path))
 
 
 class Kind:
@@ -155,6 +159,26 @@ class Convert(Kind):
         self.rig.assert_whole("t:converted")
 
 
+class FetchObject(Kind):
+    """All objects of an image, one by one, which leave nothing."""
+
+    def __init__(self, rig):
+        super().__init__(rig)
+        self.bring()
+        self.remote = rig.registry.host + "/object:1"
+        self.d.check("images", "push", self.remote, self.name)
+        self.d.check("images", "rm", "--sync", self.name)
+        self.contents = contents_of_archive(self.path)
+
+    def words(self):
+        return ("content", "fetch-object", self.remote, *self.contents)
+
+    def look(self):
+        assert self.said == b"".join(self.contents.values())
+        self.d.call("image.collect")
+        assert not set(self.contents) & blobs(self.d)
+
+
 class Container(Kind):
     """A container's snapshot, made of layers that are not unpacked and removed again."""
 
@@ -169,7 +193,7 @@ class Container(Kind):
         self.d.call("image.release", "key=container")
 
 
-KINDS = [Import, Pull, Unpack, Remove, Collect, Push, Export, Convert, Container]
+KINDS = [Import, Pull, Unpack, Remove, Collect, Push, Export, Convert, FetchObject, Container]
 
 
 class Rig:
@@ -213,7 +237,7 @@ class Rig:
             self.n_cut[kind.label] = self.n_cut.get(kind.label, 0) + (work.poll() is None)
         self.d.kill("davit-image")
         for kind, work in works:
-            _, err = work.communicate(timeout=120)
+            kind.said, err = work.communicate(timeout=120)
             assert work.returncode == 0, (self.round, kind.label, err)
         for kind in chosen:
             kind.look()

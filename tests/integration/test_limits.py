@@ -185,46 +185,39 @@ def test_a_file_waits_for_its_turn_as_long_as_it_takes():
 
 # ---- streams that stand still ----
 
-def test_a_stream_that_stands_still_is_cut_when_others_wait_and_not_before():
+def test_streams_that_stand_still_are_cut_when_others_wait_and_not_before():
     with limited("children=1", "still=1") as d:
         imported(d, "docker.io/library/t:1", [layers.f("f", os.urandom(1 << 20))])  # more than pipes hold
         archive = os.path.join(d.work, "t.tar")
         d.check("images", "export", archive, "docker.io/library/t:1")
         with open(archive, "rb") as f:
             data = f.read()
-        # Nobody waits: it may stand still.
-        first = d.start("images", "import", "-", stdin=subprocess.PIPE)
-        first.stdin.write(data[:300000])
-        first.stdin.flush()
-        time.sleep(2.5)
-        # Now somebody does.
-        second = d.start("images", "import", archive)
-        assert second.wait(DEADLINE) == 0, second.stderr.read()
-        first.stdin.close()
-        said = first.stderr.read()
-        assert first.wait(DEADLINE) == 1, said
-        assert b"moved nothing for 1 seconds (limit still)" in said and b"1 may be under way (limit children)" in said, said
-        assert not d.json("leases", "ls") and not d.check("content", "active", "-q")
-
-
-def test_an_export_that_nobody_reads_is_cut_when_others_wait():
-    with limited("children=1", "still=1") as d:
-        imported(d, "docker.io/library/t:1", [layers.f("f", os.urandom(1 << 20))])
+        incoming = d.start("images", "import", "-", stdin=subprocess.PIPE)
+        incoming.stdin.write(data[:300000])
+        incoming.stdin.flush()
         reader, writer = os.pipe()
-        first = d.start("images", "export", "-", "docker.io/library/t:1", stdout=writer)
+        outgoing = d.start("images", "export", "-", "docker.io/library/t:1", stdout=writer)
         os.close(writer)
-        wait_for(lambda: operations(d, "image.export"), "it is under way")
-        # A FIFO that nobody opens has its turn as well, and waits for it as a file does.
+        wait_for(lambda: len(d.json("operations")) == 2, "both are under way")
+        time.sleep(2.5)  # nobody waits: they may stand still
+        assert len(d.json("operations")) == 2
+        later = d.start("images", "import", archive)
+        assert later.wait(DEADLINE) == 0, later.stderr.read()
+        incoming.stdin.close()
+        said = incoming.stderr.read()
+        assert incoming.wait(DEADLINE) == 1, said
+        assert b"moved nothing for 1 seconds (limit still)" in said and b"1 may be under way (limit children)" in said, said
+        # A FIFO that nobody opens waits as a file does, and then has its turn as well.
         fifo = os.path.join(d.work, "fifo")
         os.mkfifo(fifo)
         second = d.start("images", "export", fifo, "docker.io/library/t:1")
-        wait_for(lambda: len(operations(d, "image.export")) == 2 or first.poll() is not None, "it waits, or has its turn")
-        said = first.stderr.read()
-        assert first.wait(DEADLINE) == 1 and b"cannot export: its stream moved nothing for 1 seconds (limit still)" in said, said
+        said = outgoing.stderr.read()
+        assert outgoing.wait(DEADLINE) == 1 and b"cannot export: its stream moved nothing" in said, said
         os.close(reader)
         d.check("images", "export", os.path.join(d.work, "out.tar"), "docker.io/library/t:1")
         said = second.stderr.read()
         assert second.wait(DEADLINE) == 1 and b"(limit still)" in said, said
+        assert not d.json("leases", "ls") and not d.check("content", "active", "-q")
 
 
 # ---- layers ----

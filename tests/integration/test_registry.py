@@ -857,6 +857,15 @@ server = "http://%s"
         mirror.answers.pop("/v2/a/manifests/1")
         d.check(*pull)
         assert {p.split("?")[0] for _, p, _ in own.requests} == {"/v2/a/manifests/1", "/v2/a/blobs/" + layer}, own.requests
+        # By its digest an image may come from one that resolves no names.
+        own.requests.clear()
+        write('server = "http://%s"\n[host."http://%s"]\ncapabilities = ["pull"]\n' % (own.host, mirror.host))
+        d.check("images", "rm", "--sync", "registry.example/a:1")
+        by_digest = "registry.example/a@" + image.target["digest"]
+        d.check(*pull[:-1], by_digest)
+        assert {p.split("?")[0] for _, p, _ in own.requests} == {"/v2/a/blobs/" + layer}, own.requests
+        d.check("images", "tag", by_digest, "registry.example/a:1")
+        write('server = "http://%s"' % own.host)
         # Push goes to the one that may be pushed to.
         own.answers.clear()
         own.requests.clear()
@@ -897,6 +906,7 @@ def test_objects_of_a_repository_are_printed_and_leave_nothing():
             assert fetch("fetch-object", ref, digest) == data, digest
         assert fetch("fetch-object", ref, image.target["digest"], registry.MANIFEST) == manifest
         layer = json.loads(manifest)["layers"][1]["digest"]
+        assert fetch("fetch-object", r.host + "/t/a@" + layer) == image.documents[layer][1]
         assert fetch("fetch-blob", r.host + "/t/a", layer, image.target["digest"]) == image.documents[layer][1] + manifest
         assert fetch("fetch-blob", "--media-type", registry.MANIFEST, ref, image.target["digest"]) == manifest
         wait_for(lambda: held(d) == ([], "", []), "nothing is left")

@@ -176,7 +176,11 @@ static int resolve_at(struct fetch *fetch, size_t host, void *data)
 
 static int resolve(struct fetch *fetch)
 {
-	return on_hosts(fetch, may_resolve, resolve_at, NULL, "no host resolves references");
+	bool has_digest = fetch->registry.remote.digest;
+
+	/* A digest says what it is, so any mirror may be asked. */
+	return on_hosts(fetch, has_digest ? may_pull : may_resolve, resolve_at, NULL,
+			"no host resolves references");
 }
 
 /* ---- documents ---- */
@@ -466,7 +470,7 @@ static bool is_document(const struct work_fetch_request *request)
 
 static int find_blob_at(struct fetch *fetch, size_t host, void *data)
 {
-	const char *digest = fetch->request->digest;
+	const char *digest = fetch->registry.remote.digest;
 	_cleanup_(http_reply_clear) struct http_reply reply = {};
 	struct registry_request request = {.method = "HEAD"};
 	char path[96], empty[DIGEST_SIZE];
@@ -517,11 +521,10 @@ static int load_found_document(struct fetch *fetch)
 /* A digest is a blob's, or a document's: both have their own place in a registry. */
 static int load_object(struct fetch *fetch)
 {
-	const char *digest = fetch->request->digest;
 	struct why own = {};
 	int r;
 
-	if (digest && *digest && !is_document(fetch->request)) {
+	if (fetch->registry.remote.digest && !is_document(fetch->request)) {
 		r = on_hosts(fetch, may_pull, find_blob_at, NULL, "no host may be pulled from");
 		if (!r)
 			return load_found_blob(fetch);
