@@ -51,7 +51,7 @@ static int list_images(struct context *context, void *data, char **args, int n_a
 /* ---- rm, tag, label ------------------------------------------------------ */
 
 struct delete_options {
-	bool sync;
+	bool sync, all;
 };
 
 static int delete_one(struct context *context, const char *name, void *data)
@@ -66,9 +66,39 @@ static int delete_one(struct context *context, const char *name, void *data)
 	return EXIT_OK;
 }
 
+/* Page by page; one that cannot be deleted is said, and the rest goes all the same. */
+static int delete_all(struct context *context, void *data)
+{
+	_cleanup_(cleanup_free) char *after = NULL;
+	int result = EXIT_OK;
+
+	do {
+		_cleanup_(image_list_reply_clear) struct image_list_reply reply = {};
+		struct list_request request = {.after = after};
+		int r = image_list_ask(&context->ask, &request, &reply);
+
+		if (r)
+			return fail_ask(context, r);
+		for (size_t i = 0; i < reply.images.count; i++) {
+			int code = delete_one(context, reply.images.items[i].name, data);
+
+			result = code ?: result;
+		}
+		free(after);
+		after = TAKE(reply.after);
+	} while (after);
+	return result;
+}
+
 static int delete_images(struct context *context, void *data, char **args, int n_args)
 {
-	return list_each(context, args, n_args, delete_one, data);
+	const struct delete_options *options = data;
+
+	if (options->all == (n_args > 0))
+		return fail_usage(context, options->all ? "--all takes no names"
+							: "name the images, or --all");
+	return options->all ? delete_all(context, data)
+			    : list_each(context, args, n_args, delete_one, data);
 }
 
 struct tag_options {
@@ -138,6 +168,7 @@ static int label(struct context *context, void *data, char **args, int n_args)
 static const struct option_spec delete_options[] = {
 	OPTION(struct delete_options, sync, FLAG, "sync", 0, NULL,
 	       "return when blobs and layers that nothing else needs are gone too"),
+	OPTION(struct delete_options, all, FLAG, "all", 0, NULL, "all images of the namespace"),
 	{}};
 static const struct option_spec tag_options[] = {
 	OPTION(struct tag_options, force, FLAG, "force", 0, NULL, "replace an image of that name"),
@@ -164,7 +195,6 @@ static const struct command delete_command = {
 	.summary = "remove images",
 	.options = delete_options,
 	.options_size = sizeof(struct delete_options),
-	.min_args = 1,
 	.max_args = -1,
 	.run = delete_images,
 };

@@ -90,6 +90,11 @@ def test_several_images_in_one_archive_and_through_pipes():
         only = d("-n", "third", "images", "import", "--base-name", "host.example/two", "-", input=data.stdout)
         assert only.returncode == 0 and digests(d, "-n", "third") == {"host.example/two:2": two}, only
         assert not os.listdir(os.path.join(d.state, "fifo"))
+        assert d.check("images", "rm", "--all").split() == sorted(["docker.io/library/one:1", "host.example/two:2"])
+        assert not digests(d) and len(digests(d, "-n", "other")) == 2
+        for words in (("--all", "one:1"), ()):
+            result = d("images", "rm", *words)
+            assert result.returncode == 2 and b"--all" in result.stderr, result
 
 
 def test_digest_names_are_made_as_ctr_makes_them():

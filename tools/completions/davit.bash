@@ -54,7 +54,7 @@ _davit_step() {
 	'davit images convert') words=" --uncompress --compression --oci --platform --all-platforms --help"; path='davit images convert' ;;
 	'davit images mount') words=" --rw --platform --snapshotter --help"; path='davit images mount' ;;
 	'davit images unmount' | 'davit images umount') words=" --rm --snapshotter --help"; path='davit images unmount' ;;
-	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --help"; path='davit images delete' ;;
+	'davit images delete' | 'davit images del' | 'davit images remove' | 'davit images rm') words=" --sync --all --help"; path='davit images delete' ;;
 	'davit images tag') words=" --force --help"; path='davit images tag' ;;
 	'davit images label') words=" --replace-all --help"; path='davit images label' ;;
 	'davit snapshots' | 'davit snapshot') words=" commit diff info list mounts prepare delete label tree unpack repair cleanup usage view --snapshotter --help"; path='davit snapshots' ;;
