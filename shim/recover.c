@@ -16,6 +16,8 @@
 #define COMMAND_MAX   (64u << 10)
 #define KILL_ROUNDS   50
 #define KILL_ROUND_MS 1
+#define WAIT_ROUNDS   600 /* of WAIT_ROUND_MS, for OCI runtimes that are making added processes */
+#define WAIT_ROUND_MS 5
 #define STRAYS_MAX    64 /* more than can be made at a time */
 
 static void note_answer(struct shim *shim, const char *name, const struct journal_record *record,
@@ -300,8 +302,15 @@ static bool is_made(const struct shim *shim, int pid)
 	return pid == shim->init.pid;
 }
 
-/* True: it was one, or may become one. */
-static bool kill_runtime(const struct shim *shim, const char *pid)
+static bool is_exec(const char *arguments, size_t size)
+{
+	static const char verb[] = "\0exec";
+
+	return memmem(arguments, size, verb, sizeof(verb));
+}
+
+/* Ends it; or, if only looked at, sees whether it makes an added process. True: it is or was such a one, or may become one. */
+static bool look_at_runtime(const struct shim *shim, const char *pid, bool only_look)
 {
 	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;
 	size_t size;
@@ -312,12 +321,14 @@ static bool kill_runtime(const struct shim *shim, const char *pid)
 		return is_in_execve(pid);
 	if (!is_runtime(shim, line, size))
 		return false;
+	if (only_look)
+		return is_exec(line, size);
 	kill(atoi(pid), SIGKILL);
 	return true;
 }
 
-/* True: there was one, or may be. */
-static bool kill_runtimes(const struct shim *shim)
+/* All of them: as look_at_runtime(). */
+static bool look_for_runtimes(const struct shim *shim, bool only_look)
 {
 	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc");
 	bool is_found = false;
@@ -327,7 +338,7 @@ static bool kill_runtimes(const struct shim *shim)
 		int pid = atoi(entry->d_name);
 
 		if (pid > 1 && !is_made(shim, pid))
-			is_found |= kill_runtime(shim, entry->d_name);
+			is_found |= look_at_runtime(shim, entry->d_name, only_look);
 	}
 	return is_found;
 }
@@ -337,8 +348,19 @@ static bool kill_runtimes(const struct shim *shim)
 static void end_runtimes(const struct shim *shim)
 {
 	/* One that was killed has no arguments any more. */
-	for (int i = 0; i < KILL_ROUNDS && kill_runtimes(shim); i++)
+	for (int i = 0; i < KILL_ROUNDS && look_for_runtimes(shim, false); i++)
 		(void)poll(NULL, 0, KILL_ROUND_MS);
+}
+
+/* What makes an added process tells its pid at the end, and nothing else tells it for certain. */
+static void await_execs(const struct shim *shim)
+{
+	bool is_any = false;
+
+	for (const struct process *process = shim->added.first; process; process = process->next)
+		is_any = is_any || process->state == PROCESS_STARTING;
+	for (int i = 0; is_any && i < WAIT_ROUNDS && look_for_runtimes(shim, true); i++)
+		(void)poll(NULL, 0, WAIT_ROUND_MS);
 }
 
 /* ---- the world ----------------------------------------------------------- */
@@ -480,6 +502,24 @@ static void kill_strays(const struct shim *shim, const pid_t *pids, size_t n, ui
 	}
 }
 
+/* What holds the streams of one that is not known is of no use to anybody, and would stay until the container's end. */
+static void kill_holders(const struct process *process)
+{
+	pid_t pids[STRAYS_MAX];
+	size_t n = strays_find_holders(process, pids, STRAYS_MAX);
+
+	for (size_t i = 0; i < n; i++) {
+		_cleanup_(cleanup_fd) int pidfd = pidfd_open(pids[i], 0);
+
+		if (pidfd < 0 || !stray_is_holder(process, pids[i]))
+			continue;
+		log_warning("task=%s: process %d is killed: it is '%s', which a shim that died had "
+			    "started, or was started by it",
+			    process->shim->config.task_id, (int)pids[i], process->id);
+		(void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+	}
+}
+
 /* Those of which the OCI runtime said nothing may run all the same. One is who it must be; of several nobody knows. */
 static int settle_uncertain(struct shim *shim)
 {
@@ -505,8 +545,10 @@ static int settle_uncertain(struct shim *shim)
 	else
 		kill_strays(shim, strays, n, earliest);
 	for (struct process *process = shim->added.first; process; process = process->next)
-		if (process->state == PROCESS_STARTING)
+		if (process->state == PROCESS_STARTING) {
+			kill_holders(process);
 			give_up(process);
+		}
 	return r == -ESRCH ? 0 : r;
 }
 
@@ -526,6 +568,7 @@ static int look(struct shim *shim)
 {
 	int r = 0;
 
+	await_execs(shim);
 	end_runtimes(shim);
 	if (shim->init.has_exit)
 		shim_move(shim, STATE_STOPPED);

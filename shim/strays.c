@@ -4,8 +4,10 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "shim/shim.h"
+#include "shim/streams.h"
 
 #define STAT_MAX 4096
 
@@ -45,17 +47,69 @@ bool stray_is(const struct shim *shim, pid_t pid, uint64_t earliest)
 	       !read_parent(pid, &parent) && !shim_is_in_container(shim, parent);
 }
 
-size_t strays_find(const struct shim *shim, uint64_t earliest, pid_t *ret_pids, size_t max)
+/* Those of all processes for which @is_one holds. */
+static size_t find(bool (*is_one)(const void *userdata, pid_t pid), const void *userdata,
+		   pid_t *ret_pids, size_t max)
 {
-	_cleanup_(cleanup_dir) DIR *dir = shim->config.own_pid_ns ? opendir("/proc") : NULL;
+	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc");
 	struct dirent *entry;
 	size_t n = 0;
 
 	while (n < max && dir && (entry = readdir(dir))) {
 		pid_t pid = (pid_t)atoi(entry->d_name);
 
-		if (pid > 1 && stray_is(shim, pid, earliest))
+		if (pid > 1 && is_one(userdata, pid))
 			ret_pids[n++] = pid;
 	}
 	return n;
+}
+
+struct wanted {
+	const struct shim *shim;
+	uint64_t earliest;
+};
+
+static bool is_wanted(const void *userdata, pid_t pid)
+{
+	const struct wanted *wanted = userdata;
+
+	return stray_is(wanted->shim, pid, wanted->earliest);
+}
+
+size_t strays_find(const struct shim *shim, uint64_t earliest, pid_t *ret_pids, size_t max)
+{
+	const struct wanted wanted = {shim, earliest};
+
+	return shim->config.own_pid_ns ? find(is_wanted, &wanted, ret_pids, max) : 0;
+}
+
+/* ---- by FIFOs ------------------------------------------------------------ */
+
+static bool holds(const struct process *process, pid_t pid)
+{
+	_cleanup_(cleanup_free) char *path = text_format("/proc/%d/fd", (int)pid);
+	_cleanup_(cleanup_dir) DIR *dir = path ? opendir(path) : NULL;
+	struct dirent *entry;
+	struct stat stat;
+
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && !fstatat(dirfd(dir), entry->d_name, &stat, 0) &&
+		    S_ISFIFO(stat.st_mode) && streams_owns(process, &stat))
+			return true;
+	return false;
+}
+
+bool stray_is_holder(const struct process *process, pid_t pid)
+{
+	return stray_is(process->shim, pid, process->earliest) && holds(process, pid);
+}
+
+static bool is_holder(const void *userdata, pid_t pid)
+{
+	return stray_is_holder(userdata, pid);
+}
+
+size_t strays_find_holders(const struct process *process, pid_t *ret_pids, size_t max)
+{
+	return process->shim->config.own_pid_ns ? 0 : find(is_holder, process, ret_pids, max);
 }

@@ -637,6 +637,51 @@ int streams_recover(struct process *process, const struct task_io *io, struct wh
 	return r;
 }
 
+static bool is_same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+static bool is_open_as(int fd, const struct stat *file)
+{
+	struct stat status;
+
+	return fd >= 0 && !fstat(fd, &status) && is_same_file(&status, file);
+}
+
+/* Whether one of a client's FIFOs is that. */
+static bool is_named(const struct task_io *io, const struct stat *file)
+{
+	const char *const uris[] = {io ? io->stdin : NULL, io ? io->stdout : NULL,
+				    io ? io->stderr : NULL};
+	struct stat status;
+
+	for (size_t i = 0; i < ARRAY_SIZE(uris); i++) {
+		const char *path = uris[i] ? stdio_fifo(uris[i]) : NULL;
+
+		if (path && !stat(path, &status) && is_same_file(&status, file))
+			return true;
+	}
+	return false;
+}
+
+bool streams_owns(const struct process *process, const struct stat *file)
+{
+	const struct streams *streams = process->streams;
+	const struct shim *shim = process->shim;
+
+	if (is_logged(process->io))
+		return streams && (is_open_as(streams->sources[0].fd, file) ||
+				   is_open_as(streams->sources[1].fd, file) ||
+				   is_open_as(streams->input.fd, file));
+	if (!is_named(process->io, file) || is_named(shim->init.io, file))
+		return false;
+	for (const struct process *other = shim->added.first; other; other = other->next)
+		if (other != process && is_named(other->io, file))
+			return false;
+	return true;
+}
+
 int streams_terminal(const struct process *process)
 {
 	return process->streams ? process->streams->terminal.master : -1;

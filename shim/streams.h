@@ -14,6 +14,7 @@
  */
 
 #include <stdbool.h>
+#include <sys/stat.h>
 
 #include "broker/lib/error.h"
 #include "broker/lib/loop.h"
@@ -97,6 +98,8 @@ void streams_process_ended(struct process *process);
 /* Nothing that it wrote is still under way. When that becomes so after its end,
  * shim_streams_drained() is called (shim.h). */
 bool streams_is_drained(const struct process *process);
+/* Whether that is a FIFO that was made for this process alone. */
+bool streams_owns(const struct process *process, const struct stat *file);
 /* Closes all; what is not drained is lost. Safe on one that was never opened. */
 void streams_close(struct process *process);
 

@@ -298,9 +298,9 @@ class Silent:
         return [n for n in os.listdir(os.path.dirname(self.path)) if n.startswith("silent.made.")]
 
 
-def begin_exec(d, name, script):
+def begin_exec(d, name, script, *words):
     return d.start("bus", "call", "task.exec", "container_id=web", "exec_id=" + name, "start=true", "args=sh", "args=-c",
-                   "args=" + script)
+                   "args=" + script, *words)
 
 
 def sleepers(word):
@@ -348,6 +348,96 @@ def test_of_several_that_a_dying_shim_left_unknown_none_goes_on():
         assert sleepers(others) and Davit.is_alive(pid)
         d.check("rm", "-f", "web")
         visitor.wait(timeout=60)
+
+
+# crun under this name, but the pid file of 'e' is a FIFO: it stands still between making the process and telling its pid.
+LATE = """#!/usr/bin/python3
+import os, sys
+words = sys.argv[:]
+at = words.index("--pid-file") + 1 if "--pid-file" in words else 0
+if words[at].endswith("/exec-e.pid"):
+    words[at] += ".fifo"
+    os.mkfifo(words[at])
+os.execvp("crun", words)
+"""
+HOST_PIDS = ("--with-ns", "pid:/proc/self/ns/pid")  # of who opens it: crun
+
+
+class Late:
+    """A container whose pids are the host's, and an added process that crun has made and not told of."""
+
+    def __init__(self, d, script):
+        self.d, self.path = d, os.path.join(d.work, "late")
+        with open(self.path, "w") as f:
+            f.write(LATE)
+        os.chmod(self.path, 0o755)
+        self.init = run(d, "sleep", "1000", options=("--runtime", self.path, *HOST_PIDS))
+        self.shim = d.call("task.get", "container_id=web")["process"]["shim_pid"]
+        (bundle,) = os.listdir(os.path.join(d.state, "bundles"))
+        self.file = os.path.join(d.state, "bundles", bundle, "exec-e.pid")
+        self.client = begin_exec(d, "e", "echo $$ >/new; mv /new /pid; " + script, "io.log.max_files=1")
+        path = "/proc/%d/root/pid" % self.init
+        wait_for(lambda: os.path.exists(path), "the process is made")
+        with open(path) as f:
+            self.pid = int(f.read())
+
+    def tell(self):
+        """The pid comes, and crun ends."""
+        with open(self.file + ".new", "w") as f:
+            f.write(str(self.pid))
+        os.rename(self.file + ".new", self.file)
+        fifo = os.open(self.file + ".fifo", os.O_RDONLY | os.O_NONBLOCK)
+
+        def told():
+            try:
+                return os.read(fifo, 64)
+            except BlockingIOError:
+                return None
+        try:
+            assert int(wait_for(told, "crun goes on")) == self.pid
+        finally:
+            os.close(fifo)
+
+    def answer(self):
+        out, err = self.client.communicate(timeout=60)
+        return self.client.returncode, out, err
+
+
+def test_an_added_process_that_is_being_made_when_the_shim_dies_is_waited_for():
+    with Davit() as d:
+        d.import_busybox()
+        late = Late(d, "trap 'exit 9' TERM; touch /trap; while :; do sleep 0.02; done")
+        os.kill(late.shim, signal.SIGKILL)
+        wait_for(lambda: [pid for pid in d.pids("davit-shim") if pid != late.shim], "another shim is there")
+        late.tell()
+        code, out, err = late.answer()
+        assert code == 0 and json.loads(out)["pid"] == late.pid, (code, out, err)
+        wait_for(lambda: os.path.exists("/proc/%d/root/trap" % late.init), "it has its trap")
+        d.call("task.kill", "container_id=web", "exec_id=e", "signal=15")
+        assert exit_of(d, "e") == adopted(9)
+        d.check("rm", "-f", "web")
+        check_log(d.events())
+
+
+def test_with_the_hosts_pids_what_nobody_can_name_is_told_by_its_streams_and_ended():
+    word, others = str(3000000 + os.getpid()), str(4000000 + os.getpid())
+    with Davit() as d:
+        d.import_busybox()
+        late = Late(d, "exec sleep " + word)
+        # Not it: another added one with streams of its own, an orphan of it, and one of init's.
+        d.call("task.exec", "container_id=web", "exec_id=other", "start=true", "io.log.max_files=1", "args=sh", "args=-c",
+               "args=sh -c 'sleep %s & exit' & exec sleep %s" % (others, others))
+        wait_for(lambda: len(sleepers(others)) == 2 and sleepers(word), "all are there")
+        (crun,) = [pid for pid, words in command_lines() if words[:1] == [late.path] and late.file + ".fifo" in words]
+        for pid in (late.shim, crun):
+            os.kill(pid, signal.SIGKILL)
+        code, out, err = late.answer()
+        assert code and b"not known" in err, (code, out, err)
+        wait_for(lambda: not sleepers(word), "it is ended")
+        assert len(sleepers(others)) == 2 and Davit.is_alive(late.init)
+        assert [e["event"]["exec_id"] for e in d.events() if e["topic"] == "/tasks/exec-started"] == ["other"]
+        assert d.call("task.get", "container_id=web", "exec_id=other")["process"]["status"] == "RUNNING"
+        d.check("rm", "-f", "web")
 
 
 def test_shims_die_at_random_and_no_container_is_lost():
