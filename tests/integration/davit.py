@@ -210,17 +210,23 @@ class Davit:
         wait_for(lambda: not [p for p in pids if os.path.exists("/proc/%d" % p) and self.is_alive(p)], "killed")
         return pids
 
-    def lose_task_store(self):
-        """The task service dies, and what it wrote into the state directory is gone when it comes back."""
+    @contextlib.contextmanager
+    def without_task_service(self):
+        """The task service is killed, and comes back afterwards."""
         up = self.supervisor()
         os.kill(up, signal.SIGSTOP)
         try:
             pid = self.pid("davit-task")
             os.kill(pid, signal.SIGKILL)
             wait_for(lambda: not self.is_alive(pid), "it has ended")
-            shutil.rmtree(self.state + "/task")
+            yield
         finally:
             os.kill(up, signal.SIGCONT)
+
+    def lose_task_store(self):
+        """What the task service wrote into the state directory is gone when it comes back."""
+        with self.without_task_service():
+            shutil.rmtree(self.state + "/task")
 
     @staticmethod
     def is_alive(pid):
