@@ -28,6 +28,8 @@ class Containerd:
         with open(self.config, "w") as f:
             f.write('version = 2\nroot = "%s/root"\nstate = "%s/state"\n'
                     'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s"\n'
+                    # What ctr ingests, nothing holds: no collection by itself comes in between.
+                    '[plugins."io.containerd.gc.v1.scheduler"]\nschedule_delay = "1h"\nstartup_delay = "1h"\n'
                     % (self.work, self.work, self.socket))
         self.archive = archive
 
