@@ -1,6 +1,9 @@
 /*
  * delete: what still lives is killed, its output awaited for a moment, then the
  * OCI runtime's delete, the journal, the root. One that fails can be asked again.
+ * Where a delete is sure to come (auto_remove), the OCI runtime's part begins at
+ * init's end, while who asks for the delete hears of that; if it fails, nobody is
+ * told and the delete does it again.
  */
 
 #include <signal.h>
@@ -88,6 +91,44 @@ static void run_delete(struct shim *shim)
 		delete_failed(shim, BUS_INTERNAL, why.text[0] ? why.text : strerror(-r));
 }
 
+/* ---- before it is asked for ---------------------------------------------- */
+
+static void on_early(void *userdata, bool is_ok, const char *text)
+{
+	struct shim *shim = userdata;
+
+	(void)text;
+	shim->early = is_ok || is_forgotten(shim) ? EARLY_DONE : EARLY_NONE;
+	if (shim->early == EARLY_DONE)
+		(void)mounts_undo(shim->rootfs, NULL);
+	shim_delete_goes_on(shim);
+}
+
+void shim_delete_begins(struct shim *shim)
+{
+	static const char *const none[] = {NULL};
+
+	if (!shim->config.auto_remove || shim->state != STATE_STOPPED || shim_is_busy(shim) ||
+	    shim->runtime.container.pid)
+		return;
+	if (!runtime_call(&shim->runtime.container, "delete", none, NULL, 0, on_early, shim, NULL))
+		shim->early = EARLY_UNDER_WAY;
+}
+
+/* True: it comes back when the OCI runtime has ended. */
+static bool waits_for_early(struct shim *shim)
+{
+	const uint64_t deadline_ms = shim->operation.request.deadline_ms, now = time_boot_ms();
+
+	if (shim->early != EARLY_UNDER_WAY)
+		return false;
+	if (deadline_ms)
+		runtime_hurry(&shim->runtime.container, deadline_ms > now ? deadline_ms - now : 0);
+	return true;
+}
+
+/* ---- when it is ---------------------------------------------------------- */
+
 static bool is_drained(const struct shim *shim)
 {
 	for (const struct process *process = shim->added.first; process; process = process->next)
@@ -125,10 +166,13 @@ void shim_delete_goes_on(struct shim *shim)
 	    shim->state != STATE_STOPPED)
 		return;
 	loop_timer_cancel(&operation->timer);
-	if (waits_for_output(shim))
+	if (waits_for_output(shim) || waits_for_early(shim))
 		return;
 	shim_move(shim, STATE_DELETING);
-	run_delete(shim);
+	if (shim->early == EARLY_DONE)
+		finish_delete(shim);
+	else
+		run_delete(shim);
 }
 
 void shim_streams_drained(struct process *process)

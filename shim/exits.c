@@ -222,6 +222,7 @@ static bool end_init(struct shim *shim)
 	streams_process_ended(&shim->init);
 	shim_pause_goes_on(shim);
 	shim_delete_goes_on(shim);
+	shim_delete_begins(shim);
 	return true;
 }
 

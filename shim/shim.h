@@ -45,6 +45,9 @@ struct operation {
 	struct loop_timer timer;
 };
 
+/* The OCI runtime's part of a delete that nobody has asked for yet. */
+enum early_delete { EARLY_NONE, EARLY_UNDER_WAY, EARLY_DONE };
+
 /* What an earlier shim's journal tells. */
 struct replay {
 	bool is_started, is_paused, has_oom;
@@ -77,6 +80,7 @@ struct shim {
 	struct cgroup cgroup;
 	struct oom oom;
 	struct operation operation;
+	enum early_delete early; /* delete.c */
 	struct replay replay;
 	unsigned kill_rounds; /* of what init left in its cgroup */
 };
@@ -186,7 +190,8 @@ void shim_thaw_to_die(struct shim *shim);
 bool shim_is_checkpointing(const struct shim *shim);
 
 /* ---- delete.c ---- */
-/* Init has ended: a delete may go on. */
+/* Init has ended: a delete may go on, or begin by itself. */
+void shim_delete_begins(struct shim *shim);
 void shim_delete_goes_on(struct shim *shim);
 /* Nothing of what @process wrote is under way any more. */
 void shim_streams_drained(struct process *process);

@@ -333,6 +333,7 @@ static void fill_config(struct operation *operation, const struct task_record *r
 		.io = record->io,
 		.publisher = {.data = publisher, .size = ID_SIZE},
 		.log_dir = log_dir,
+		.auto_remove = record->auto_remove,
 		.checkpoint = request_of(operation)->checkpoint,
 	};
 	config->rootfs.items = context->mounts.items;

@@ -365,6 +365,102 @@ static void failed_delete_can_be_asked_again(void **state)
 }
 
 /* The order in which the names went, from the first IN_DELETE on. */
+static size_t count_calls(const char *verb)
+{
+	_cleanup_(cleanup_free) char *dump = shim_case_dump(&test, verb);
+	size_t n = 0;
+
+	for (const char *at = dump; at && (at = strstr(at, "umask ")); at++)
+		n++;
+	return n;
+}
+
+static void start_one_that_will_be_removed(const char *orders)
+{
+	shim_case_init(&test, "exit 6\n");
+	test.config.auto_remove = true;
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_order(&test, orders);
+	shim_case_start(&test);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
+	shim_case_wait_event(&test, "/tasks/exit");
+}
+
+static void wait_forgotten(void)
+{
+	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
+
+	while (shim_case_has(&test, "oci/" SHIM_CASE_TASK)) {
+		assert_true(time_boot_ms() < limit_ms);
+		(void)poll(NULL, 0, 5);
+	}
+}
+
+static void runtimes_delete_begins_at_the_exit_of_what_will_be_removed(void **state)
+{
+	static const char *const order[] = {"/tasks/create", "/tasks/start", "/tasks/exit",
+					    "/tasks/delete", NULL};
+	struct shim_delete_reply deleted = {};
+
+	(void)state;
+	start_one_that_will_be_removed("");
+	wait_forgotten();
+	assert_int_equal(shim_test_status(), TASK_STOPPED);
+	assert_int_equal(shim_case_call(&test, "shim.delete", NULL, 0, &delete_gently, &deleted),
+			 BUS_OK);
+	assert_int_equal(deleted.exit->exit_status, 6);
+	shim_delete_reply_clear(&deleted);
+	assert_int_equal(count_calls("delete"), 1);
+	assert_events(order);
+	shim_test_assert_gone();
+}
+
+static void delete_that_comes_amid_the_early_one_waits_for_it(void **state)
+{
+	(void)state;
+	start_one_that_will_be_removed("delete delay 300\n");
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	assert_int_equal(count_calls("delete"), 1);
+	shim_test_assert_gone();
+}
+
+static void early_delete_that_fails_is_done_again_by_the_delete(void **state)
+{
+	(void)state;
+	start_one_that_will_be_removed("delete fail the disk is on fire\n");
+	assert_call(BUS_INTERNAL, "shim.delete", &delete_gently);
+	assert_text("the disk is on fire");
+	shim_case_order(&test, "");
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	/* The early one, then each delete once, and the failed one once more by force. */
+	assert_int_equal(count_calls("delete"), 4);
+	shim_test_assert_gone();
+}
+
+static void early_delete_that_hangs_ends_at_the_deadline_of_the_delete(void **state)
+{
+	enum bus_status status;
+
+	(void)state;
+	start_one_that_will_be_removed("delete hang\n");
+	status = shim_case_call(&test, "shim.delete", NULL, time_boot_ms() + 300, &delete_gently,
+				NULL);
+	assert_int_equal(status, BUS_DEADLINE_EXCEEDED);
+	shim_case_order(&test, "");
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
+}
+
+static void shim_that_dies_after_the_early_delete_is_replaced(void **state)
+{
+	(void)state;
+	start_one_that_will_be_removed("");
+	wait_forgotten();
+	shim_case_replace(&test);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
+}
+
 static size_t when_deleted(int fd, const char *name)
 {
 	char buffer[8192] __attribute__((aligned(__alignof__(struct inotify_event))));
@@ -791,6 +887,11 @@ int main(int argc, char **argv)
 		SHIM_TEST(one_kill_request_is_one_signal),
 		SHIM_TEST(death_by_a_signal_is_told_as_such),
 		SHIM_TEST(failed_delete_can_be_asked_again),
+		SHIM_TEST(runtimes_delete_begins_at_the_exit_of_what_will_be_removed),
+		SHIM_TEST(delete_that_comes_amid_the_early_one_waits_for_it),
+		SHIM_TEST(early_delete_that_fails_is_done_again_by_the_delete),
+		SHIM_TEST(early_delete_that_hangs_ends_at_the_deadline_of_the_delete),
+		SHIM_TEST(shim_that_dies_after_the_early_delete_is_replaced),
 		SHIM_TEST(configuration_goes_before_the_lock),
 		SHIM_TEST(exit_while_the_broker_is_down_is_published_when_it_is_back),
 		SHIM_TEST(broker_that_lost_its_log_gets_every_event_again),
