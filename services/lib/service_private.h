@@ -14,6 +14,7 @@
 
 #include "broker/lib/bus.h"
 #include "broker/lib/loop.h"
+#include "broker/lib/pace.h"
 #include "services/lib/operation.h"
 #include "services/lib/service.h"
 #include "services/lib/store_private.h"
@@ -200,6 +201,7 @@ struct service {
 	struct call *calls[SERVICE_CALLS_BUCKETS]; /* later ones */
 	size_t n_calls;
 	struct loop_timer calls_timer;
+	struct pace refusals; /* of turns that could not be committed */
 	uint64_t no_room_ms; /* when a turn could not be committed for lack of room on the disk; 0: never */
 
 	struct outbox outbox;

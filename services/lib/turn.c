@@ -240,6 +240,7 @@ static void turn_committed(struct service *service)
 static void turn_commit(struct service *service)
 {
 	bool is_unrepeatable = service->is_unrepeatable || service->store->is_unnested;
+	char times[PACE_TIMES];
 	int r;
 
 	r = store_move_damaged(service->store);
@@ -264,9 +265,12 @@ static void turn_commit(struct service *service)
 	}
 	if (r == STORE_E_NO_SPACE)
 		service->no_room_ms = time_boot_ms();
-	log_error("store of %s: %s; the requests of this turn are refused",
-		  service->definition->program,
-		  r == STORE_E_NO_SPACE ? "no space is left on its disk" : "its map is full");
+	if (pace_again(&service->refusals, time_boot_ms(), times))
+		log_error("store of %s: %s; the requests of this turn are refused%s",
+			  service->definition->program,
+			  r == STORE_E_NO_SPACE ? "no space is left on its disk"
+						: "its map is full",
+			  times);
 	refuse_turn(service, r < 0 ? STORE_E_FULL : r);
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "broker/lib/log.h"
+#include "broker/lib/pace.h"
 #include "services/task/task.h"
 
 #define COMMIT_MS 1000
@@ -24,6 +25,7 @@ struct live {
 	struct task_service *service;
 	struct store *store;
 	struct loop_timer timer;
+	struct pace failing;
 	struct change *first, **last;
 	uint8_t boot_id[ID_SIZE];
 };
@@ -110,15 +112,20 @@ static void forget_changes(struct live *live)
 
 static void flush(struct live *live)
 {
+	char times[PACE_TIMES];
 	int r = live->first ? apply_all(live) : 0;
 
 	if (r == STORE_E_FULL && !store_grow(live->store))
 		r = apply_all(live);
-	if (r)
-		log_error("rows of live tasks not written: %d; a reboot now would lose their exits",
-			  r);
-	else
+	if (!r)
 		forget_changes(live);
+	else if (pace_again(&live->failing, time_boot_ms(), times))
+		log_error(
+			"rows of live tasks not written: %s; a reboot now would lose their exits%s",
+			r == STORE_E_NO_SPACE ? "no space is left on their disk"
+			: r < 0               ? strerror(-r)
+					      : "their store is full",
+			times);
 }
 
 static void on_timer(struct loop_timer *timer)
@@ -249,6 +256,7 @@ struct live *live_close(struct live *live)
 {
 	if (!live)
 		return NULL;
+	live->failing = (struct pace){};
 	flush(live);
 	forget_changes(live);
 	loop_timer_cancel(&live->timer);
