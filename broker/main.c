@@ -5,6 +5,7 @@
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
 #include "broker/log_db.h"
+#include "broker/logprint.h"
 #include "broker/options.h"
 
 /* A line for who asked: as services print it. */
@@ -24,6 +25,13 @@ static int copy_log(const struct options *options)
 	return r && r != LOG_E_NOT_FOUND;
 }
 
+static int print_events(const struct options *options)
+{
+	_cleanup_(cleanup_free) char *from = text_format("%s/events", options->paths.root);
+
+	return !from || log_print(from, options->topics, options->n_topics, STDOUT_FILENO);
+}
+
 int main(int argc, char *argv[])
 {
 	struct options options;
@@ -36,6 +44,8 @@ int main(int argc, char *argv[])
 	}
 	if (!options.has_printed && options.copy_to) {
 		code = copy_log(&options);
+	} else if (!options.has_printed && options.is_print) {
+		code = print_events(&options);
 	} else if (!options.has_printed) {
 		log_init("davit-broker", options.is_debug ? LOG_DEBUG : LOG_INFO);
 		code = broker_run(&options);

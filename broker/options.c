@@ -19,6 +19,7 @@ static const char help[] =
 	"  --log-max-age TIME    and no event longer than this (default 30d; units s m h d)\n"
 	"  --watchdog-ms MS      how often the broker tries its own socket (default 2000)\n"
 	"  --copy-stores DIR     copy the event log there, as it is at one instant, and end\n"
+	"  --print-events [TOPIC...]  write the events whose topic begins so to a program that reads them, and end\n"
 	"  --debug               log more\n"
 	"  --help, --version\n";
 
@@ -31,6 +32,7 @@ enum {
 	WATCHDOG,
 	TAKE_OVER,
 	COPY,
+	PRINT,
 	DEBUG,
 	HELP,
 	VERSION
@@ -45,6 +47,7 @@ static const struct option long_options[] = {
 	{"watchdog-ms", required_argument, NULL, WATCHDOG},
 	{"take-over", no_argument, NULL, TAKE_OVER},
 	{"copy-stores", required_argument, NULL, COPY},
+	{"print-events", no_argument, NULL, PRINT},
 	{"debug", no_argument, NULL, DEBUG},
 	{"help", no_argument, NULL, HELP},
 	{"version", no_argument, NULL, VERSION},
@@ -122,6 +125,9 @@ static int parse_one(struct options *options, int option, const char *argument, 
 	case COPY:
 		options->copy_to = (char *)argument;
 		return 0;
+	case PRINT:
+		options->is_print = true;
+		return 0;
 	case DEBUG:
 		options->is_debug = true;
 		return 0;
@@ -158,7 +164,9 @@ int options_parse(struct options *options, int argc, char *argv[], struct why *w
 		else
 			r = parse_one(options, option, optarg, why);
 	}
-	if (!r && optind < argc)
+	options->topics = argv + optind;
+	options->n_topics = (size_t)(argc - optind);
+	if (!r && optind < argc && !options->is_print)
 		r = why_set(why, -EINVAL, "'%s' is not expected; see davit-broker --help",
 			    argv[optind]);
 	if (r || options->has_printed)

@@ -171,7 +171,8 @@ bool findings_have_damage(const struct findings *findings)
 		const struct finding *finding = &findings->items[i];
 
 		if (finding->problem == FINDING_FAULT &&
-		    !strcmp(finding->said->fact.kind, "record"))
+		    (!strcmp(finding->said->fact.kind, "record") ||
+		     !strcmp(finding->said->fact.kind, "store")))
 			return true;
 	}
 	return false;

@@ -188,9 +188,10 @@ static bool is_mendable(const struct finding *finding, bool is_mount)
 static void mend_all(struct context *context, struct findings *findings)
 {
 	if (findings_have_damage(findings)) {
-		(void)fail(context,
-			   "nothing is repaired while damaged records lie in quarantine: what they "
-			   "had would be taken for orphans (davit store quarantine --help)");
+		(void)fail(
+			context,
+			"nothing is repaired while damaged records lie in quarantine, or a rebuilt store is "
+			"not accepted: what they had would be taken for orphans (davit store --help)");
 		return;
 	}
 	for (int is_mount = 1; is_mount >= 0; is_mount--)

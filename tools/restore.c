@@ -231,7 +231,8 @@ static int copy_file(const char *from, const char *to)
 
 static int put_aside(const char *store, const char *aside)
 {
-	static const char *const files[] = {"data.mdb", "lock.mdb"};
+	/* The last one is the mark of a store that was rebuilt and not accepted. */
+	static const char *const files[] = {"data.mdb", "lock.mdb", "rebuilt"};
 	int r = 0;
 
 	for (size_t i = 0; !r && i < ARRAY_SIZE(files); i++) {

@@ -1,7 +1,9 @@
 /* davit store. */
 
 #include <string.h>
+#include <sys/wait.h>
 
+#include "broker/lib/spawn.h"
 #include "tools/lists.h"
 
 struct list_command {
@@ -137,6 +139,86 @@ static int drop_records(struct context *context, void *data, char **args, int n_
 	return code;
 }
 
+/* ---- rebuild, accept ------------------------------------------------------ */
+
+/* Whose stores hold what nobody else knows all of: they are not made anew by themselves. */
+static const struct rebuildable {
+	const char *store, *program;
+} rebuildable[] = {{"image", "davit-image"}, {"container", "davit-container"}};
+
+static const struct rebuildable *find_rebuildable(const char *store)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(rebuildable); i++)
+		if (!strcmp(rebuildable[i].store, store))
+			return &rebuildable[i];
+	return NULL;
+}
+
+static int rebuild(struct context *context, void *data, char **args, int n_args)
+{
+	const struct rebuildable *wanted = find_rebuildable(args[0]);
+	_cleanup_(cleanup_free) char *path = NULL;
+	const char *argv[] = {NULL,
+			      "--root",
+			      context->paths.root,
+			      "--state",
+			      context->paths.state,
+			      "--rebuild-store",
+			      NULL};
+	struct spawn_fd fds[] = {{STDOUT_FILENO, 1}, {STDERR_FILENO, 2}};
+	struct why why = {};
+	int r, status = 0;
+	pid_t pid = 0;
+
+	(void)data;
+	(void)n_args;
+	if (!wanted)
+		return fail_usage(context,
+				  "'%s' is not a store that can be rebuilt: image or container",
+				  args[0]);
+	argv[0] = wanted->program;
+	fflush(stdout);
+	r = spawn_find_program(wanted->program, &path);
+	if (!r)
+		r = spawn(&(struct spawn){.path = path,
+					  .argv = argv,
+					  .cwd = "/",
+					  .fds = fds,
+					  .n_fds = ARRAY_SIZE(fds)},
+			  &pid, &why);
+	if (r)
+		return fail(context, "cannot run %s: %s", wanted->program,
+			    why.text[0] ? why.text : strerror(-r));
+	if (waitpid(pid, &status, 0) < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
+		return fail(context, "store %s could not be rebuilt", wanted->store);
+	return EXIT_OK;
+}
+
+static int accept_store(struct context *context, void *data, char **args, int n_args)
+{
+	_cleanup_(store_accept_reply_clear) struct store_accept_reply reply = {};
+	const struct schema_method *method = find(args[0], "store_accept");
+	int r;
+
+	(void)data;
+	(void)n_args;
+	if (!method)
+		return fail_usage(context,
+				  "'%s' is not a store that is accepted: image or container",
+				  args[0]);
+	r = ask_call(&context->ask, method, NULL, &(struct empty){}, &reply);
+	if (r)
+		return fail_ask(context, r);
+	if (!reply.rebuilt)
+		printf("%s: there is nothing to accept\n", args[0]);
+	else
+		printf("%s: accepted: %s\n", args[0], reply.rebuilt);
+	if (reply.count)
+		printf("%s: %llu files and directories without a record were moved to %s\n",
+		       args[0], (unsigned long long)reply.count, reply.aside);
+	return EXIT_OK;
+}
+
 /* ---- the tables ---------------------------------------------------------- */
 
 static const struct option_spec list_options[] = {LIST_OPTIONS(struct list_command), {}};
@@ -170,8 +252,35 @@ static const struct command quarantine_command = {
 	.summary = "look at damaged records of services' stores, and empty their quarantine",
 	.subcommands = (const struct command *const[]){&list_command, &drop_command, NULL},
 };
+static const struct command rebuild_command = {
+	.name = "rebuild",
+	.arguments = "STORE",
+	.summary =
+		"make a damaged store again from what can be read and found, while its service does not serve",
+	.details =
+		"STORE is image or container. What can be read of the old file is kept, the old file itself is set aside "
+		"beside it, with the reason. The image store finds blobs by their digests, and names in the "
+		"event log. What was rebuilt and what is missing is printed. Nothing is removed "
+		"for want of a record before `davit store accept STORE`. A store that can be read is left as it is. "
+		"`davit restore` is the better way where there is a recent backup.",
+	.min_args = 1,
+	.max_args = 1,
+	.run = rebuild,
+};
+static const struct command accept_command = {
+	.name = "accept",
+	.arguments = "STORE",
+	.summary = "a rebuilt store is good as it is: collections go on",
+	.details =
+		"Before: look at `davit images ls`, `davit containers ls`, `davit prune --dry-run`. Blobs and directories of snapshots "
+		"that no record knows are moved aside then, not removed.",
+	.min_args = 1,
+	.max_args = 1,
+	.run = accept_store,
+};
 const struct command store_command = {
 	.name = "store",
 	.summary = "look after the services' stores",
-	.subcommands = (const struct command *const[]){&quarantine_command, NULL},
+	.subcommands = (const struct command *const[]){&quarantine_command, &rebuild_command,
+						       &accept_command, NULL},
 };

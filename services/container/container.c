@@ -316,3 +316,10 @@ int container_quarantine_drop(struct container_service *service,
 {
 	return service_quarantine_drop(service->service, call, request, reply);
 }
+
+int container_store_accept(struct container_service *service, const struct empty *request,
+			   struct store_accept_reply *reply, struct call *call)
+{
+	(void)request;
+	return service_accept(service->service, call, reply);
+}

@@ -78,5 +78,6 @@ int container_roots(struct container_service *service,
 	r = store_walk(service->store, CONTAINER_TABLE, NULL, is_first ? NULL : &from,
 		       schema_container_record(), add_root, &page);
 	reply->incomplete = store_is_damaged(service->store, CONTAINER_TABLE);
+	reply->unaccepted = store_rebuilt(service->store);
 	return error_trace(r == PAGE_FULL ? 0 : r);
 }

@@ -25,6 +25,7 @@ struct collector {
 	uint64_t earliest_ms, started_ms;
 	struct collect_run *run; /* NULL: none is under way */
 	struct bus_call *call;
+	const char *refusal; /* of the last run that was refused */
 };
 
 static void start(struct collector *collector);
@@ -46,6 +47,8 @@ static struct collect_waiter *take_served(struct collector *collector)
 
 static void tell(const struct collect_run *run)
 {
+	if (run->refusal)
+		log_info("collect=refused note=\"%s\"", run->refusal);
 	if (run->report.note)
 		log_warning("collect=partly note=\"%s\"", run->report.note);
 	if (!run->is_dry && run->report.count)
@@ -77,6 +80,10 @@ static void end(struct collector *collector, int r)
 		tell(run);
 	if (r || run->has_undecided)
 		arm_start(collector, now + RETRY_MS);
+	if (!r && run->refusal) {
+		collector->refusal = run->refusal;
+		r = refused(BUS_FAILED_PRECONDITION);
+	}
 	while ((waiter = take_served(collector))) {
 		waiter->fn(waiter->userdata, r, r ? NULL : &run->report);
 		free(waiter);
@@ -170,6 +177,13 @@ static void on_containers(void *userdata, enum bus_status status, const char *te
 		go_on(collector);
 		return;
 	}
+	if (reply->unaccepted && !collector->run->is_dry) {
+		collector->run->refusal =
+			"the container service's store was rebuilt, and nobody has accepted it yet: nothing "
+			"is removed before `davit store accept container`";
+		end(collector, 0);
+		return;
+	}
 	r = service_transact(collector->image->service, add_containers, &adding);
 	if (r) {
 		end(collector, r);
@@ -242,6 +256,13 @@ static void start(struct collector *collector)
 	collector->started_ms = time_boot_ms();
 	if (!run->is_dry)
 		loop_timer_cancel(&collector->start_timer);
+	if (!run->is_dry && store_rebuilt(image->store)) {
+		run->refusal =
+			"the image service's store was rebuilt, and nobody has accepted it yet: nothing is "
+			"removed before `davit store accept image`";
+		end(collector, 0);
+		return;
+	}
 	store_on_put(image->store, collect_note_put, run);
 	if (service_transact(image->service, has_own_snapshots, image)) {
 		ask_containers(collector, NULL);
@@ -294,6 +315,11 @@ int collect_wait(struct image_service *image, bool dry_run, collect_fn fn, void 
 	*at = waiter;
 	start(image->collector);
 	return 0;
+}
+
+const char *collect_refusal(const struct image_service *image)
+{
+	return image->collector->refusal;
 }
 
 void collect_forget(struct image_service *image, void *userdata)

@@ -16,10 +16,13 @@
 
 #include "services/image/image.h"
 
-/* @report is borrowed; NULL if @r is not 0. Not within a transaction. */
+/* Of a run that may not remove anything, @r is refused(BUS_FAILED_PRECONDITION): collect_refusal() says why.
+ * @report is borrowed; NULL if @r is not 0. Not within a transaction. */
 typedef void (*collect_fn)(void *userdata, int r, struct image_collect_reply *report);
 /* Tells @fn of a whole run that begins after this. */
 int collect_wait(struct image_service *image, bool dry_run, collect_fn fn, void *userdata);
+/* Of the last run that was refused. */
+const char *collect_refusal(const struct image_service *image);
 /* @fn will not be called. */
 void collect_forget(struct image_service *image, void *userdata);
 

@@ -26,6 +26,7 @@ struct collect_run {
 	bool knows_containers;
 	bool is_blind; /* a record is damaged: what it kept is not known */
 	bool is_done;
+	const char *refusal; /* nothing may be removed */
 	int failure; /* of marking what was put */
 
 	unsigned phase;

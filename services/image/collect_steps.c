@@ -9,6 +9,7 @@ struct waiting {
 	struct image_service *image;
 	struct operation *operation;
 	struct image_collect_reply report;
+	bool is_asked; /* for itself */
 };
 
 static void waiting_free(void *userdata)
@@ -38,12 +39,18 @@ static int make_waiting(struct operation *operation)
 static void was_collected(void *userdata, int r, struct image_collect_reply *report)
 {
 	struct waiting *waiting = userdata;
+	struct why why = {};
 
 	if (!r) {
 		waiting->report = *report;
 		*report = (struct image_collect_reply){};
 	}
-	image_step_ended(waiting->operation, r, NULL);
+	/* What was asked for a name's removal is done: its files stay. */
+	if (r >= REFUSED && !waiting->is_asked)
+		r = 0;
+	if (r >= REFUSED)
+		why_set(&why, r, "%s", collect_refusal(waiting->image));
+	image_step_ended(waiting->operation, r, &why);
 }
 
 static void wait_for_run(struct operation *operation, bool is_dry)
@@ -100,7 +107,9 @@ int collect_files_step(struct operation *operation)
 static void wait_for_asked_run(struct operation *operation)
 {
 	const struct image_collect_request *request = operation_request(operation);
+	struct waiting *waiting = operation_data(operation);
 
+	waiting->is_asked = true;
 	wait_for_run(operation, request->dry_run);
 }
 

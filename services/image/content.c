@@ -23,11 +23,17 @@ int content_key(const char *digest, struct store_key *ret_key)
 	return error_trace(store_key(ret_key, digest, NULL));
 }
 
-bool content_has(struct image_service *image, const char *digest)
+int content_find(struct image_service *image, const char *digest)
 {
 	struct store_key key;
+	int r = content_key(digest, &key);
 
-	return !content_key(digest, &key) && store_has(image->store, TABLE_BLOBS, &key);
+	return r ?: store_find(image->store, TABLE_BLOBS, &key);
+}
+
+bool content_has(struct image_service *image, const char *digest)
+{
+	return !content_find(image, digest);
 }
 
 /* ---- files ---- */
@@ -110,7 +116,7 @@ static int give_back(struct image_service *image, int ingest,
 	for (size_t i = 0; i < n; i++) {
 		const struct work_blob *blob = &result->blobs.items[i];
 
-		if (!content_has(image, blob->digest))
+		if (content_find(image, blob->digest) == STORE_E_NOT_FOUND)
 			(void)renameat(image->blobs, hex_of(blob->digest), ingest, blob->path);
 	}
 	return r;
@@ -156,31 +162,47 @@ struct clean {
 	size_t n_removed;
 };
 
+/* STORE_E_NOT_FOUND: no record has it. */
+static int find_named(struct image_service *image, const char *name)
+{
+	char digest[DIGEST_SIZE];
+
+	if (snprintf(digest, sizeof(digest), "sha256:%.64s", name) != DIGEST_SIZE - 1 ||
+	    strlen(name) != 64)
+		return STORE_E_NOT_FOUND;
+	return content_find(image, digest);
+}
+
+static int clean_one(struct clean *clean, const char *name)
+{
+	struct image_service *image = clean->image;
+	int r = name[0] == '.' ? 0 : find_named(image, name);
+
+	if (r != STORE_E_NOT_FOUND)
+		return error_fold(r);
+	if (store_rebuilt(image->store))
+		return error_trace(schema_strs_add(&image->unrecorded_blobs, name));
+	trash_take(image, image->blobs, name);
+	clean->n_removed++;
+	return 0;
+}
+
 static int clean_all(void *userdata)
 {
 	struct clean *clean = userdata;
-	struct image_service *image = clean->image;
 	_cleanup_(cleanup_dir) DIR *dir = NULL;
-	char digest[DIGEST_SIZE];
 	struct dirent *entry;
-	int fd;
+	int fd, r = 0;
 
-	fd = openat(image->blobs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = openat(clean->image->blobs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir) {
 		close_fd(fd);
 		return error_origin(-EIO);
 	}
-	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] == '.')
-			continue;
-		if (snprintf(digest, sizeof(digest), "sha256:%.64s", entry->d_name) == 71 &&
-		    strlen(entry->d_name) == 64 && content_has(image, digest))
-			continue;
-		trash_take(image, image->blobs, entry->d_name);
-		clean->n_removed++;
-	}
-	return 0;
+	while (!r && (entry = readdir(dir)))
+		r = clean_one(clean, entry->d_name);
+	return r;
 }
 
 int content_clean(struct image_service *image)

@@ -308,7 +308,8 @@ static int find_owner(struct image_service *image, const char *kind, const char 
 	if (!strcmp(kind, "blob") && check_digest(id)) {
 		*ret_dir = image->blobs;
 		owner.name = id + strlen("sha256:");
-		owner.is_found = content_has(image, id);
+		r = content_find(image, id);
+		owner.is_found = r != STORE_E_NOT_FOUND;
 	} else if (!strcmp(kind, "snapshot-directory")) {
 		*ret_dir = image->snapshots;
 		r = store_walk(image->store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
@@ -343,6 +344,10 @@ int image_mend(struct image_service *image, const struct fsck_mend_request *requ
 	if (dir < 0)
 		return call_fail(call, BUS_INVALID_ARGUMENT, "no '%s' is mended here",
 				 request->kind);
+	if (store_rebuilt(image->store))
+		return call_fail(call, BUS_FAILED_PRECONDITION,
+				 "the image service's store was rebuilt: what has no record stays "
+				 "until `davit store accept image`");
 	if (is_found || faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW))
 		return 0;
 	r = trash_after_commit(image, dir, name,

@@ -148,6 +148,9 @@ static void image_close(void *object)
 	trash_close(image);
 	for (size_t i = 0; i < RESOLVED_CACHE; i++)
 		resolved_free(image->cache[i]);
+	free(image->unrecorded);
+	schema_strs_clear(&image->unrecorded_blobs);
+	schema_strs_clear(&image->unrecorded_snapshots);
 	close_fd(image->blobs);
 	close_fd(image->ingest);
 	close_fd(image->snapshots);
@@ -293,4 +296,5 @@ const struct service_definition image_definition = {
 	.drain = image_drain,
 	.close = image_close,
 	.operations = operations,
+	.rebuild = image_rebuild,
 };

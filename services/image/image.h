@@ -70,6 +70,9 @@ struct image_service {
 	struct unpack *unpacks; /* under way: what they need is kept */
 	struct layer_job *layer_jobs;
 
+	/* Files that a rebuilt store does not know, as they were at the start; they stay until it is accepted. */
+	struct schema_strs unrecorded_blobs, unrecorded_snapshots;
+	char *unrecorded; /* the directory into which they go then */
 	struct schema_strs trash_names; /* to be removed by a child */
 	struct trash_budget {
 		unsigned entries;
@@ -137,6 +140,8 @@ int image_event_labels(const struct schema_map *labels, struct schema_map *ret_l
 /* ---- content.c ---- */
 int content_key(const char *digest, struct store_key *ret_key);
 bool content_has(struct image_service *image, const char *digest);
+/* 0, STORE_E_NOT_FOUND, or that it cannot be said: for who removes what has no record. */
+int content_find(struct image_service *image, const char *digest);
 /* Reads a document of the content store, checking its digest. */
 int content_load(struct image_service *image, const char *digest, char **ret_text, size_t *ret_size,
 		 struct why *why);
@@ -287,6 +292,9 @@ void trash_forget_waiter(struct image_service *image, void *userdata);
 int trash_clean(struct image_service *image);
 void trash_start(struct image_service *image);
 void trash_close(struct image_service *image);
+
+/* ---- rebuild.c ---- */
+int image_rebuild(struct rebuild *rebuild);
 
 /* ---- operations ---- */
 extern const struct operation_type import_operation;

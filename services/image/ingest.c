@@ -608,7 +608,7 @@ static int clean_files(struct cleaning *cleaning)
 	}
 	while ((entry = readdir(dir))) {
 		if (entry->d_name[0] != '.' && !downloads_is_name(entry->d_name) &&
-		    !set_has(&cleaning->files, entry->d_name))
+		    !set_has(&cleaning->files, entry->d_name) && !store_rebuilt(image->store))
 			trash_take(image, image->ingest, entry->d_name);
 	}
 	downloads_clean(image);

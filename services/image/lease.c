@@ -18,8 +18,8 @@ static int make_key(const char *namespace, const char *id, struct store_key *ret
 	return store_key(ret_key, namespace, id, NULL);
 }
 
-static int make_resource_key(const char *namespace, const char *id, const char *type,
-			     const char *resource, struct store_key *ret_key)
+int lease_resource_key(const char *namespace, const char *id, const char *type,
+		       const char *resource, struct store_key *ret_key)
 {
 	_cleanup_(cleanup_free) char *text = text_format("%s\n%s", type, resource);
 	char digest[DIGEST_SIZE];
@@ -88,7 +88,7 @@ int lease_add(struct image_service *image, const char *namespace, const char *id
 		return 0;
 	if (!exists(image, namespace, id))
 		return STORE_E_NOT_FOUND;
-	r = make_resource_key(namespace, id, type, resource, &key);
+	r = lease_resource_key(namespace, id, type, resource, &key);
 	if (!r)
 		r = store_put(image->store, TABLE_LEASE_RESOURCES, &key, schema_lease_resource(),
 			      &record);
@@ -440,8 +440,8 @@ int lease_delete_resource(struct image_service *image, const struct lease_resour
 	if (!r)
 		r = lease_check(image, namespace, request->id, &why);
 	if (!r)
-		r = make_resource_key(namespace, request->id, request->resource->type,
-				      request->resource->id, &key);
+		r = lease_resource_key(namespace, request->id, request->resource->type,
+				       request->resource->id, &key);
 	if (!r)
 		r = store_delete(image->store, TABLE_LEASE_RESOURCES, &key);
 	if (r == STORE_E_NOT_FOUND)

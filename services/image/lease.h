@@ -35,6 +35,9 @@ int lease_drop(struct image_service *image, const char *namespace, const char *i
 /* The one that image.prepare made for this snapshot, if it is there still. */
 int lease_end_unused(struct image_service *image, const char *namespace, const char *key);
 
+int lease_resource_key(const char *namespace, const char *id, const char *type, const char *resource,
+		       struct store_key *ret_key);
+
 /*
  * The lease of an operation, in its namespace: made with the first thing that it
  * holds, the same when the operation is resumed; to be ended by its last step

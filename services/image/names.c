@@ -84,6 +84,17 @@ int image_event_labels(const struct schema_map *labels, struct schema_map *ret_l
 	return error_trace(r);
 }
 
+/* Without its annotations, which may be large. */
+static int set_target(const struct descriptor *target, struct descriptor **ret_target)
+{
+	*ret_target = calloc(1, sizeof(**ret_target));
+	if (!*ret_target)
+		return error_origin(-ENOMEM);
+	(*ret_target)->size = target->size;
+	return schema_set(&(*ret_target)->digest, target->digest)
+		       ?: schema_set(&(*ret_target)->media_type, target->media_type);
+}
+
 static int emit_change(struct image_service *image, const char *namespace, const char *topic,
 		       const struct image_record *record)
 {
@@ -93,6 +104,8 @@ static int emit_change(struct image_service *image, const char *namespace, const
 	r = schema_set(&event.name, record->name);
 	if (!r)
 		r = image_event_labels(&record->labels, &event.labels);
+	if (!r)
+		r = set_target(record->target, &event.target);
 	if (!r)
 		r = service_emit(image->service, namespace, schema_find_event(topic), record->name,
 				 &event);

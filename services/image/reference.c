@@ -10,6 +10,8 @@
 #include "broker/lib/file.h"
 #include "services/image/reference.h"
 
+#define CHUNK 262144 /* of a file, read at a time */
+
 const char *reference_tag(const char *name)
 {
 	const char *last = strrchr(name, '/'), *colon;
@@ -84,17 +86,44 @@ int reference_import_name(const char *name, const char *base, bool only_base, ch
 	return 0;
 }
 
-void digest_of(const void *data, size_t size, char ret_digest[DIGEST_SIZE])
+static void end_digest(SHA256_CTX *context, char ret_digest[DIGEST_SIZE])
 {
 	unsigned char hash[SHA256_DIGEST_LENGTH];
+
+	SHA256_Final(hash, context);
+	memcpy(ret_digest, "sha256:", 7);
+	for (size_t i = 0; i < sizeof(hash); i++)
+		sprintf(ret_digest + 7 + 2 * i, "%02x", hash[i]);
+}
+
+void digest_of(const void *data, size_t size, char ret_digest[DIGEST_SIZE])
+{
 	SHA256_CTX context;
 
 	SHA256_Init(&context);
 	SHA256_Update(&context, data, size);
-	SHA256_Final(hash, &context);
-	memcpy(ret_digest, "sha256:", 7);
-	for (size_t i = 0; i < sizeof(hash); i++)
-		sprintf(ret_digest + 7 + 2 * i, "%02x", hash[i]);
+	end_digest(&context, ret_digest);
+}
+
+int digest_of_file(int fd, char ret_digest[DIGEST_SIZE], uint64_t *ret_size)
+{
+	_cleanup_(cleanup_free) unsigned char *chunk = malloc(CHUNK);
+	SHA256_CTX context;
+	uint64_t size = 0;
+	ssize_t n;
+
+	if (!chunk)
+		return error_origin(-ENOMEM);
+	SHA256_Init(&context);
+	while ((n = read(fd, chunk, CHUNK)) > 0) {
+		SHA256_Update(&context, chunk, (size_t)n);
+		size += (uint64_t)n;
+	}
+	if (n < 0)
+		return error_origin(-errno);
+	end_digest(&context, ret_digest);
+	*ret_size = size;
+	return 0;
 }
 
 void chain_id(const char *parent, const char *diff_id, char ret_chain[DIGEST_SIZE])

@@ -20,5 +20,7 @@ const char *reference_tag(const char *name);
 
 #define DIGEST_SIZE 72 /* "sha256:", 64 hex digits, NUL */
 void digest_of(const void *data, size_t size, char ret_digest[DIGEST_SIZE]);
+/* Of all of an open file, from where it stands; *ret_size: so many bytes. */
+int digest_of_file(int fd, char ret_digest[DIGEST_SIZE], uint64_t *ret_size);
 /* OCI chain id: of the layers below (@parent, NULL for none) and the diffID on top. */
 void chain_id(const char *parent, const char *diff_id, char ret_chain[DIGEST_SIZE]);

@@ -632,7 +632,7 @@ static int clean_directories(struct image_service *image, struct known *known)
 {
 	_cleanup_(cleanup_dir) DIR *dir = NULL;
 	struct dirent *entry;
-	int fd;
+	int fd, r = 0;
 
 	fd = openat(image->snapshots, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	dir = fd < 0 ? NULL : fdopendir(fd);
@@ -640,19 +640,21 @@ static int clean_directories(struct image_service *image, struct known *known)
 		close_fd(fd);
 		return error_origin(-EIO);
 	}
-	while ((entry = readdir(dir))) {
+	while (!r && (entry = readdir(dir))) {
 		uint64_t number = strtoull(entry->d_name, NULL, 10);
 
 		if (entry->d_name[0] == '.' || set_has(&known->names, entry->d_name))
 			continue;
 		if (number > known->highest && number < UINT64_MAX / 2)
 			known->highest = number;
-		if (known->is_incomplete)
+		if (store_rebuilt(image->store))
+			r = schema_strs_add(&image->unrecorded_snapshots, entry->d_name);
+		if (known->is_incomplete || store_rebuilt(image->store))
 			continue;
 		log_info("snapshots=orphan directory=%s", entry->d_name);
 		trash_take(image, image->snapshots, entry->d_name);
 	}
-	return 0;
+	return error_trace(r);
 }
 
 int snapshot_clean(struct image_service *image)

@@ -223,7 +223,7 @@ static int look(void *userdata)
 {
 	struct taking *taking = userdata;
 
-	taking->is_wanted = content_has(taking->image, taking->digest);
+	taking->is_wanted = content_find(taking->image, taking->digest) != STORE_E_NOT_FOUND;
 	return 0;
 }
 

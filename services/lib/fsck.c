@@ -197,9 +197,23 @@ static int on_damaged(void *userdata, const struct store_key *key)
 	return has_room(fsck) ? fsck_add(fsck, &fact) : 0;
 }
 
+static int add_unaccepted(struct fsck *fsck)
+{
+	struct fsck_fact fact = {
+		.role = FACT_FAULT,
+		.kind = (char *)"store",
+		.id = fsck->store->directory,
+		.text = (char *)store_rebuilt(fsck->store),
+	};
+
+	return fact.text ? fsck_add(fsck, &fact) : 0;
+}
+
 static int run_store(struct fsck *fsck)
 {
-	return is_resumed(fsck) ? 0 : store_quarantined(fsck->store, on_damaged, fsck);
+	if (is_resumed(fsck))
+		return 0;
+	return add_unaccepted(fsck) ?: store_quarantined(fsck->store, on_damaged, fsck);
 }
 
 /* ---- pages ---- */

@@ -256,3 +256,23 @@ int service_quarantine_drop(struct service *service, struct call *call,
 				 service->definition->program);
 	return error_trace(r);
 }
+
+static void accept_now(void *userdata)
+{
+	struct service *service = userdata;
+
+	if (store_accept(service->store))
+		log_error("store of %s: it cannot be marked as accepted",
+			  service->definition->program);
+}
+
+int service_accept(struct service *service, struct call *call, struct store_accept_reply *reply)
+{
+	const char *rebuilt = store_rebuilt(service->store);
+	int r;
+
+	if (!rebuilt)
+		return 0;
+	r = schema_set(&reply->rebuilt, rebuilt);
+	return r ? error_trace(r) : error_trace(call_after_commit(call, accept_now, NULL, service));
+}

@@ -26,6 +26,7 @@
 
 struct service;
 struct call;
+struct rebuild;
 
 #define CALL_LATER 1
 
@@ -54,6 +55,8 @@ struct service_definition {
 	void (*drain)(void *object);
 	void (*close)(void *object);
 	const struct operation_type *const *operations; /* NULL-terminated; may be NULL */
+	/* Its store could not be read and is made again: adds what the world says to what was salvaged (rebuild.h). May be NULL. */
+	int (*rebuild)(struct rebuild *rebuild);
 };
 
 int service_main(int argc, char *argv[], const struct service_definition *definition);
@@ -69,6 +72,9 @@ int service_stats(struct service *service, struct service_stats_reply *reply);
 int service_quarantine(struct service *service, struct store_quarantine_reply *reply);
 int service_quarantine_drop(struct service *service, struct call *call, const struct store_drop_request *request,
 			    struct store_drop_reply *reply);
+
+/* Handler of <service>.store_accept: the store was rebuilt, and somebody says that it is good as it is. */
+int service_accept(struct service *service, struct call *call, struct store_accept_reply *reply);
 
 /*
  * Runs @fn inside a transaction of its own turn, from any callback (a timer, a child's end, a reply): handlers do not

@@ -17,6 +17,7 @@
 #include "broker/lib/bus_watchdog.h"
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
+#include "services/lib/rebuild.h"
 #include "services/lib/service_private.h"
 
 #define EXIT_DAMAGED 74
@@ -31,7 +32,8 @@ struct process {
 	const struct service_definition *definition;
 	char *root, *state;
 	bool is_debug, is_done, takes_over;
-	char *copy_to; /* --copy-stores: nothing else is done */
+	char *copy_to;   /* --copy-stores: nothing else is done */
+	bool is_rebuild; /* --rebuild-store: the same */
 	int ready_fd;
 	struct loop *loop;
 	struct loop_signals signals;
@@ -58,6 +60,7 @@ static void print_help(const char *program)
 	       "  --ready-fd FD      gets \"READY=1\" when requests are taken\n"
 	       "  --take-over        the instance before still serves: say \"WAITING=1\" on FD, and wait\n"
 	       "  --copy-stores DIR  copy its stores there, as they are at one instant, and end\n"
+	       "  --rebuild-store    make its store again from what can be read and found, and end\n"
 	       "  --debug            log more\n"
 	       "  --version\n",
 	       program, PATHS_DEFAULT_ROOT, PATHS_DEFAULT_STATE);
@@ -80,6 +83,9 @@ static int set_option(struct process *process, int option)
 		return 0;
 	case 'c':
 		process->copy_to = optarg;
+		return 0;
+	case 'b':
+		process->is_rebuild = true;
 		return 0;
 	case 'd':
 		process->is_debug = true;
@@ -113,6 +119,7 @@ static int parse(struct process *process, int argc, char *argv[])
 		{"ready-fd", required_argument, NULL, 'f'},
 		{"copy-stores", required_argument, NULL, 'c'},
 		{"take-over", no_argument, NULL, 't'},
+		{"rebuild-store", no_argument, NULL, 'b'},
 		{"debug", no_argument, NULL, 'd'},
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'},
@@ -473,6 +480,23 @@ static int copy_stores(const struct process *process)
 	return r ? 1 : 0;
 }
 
+static int rebuild_store(const struct process *process)
+{
+	const struct service_definition *definition = process->definition;
+	_cleanup_(paths_deinit) struct paths paths = {};
+	struct why why = {};
+
+	if (definition->is_volatile) {
+		fprintf(stderr, "%s: its store begins anew by itself\n", definition->program);
+		return EXIT_USAGE;
+	}
+	if (paths_init(&paths, process->root, process->state, NULL, &why)) {
+		fprintf(stderr, "%s: %s\n", definition->program, why.text);
+		return 1;
+	}
+	return rebuild_run(definition, &paths);
+}
+
 int service_main(int argc, char *argv[], const struct service_definition *definition)
 {
 	struct process process = {.definition = definition, .ready_fd = -1};
@@ -483,6 +507,8 @@ int service_main(int argc, char *argv[], const struct service_definition *defini
 		_exit(EXIT_USAGE);
 	if (!process.is_done && process.copy_to) {
 		code = copy_stores(&process);
+	} else if (!process.is_done && process.is_rebuild) {
+		code = rebuild_store(&process);
 	} else if (!process.is_done) {
 		log_init(definition->program, process.is_debug ? LOG_DEBUG : LOG_INFO);
 		code = run(&process);

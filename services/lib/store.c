@@ -277,6 +277,7 @@ struct store *store_close(struct store *store)
 		free(store->tables[i].name);
 	store_meta_clear(&store->meta);
 	close_fd(store->lock_fd);
+	free(store->rebuilt);
 	free(store->directory);
 	free(store);
 	return NULL;

@@ -63,6 +63,8 @@ const char *store_key_part(const struct store_key *key, unsigned index);
 
 int store_get(struct store *store, const char *table, const struct store_key *key,
 	      const struct schema_message *schema, void *ret_record);
+/* 0, STORE_E_NOT_FOUND, or that it cannot be read: for who removes what has no record. */
+int store_find(struct store *store, const char *table, const struct store_key *key);
 bool store_has(struct store *store, const char *table, const struct store_key *key);
 int store_put(struct store *store, const char *table, const struct store_key *key,
 	      const struct schema_message *schema, const void *record);
@@ -83,6 +85,11 @@ void store_on_put(struct store *store, store_put_fn fn, void *userdata);
 bool store_is_damaged(struct store *store, const char *table);
 /* Tells @fn of each record in quarantine while it returns 0: part 0 of the key is the table, the rest the key there. */
 int store_quarantined(struct store *store, int (*fn)(void *userdata, const struct store_key *key), void *userdata);
+
+/* It was rebuilt, so that records may be missing, and nobody has accepted that yet: when and why; NULL otherwise. */
+const char *store_rebuilt(const struct store *store);
+/* Not within a transaction. */
+int store_accept(struct store *store);
 
 /* The quarantine: its first records and their number; and dropping those that @request means (STORE_E_NOT_FOUND: none). */
 int store_list_quarantine(struct store *store, struct store_quarantine_reply *ret_reply);

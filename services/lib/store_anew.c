@@ -18,6 +18,8 @@
 #include "broker/lib/log.h"
 #include "services/lib/store_private.h"
 
+#define LOOK_MS 60000 /* for all of a store: a disk that hangs does not end the child */
+
 /* ---- the child ---- */
 
 static bool is_damage(int rc)
@@ -122,8 +124,9 @@ static bool is_fatal(int signal)
 	return false;
 }
 
-/* What does not tell of damage (no memory, no child, one that was killed) is told when the store is opened. */
-static int look(const char *directory, char reason[128])
+/* What does not tell of damage (no memory, no child, one that was killed or takes too long) is told when the store is
+ * opened. */
+static int look(const char *directory, char reason[STORE_REASON_SIZE])
 {
 	int status = 0;
 	pid_t pid;
@@ -131,17 +134,33 @@ static int look(const char *directory, char reason[128])
 	pid = fork();
 	if (!pid)
 		read_in_child(directory);
-	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	if (pid < 0 || (WIFEXITED(status) && !WEXITSTATUS(status)))
+	if (pid < 0 || !store_reap(pid, LOOK_MS, &status) ||
+	    (WIFEXITED(status) && !WEXITSTATUS(status)))
 		return 0;
 	if (WIFSIGNALED(status) && !is_fatal(WTERMSIG(status)))
 		return 0;
 	if (WIFSIGNALED(status))
-		snprintf(reason, 128, "reading all of it ended with signal %d (%s)",
+		snprintf(reason, STORE_REASON_SIZE, "reading all of it ended with signal %d (%s)",
 			 WTERMSIG(status), strsignal(WTERMSIG(status)));
 	else
-		snprintf(reason, 128, "its pages are not those of a store, or damaged");
+		snprintf(reason, STORE_REASON_SIZE,
+			 "its pages are not those of a store, or damaged");
+	return -EUCLEAN;
+}
+
+int store_look(const char *directory, char reason[STORE_REASON_SIZE])
+{
+	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
+	_cleanup_(cleanup_free) char *made = text_format("%s/made", directory);
+	struct stat status;
+
+	if (!data || !made)
+		return error_origin(-ENOMEM);
+	if (!stat(data, &status) && status.st_size)
+		return look(directory, reason);
+	if (access(made, F_OK))
+		return error_origin(-ENOENT);
+	snprintf(reason, STORE_REASON_SIZE, "it has lost its data.mdb");
 	return -EUCLEAN;
 }
 
@@ -197,7 +216,7 @@ static int set_aside(const char *directory, const char *reason, struct why *why)
 int store_begin_anew(const char *directory, struct why *why)
 {
 	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
-	char reason[128] = "";
+	char reason[STORE_REASON_SIZE] = "";
 	struct stat status;
 
 	if (!data)

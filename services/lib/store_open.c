@@ -24,6 +24,17 @@ static const char *const own_tables[] = {
 	STORE_REPLY_EXPIRY, STORE_OPERATIONS, NULL,
 };
 
+void store_all_tables(const char *const *tables, const char *ret_tables[STORE_TABLES_MAX + 1])
+{
+	size_t n = 0;
+
+	for (size_t i = 0; own_tables[i]; i++)
+		ret_tables[n++] = own_tables[i];
+	for (size_t i = 0; tables && tables[i] && n < STORE_TABLES_MAX; i++)
+		ret_tables[n++] = tables[i];
+	ret_tables[n] = NULL;
+}
+
 /* LMDB's locks and maps do not hold over a network. */
 static int check_file_system(const char *directory, struct why *why)
 {
@@ -161,8 +172,8 @@ static int check_lost(const struct store *store, struct why *why)
 	return why_set(
 		why, error_origin(-EUCLEAN),
 		"store '%s' has lost its data.mdb and is left as it is: `davit restore` puts a "
-		"copy back; without '%s' it would begin anew, and remove what is not in it",
-		store->directory, made);
+		"copy back, `davit store rebuild` finds what others know of it",
+		store->directory);
 }
 
 static int mark_made(const struct store *store, struct why *why)
@@ -366,6 +377,8 @@ static int open_whole(struct store *store, const struct store_options *options,
 		r = read_meta(store, ret_fresh_boot, why);
 	if (!r)
 		r = take_restored(store, why);
+	if (!r)
+		r = store_read_mark(store);
 	if (r)
 		return error_trace(r);
 	r = store_commit(store);

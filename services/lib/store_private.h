@@ -2,6 +2,7 @@
 /* What the files of the store share, and what service.c and its tests need of it. No LMDB here: the
  * environment and its transactions are named only. */
 
+#include "broker/lib/store_salvage.h"
 #include "services/lib/store.h"
 
 #define STORE_FORMAT       1
@@ -46,6 +47,7 @@ struct store {
 	struct store_table tables[STORE_TABLES_MAX];
 	size_t n_tables;
 	uint8_t boot_id[16];
+	char *rebuilt; /* by whom and why: nobody has accepted it yet; NULL: it is the one that was made */
 	uint64_t restored_until; /* events before this number were given before it was put back from a copy; 0: it was not */
 	struct store_meta meta; /* as it is in the innermost transaction */
 
@@ -68,9 +70,25 @@ struct store {
 /* ---- store_open.c ---- */
 void store_forget_restored(struct store *store);
 
+/* All tables of a store: its own, and then @tables; NULL-terminated. */
+void store_all_tables(const char *const *tables, const char *ret_tables[STORE_TABLES_MAX + 1]);
+
 /* ---- store_anew.c ---- */
+#define STORE_REASON_SIZE 128
+/* Can the store in @directory be read to its end? -EUCLEAN with the reason why not; -ENOENT: it was never made. */
+int store_look(const char *directory, char reason[STORE_REASON_SIZE]);
 /* What cannot be read of the store in @directory goes into broken/ there, beside it a file `reason`. */
 int store_begin_anew(const char *directory, struct why *why);
+
+/* ---- store_rebuild.c ---- */
+#define STORE_REBUILT "rebuilt" /* a file in its directory: see store_rebuilt() */
+/* A new store, not in its place yet, with what can be read of the one in @directory, whose lock the caller has. @salvaged has
+ * an item for each of @all_tables. */
+int store_rebuild_begin(const char *directory, const char *const *tables, const char *const *all_tables,
+			struct store_salvaged *salvaged, struct store **ret_store, struct why *why);
+/* It was closed: puts it into its place. @ret_aside: where the old file is. */
+int store_rebuild_end(const char *directory, const char *stamp, const char *reason, char **ret_aside, struct why *why);
+int store_read_mark(struct store *store);
 
 /* ---- store.c ---- */
 /* The innermost transaction, for reading; opens the turn's. */

@@ -266,15 +266,19 @@ int store_get(struct store *store, const char *table_name, const struct store_ke
 	return error_trace(r);
 }
 
-bool store_has(struct store *store, const char *table_name, const struct store_key *key)
+int store_find(struct store *store, const char *table_name, const struct store_key *key)
 {
 	const struct store_table *table = store_find_table(store, table_name);
 	MDB_val at = {.mv_data = (void *)key->data, .mv_size = key->size}, value;
 	struct MDB_txn *txn;
+	int r = store_read_txn(store, &txn);
 
-	if (store_read_txn(store, &txn))
-		return false;
-	return !store_map_result(store, mdb_get(txn, table->dbi, &at, &value));
+	return r ?: store_map_result(store, mdb_get(txn, table->dbi, &at, &value));
+}
+
+bool store_has(struct store *store, const char *table_name, const struct store_key *key)
+{
+	return !store_find(store, table_name, key);
 }
 
 /* A record that does not fit its own schema is a fault of the service. */

@@ -102,10 +102,12 @@ _davit_step() {
 	'davit namespaces label') words=" --help"; path='davit namespaces label' ;;
 	'davit events' | 'davit event') words=" --from --cursor --topic --object --no-follow --count --format --help"; path='davit events' ;;
 	'davit operations') words=" --quiet --format --help"; path='davit operations' ;;
-	'davit store') words=" quarantine --help"; path='davit store' ;;
+	'davit store') words=" quarantine rebuild accept --help"; path='davit store' ;;
 	'davit store quarantine') words=" list drop --help"; path='davit store quarantine' ;;
 	'davit store quarantine list' | 'davit store quarantine ls') words=" --quiet --format --help"; path='davit store quarantine list' ;;
 	'davit store quarantine drop') words=" --table --all --help"; path='davit store quarantine drop' ;;
+	'davit store rebuild') words=" --help"; path='davit store rebuild' ;;
+	'davit store accept') words=" --help"; path='davit store accept' ;;
 	'davit bus') words=" list describe call subscribe monitor publish stats bench --help"; path='davit bus' ;;
 	'davit bus list' | 'davit bus ls') words=" --quiet --format --help"; path='davit bus list' ;;
 	'davit bus describe') words=" --help"; path='davit bus describe' ;;

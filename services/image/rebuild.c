@@ -1,0 +1,443 @@
+/*
+ * The image service's part of making its store again: blobs that are what their
+ * names say, and names of images from the events that told of them. What was
+ * recorded and is found again is held by one lease, so that it is a person who
+ * lets it go. Snapshots are not found again: nobody knows whose a directory is.
+ * Layers are made again from their blobs when they are needed; directories
+ * without a record stay until the store is accepted, and are set aside then.
+ */
+
+#include "services/lib/rebuild.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/lib/log.h"
+#include "schemas/check.h"
+#include "schemas/envelope.h"
+#include "services/image/collect.h"
+#include "services/image/handlers.h"
+#include "services/image/lease.h"
+
+#define BATCH 500 /* records of one transaction */
+
+struct finder {
+	struct rebuild *rebuild;
+	struct store *store;
+	int blobs; /* directory */
+	char lease[64];
+	struct set known; /* names that were salvaged: "<namespace> <name>" */
+	struct set lost;  /* that an event tells of without its target */
+	size_t n_held, n_found, n_wrong, n_batch;
+};
+
+/* Large stores are not one transaction. */
+static int put(struct finder *finder, const char *table, const struct store_key *key,
+	       const struct schema_message *schema, const void *record)
+{
+	int r = store_put(finder->store, table, key, schema, record);
+
+	if (!r && ++finder->n_batch % BATCH == 0)
+		r = store_commit(finder->store);
+	return r;
+}
+
+/* ---- the lease ---- */
+
+static int make_lease(struct finder *finder)
+{
+	struct lease_record lease = {.id = finder->lease, .created_at_ns = time_real_ns()};
+	struct store_key key;
+	int r;
+
+	snprintf(finder->lease, sizeof(finder->lease), "rebuilt-%s", finder->rebuild->stamp);
+	r = store_key(&key, ENVELOPE_DEFAULT_NS, finder->lease, NULL);
+	return r ?: put(finder, TABLE_LEASES, &key, schema_lease_record(), &lease);
+}
+
+static int hold(struct finder *finder, const char *digest)
+{
+	struct lease_resource resource = {.type = (char *)LEASE_CONTENT, .id = (char *)digest};
+	struct store_key key;
+	int r;
+
+	r = lease_resource_key(ENVELOPE_DEFAULT_NS, finder->lease, LEASE_CONTENT, digest, &key);
+	if (!r)
+		r = put(finder, TABLE_LEASE_RESOURCES, &key, schema_lease_resource(), &resource);
+	finder->n_held += !r;
+	return r;
+}
+
+/* ---- blobs ---- */
+
+static bool has_blob(struct finder *finder, const char *digest)
+{
+	struct store_key key;
+
+	return !content_key(digest, &key) && store_has(finder->store, TABLE_BLOBS, &key);
+}
+
+/* Is the file's content what its name says? */
+static int read_blob(struct finder *finder, const char *name, const char *digest,
+		     struct content_record *record, bool *ret_same)
+{
+	_cleanup_(cleanup_fd) int fd = openat(finder->blobs, name,
+					      O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	char actual[DIGEST_SIZE];
+	struct stat status;
+	int r;
+
+	*ret_same = false;
+	if (fd < 0 || fstat(fd, &status) || !S_ISREG(status.st_mode))
+		return 0;
+	r = digest_of_file(fd, actual, &record->size);
+	/* What the disk does not give is not there. */
+	if (r)
+		return r == -ENOMEM ? r : 0;
+	record->created_at_ns = (uint64_t)status.st_mtim.tv_sec * 1000000000 +
+				(uint64_t)status.st_mtim.tv_nsec;
+	*ret_same = !strcmp(actual, digest);
+	return 0;
+}
+
+static int add_blob(struct finder *finder, const char *name, const char *digest)
+{
+	struct content_record record = {.digest = (char *)digest, .updated_at_ns = time_real_ns()};
+	struct store_key key;
+	bool is_same;
+	int r;
+
+	r = read_blob(finder, name, digest, &record, &is_same);
+	if (r)
+		return r;
+	if (!is_same) {
+		finder->n_wrong++;
+		rebuild_say(finder->rebuild,
+			    "missing: blob %s: its file has another content, or cannot be read",
+			    digest);
+		return 0;
+	}
+	r = content_key(digest, &key);
+	if (!r)
+		r = put(finder, TABLE_BLOBS, &key, schema_content_record(), &record);
+	finder->n_found += !r;
+	return r;
+}
+
+/* Those that were salvaged are held too: what kept them may be lost. */
+static int take_blob(struct finder *finder, const char *name)
+{
+	char digest[DIGEST_SIZE];
+	int r = 0;
+
+	if (snprintf(digest, sizeof(digest), "sha256:%.64s", name) != DIGEST_SIZE - 1 ||
+	    strlen(name) != 64 || !check_digest(digest))
+		return 0;
+	if (!has_blob(finder, digest) && !rebuild_is_whole(finder->rebuild, TABLE_BLOBS))
+		r = add_blob(finder, name, digest);
+	return !r && has_blob(finder, digest) ? hold(finder, digest) : r;
+}
+
+static int find_blobs(struct finder *finder)
+{
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	struct dirent *entry;
+	int r, fd;
+
+	fd = openat(finder->blobs, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return fd < 0 && errno == ENOENT ? 0 : error_origin(-EIO);
+	}
+	r = make_lease(finder);
+	while (!r && (entry = readdir(dir)))
+		r = take_blob(finder, entry->d_name);
+	if (finder->n_found)
+		rebuild_say(finder->rebuild,
+			    "rebuilt: %zu blobs, by their digests; their labels are lost",
+			    finder->n_found);
+	if (finder->n_held)
+		rebuild_say(finder->rebuild,
+			    "rebuilt: lease %s in namespace " ENVELOPE_DEFAULT_NS
+			    " holds all %zu blobs",
+			    finder->lease, finder->n_held);
+	return r;
+}
+
+/* ---- names ---- */
+
+static char *name_of(const char *namespace, const char *name)
+{
+	return text_format("%s %s", namespace && *namespace ? namespace : ENVELOPE_DEFAULT_NS,
+			   name);
+}
+
+static int note_known(void *userdata, const struct store_key *key, void *data)
+{
+	_cleanup_(cleanup_free) char *name = name_of(store_key_part(key, 0),
+						     ((struct image_record *)data)->name);
+
+	return name ? set_add(userdata, name) : error_origin(-ENOMEM);
+}
+
+static int put_name(struct finder *finder, const struct bus_event *event,
+		    const struct event_image *told)
+{
+	struct image_record record = {.name = told->name,
+				      .labels = told->labels,
+				      .target = told->target,
+				      .created_at_ns = event->time_ns,
+				      .updated_at_ns = event->time_ns};
+	struct store_key key;
+	int r;
+
+	r = store_key(&key, event->namespace ?: ENVELOPE_DEFAULT_NS, told->name, NULL);
+	return r ?: put(finder, TABLE_IMAGES, &key, schema_image_record(), &record);
+}
+
+static int take_change(struct finder *finder, const struct bus_event *event)
+{
+	_cleanup_(event_image_clear) struct event_image told = {};
+	_cleanup_(cleanup_free) char *name = NULL;
+	int r = schema_unpack(schema_event_image(), event->event.data, event->event.size, &told,
+			      NULL);
+
+	if (r)
+		return r > 0 ? 0 : r;
+	name = name_of(event->namespace, told.name);
+	if (!name)
+		return error_origin(-ENOMEM);
+	if (set_has(&finder->known, name))
+		return 0;
+	return told.target ? put_name(finder, event, &told) : set_add(&finder->lost, name);
+}
+
+static int take_delete(struct finder *finder, const struct bus_event *event)
+{
+	_cleanup_(event_image_delete_clear) struct event_image_delete told = {};
+	_cleanup_(cleanup_free) char *name = NULL;
+	struct store_key key;
+	int r;
+
+	r = schema_unpack(schema_event_image_delete(), event->event.data, event->event.size, &told,
+			  NULL);
+	if (r)
+		return r > 0 ? 0 : r;
+	name = name_of(event->namespace, told.name);
+	if (!name)
+		return error_origin(-ENOMEM);
+	if (set_has(&finder->known, name))
+		return 0;
+	r = store_key(&key, event->namespace ?: ENVELOPE_DEFAULT_NS, told.name, NULL);
+	r = r ?: store_delete(finder->store, TABLE_IMAGES, &key);
+	return r == STORE_E_NOT_FOUND ? 0 : r;
+}
+
+static int on_event(void *userdata, const struct bus_event *event)
+{
+	if (!strcmp(event->topic, "/images/delete"))
+		return take_delete(userdata, event);
+	if (!strcmp(event->topic, "/images/create") || !strcmp(event->topic, "/images/update"))
+		return take_change(userdata, event);
+	return 0; /* progress, and whatever else begins so */
+}
+
+/* One that was told is here only if its target is. */
+static int check_name(void *userdata, const struct store_key *key, void *data)
+{
+	const char *namespace = store_key_part(key, 0);
+	const struct image_record *record = data;
+	struct finder *finder = userdata;
+	_cleanup_(cleanup_free) char *name = name_of(namespace, record->name);
+
+	if (!name)
+		return error_origin(-ENOMEM);
+	if (set_has(&finder->known, name))
+		return 0;
+	if (has_blob(finder, record->target->digest)) {
+		rebuild_say(finder->rebuild, "rebuilt: image %s in namespace %s: %s", record->name,
+			    namespace, record->target->digest);
+		return 0;
+	}
+	rebuild_say(finder->rebuild,
+		    "missing: image %s in namespace %s: its target %s is not there", record->name,
+		    namespace, record->target->digest);
+	return store_delete(finder->store, TABLE_IMAGES, key);
+}
+
+static bool has_image(struct finder *finder, const char *name)
+{
+	const char *space = strchr(name, ' ');
+	_cleanup_(cleanup_free) char *namespace = strndup(name, (size_t)(space - name));
+	struct store_key key;
+
+	return namespace && !store_key(&key, namespace, space + 1, NULL) &&
+	       store_has(finder->store, TABLE_IMAGES, &key);
+}
+
+static void tell_lost(struct finder *finder)
+{
+	for (size_t i = 0; i < finder->lost.n_slots; i++)
+		if (finder->lost.slots[i] && !has_image(finder, finder->lost.slots[i]))
+			rebuild_say(
+				finder->rebuild,
+				"missing: image (namespace and name) %s: the log does not say what it was, "
+				"or that it was deleted",
+				finder->lost.slots[i]);
+	if (finder->rebuild->has_no_log)
+		rebuild_say(finder->rebuild,
+			    "missing: names of images that the event log told of: it "
+			    "cannot be read, or not all of it");
+}
+
+static int find_names(struct finder *finder)
+{
+	static const char *const topics[] = {"/images/", NULL};
+	int r;
+
+	if (rebuild_is_whole(finder->rebuild, TABLE_IMAGES))
+		return 0;
+	r = store_walk(finder->store, TABLE_IMAGES, NULL, NULL, schema_image_record(), note_known,
+		       &finder->known);
+	r = r ?: rebuild_events(finder->rebuild, topics, on_event, finder);
+	r = r
+		    ?: store_walk(finder->store, TABLE_IMAGES, NULL, NULL, schema_image_record(),
+				  check_name, finder);
+	if (!r)
+		tell_lost(finder);
+	return r;
+}
+
+/* ---- snapshots ---- */
+
+static int note_number(void *userdata, const struct store_key *key, void *data)
+{
+	const struct snapshot_record *record = data;
+	char name[24];
+
+	(void)key;
+	snprintf(name, sizeof(name), "%llu", (unsigned long long)record->number);
+	return set_add(userdata, name);
+}
+
+static int count_snapshots(struct finder *finder, const char *path)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir(path);
+	_cleanup_(set_clear) struct set known = {};
+	struct dirent *entry;
+	size_t n_unknown = 0;
+	int r;
+
+	r = store_walk(finder->store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
+		       note_number, &known);
+	while (!r && dir && (entry = readdir(dir)))
+		n_unknown += entry->d_name[0] != '.' && !set_has(&known, entry->d_name);
+	if (n_unknown)
+		rebuild_say(
+			finder->rebuild,
+			"missing: records of %zu directories in %s: they stay; layers are unpacked "
+			"again, containers that run go on, what others wrote has to be taken from there",
+			n_unknown, path);
+	return r;
+}
+
+int image_rebuild(struct rebuild *rebuild)
+{
+	struct finder finder = {.rebuild = rebuild, .store = rebuild->store, .blobs = -1};
+	_cleanup_(cleanup_free) char *blobs = text_format("%s/image/content/blobs/sha256",
+							  rebuild->paths->root);
+	_cleanup_(cleanup_free) char *snapshots = text_format("%s/image/snapshots",
+							      rebuild->paths->root);
+	int r = 0;
+
+	if (!blobs || !snapshots)
+		return error_origin(-ENOMEM);
+	finder.blobs = open(blobs, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (finder.blobs >= 0)
+		r = find_blobs(&finder) ?: find_names(&finder);
+	else
+		rebuild_say(rebuild, "missing: all blobs: %s: %s", blobs, strerror(errno));
+	r = r ?: count_snapshots(&finder, snapshots);
+	set_clear(&finder.known);
+	set_clear(&finder.lost);
+	close_fd(finder.blobs);
+	return r;
+}
+
+/* ---- accepting ---- */
+
+static void move_aside(struct image_service *image, int from, const char *kind, const char *name)
+{
+	const char *aside = image->unrecorded;
+	_cleanup_(cleanup_free) char *directory = text_format("%s/%s", aside, kind);
+	_cleanup_(cleanup_free) char *to = text_format("%s/%s/%s", aside, kind, name);
+	struct why why = {};
+
+	if (!directory || !to || file_make_dir(directory, 0700, &why) ||
+	    (renameat2(from, name, AT_FDCWD, to, RENAME_NOREPLACE) && errno != ENOENT))
+		log_error(
+			"unrecorded=%s name=%s error=\"it cannot be set aside, and goes with the next start\"",
+			kind, name);
+}
+
+static bool is_unrecorded_blob(struct image_service *image, const char *name)
+{
+	char digest[DIGEST_SIZE];
+
+	return snprintf(digest, sizeof(digest), "sha256:%.64s", name) != DIGEST_SIZE - 1 ||
+	       strlen(name) != 64 || content_find(image, digest) == STORE_E_NOT_FOUND;
+}
+
+/* What was pulled or imported meanwhile has taken its place, and has a record. */
+static void drop_recorded(struct image_service *image)
+{
+	struct schema_strs *blobs = &image->unrecorded_blobs;
+	size_t n = 0;
+
+	for (size_t i = 0; i < blobs->count; i++) {
+		if (is_unrecorded_blob(image, blobs->items[i]))
+			blobs->items[n++] = blobs->items[i];
+		else
+			free(blobs->items[i]);
+	}
+	blobs->count = n;
+}
+
+static void set_aside(void *userdata)
+{
+	struct image_service *image = userdata;
+
+	for (size_t i = 0; i < image->unrecorded_blobs.count; i++)
+		move_aside(image, image->blobs, "blobs", image->unrecorded_blobs.items[i]);
+	for (size_t i = 0; i < image->unrecorded_snapshots.count; i++)
+		move_aside(image, image->snapshots, "snapshots",
+			   image->unrecorded_snapshots.items[i]);
+	schema_strs_clear(&image->unrecorded_blobs);
+	schema_strs_clear(&image->unrecorded_snapshots);
+	collect(image);
+}
+
+int image_store_accept(struct image_service *image, const struct empty *request,
+		       struct store_accept_reply *reply, struct call *call)
+{
+	int r = service_accept(image->service, call, reply);
+
+	(void)request;
+	if (r || !reply->rebuilt)
+		return error_trace(r);
+	drop_recorded(image);
+	reply->count = image->unrecorded_blobs.count + image->unrecorded_snapshots.count;
+	if (!image->unrecorded)
+		image->unrecorded = text_format("%s/unrecorded-%llu", image->directory,
+						(unsigned long long)(time_real_ns() / 1000000000));
+	if (!image->unrecorded)
+		return error_origin(-ENOMEM);
+	r = reply->count ? schema_set(&reply->aside, image->unrecorded) : 0;
+	if (r)
+		return error_trace(r);
+	return error_trace(call_after_commit(call, set_aside, NULL, image));
+}

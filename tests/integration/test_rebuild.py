@@ -1,0 +1,132 @@
+"""davit store rebuild: stores that cannot be read are made again from what can be, and from what the world says; until that is accepted nothing is removed."""
+
+import json
+import os
+import signal
+import subprocess
+
+from davit import BIN, Davit, check_log, main, wait_for
+
+BUSYBOX = "docker.io/library/busybox:latest"
+
+
+def overwrite(path):
+    """A store of which nothing can be read but that it is one."""
+    size = os.path.getsize(path)
+    with open(path, "r+b") as f:
+        f.seek(2 * 4096)
+        f.write(b"\xa5" * (size - 2 * 4096))
+
+
+def overwrite_some(path):
+    """Every second page of what was written last: of some tables all can be read, of others not."""
+    pages = os.path.getsize(path) // 4096
+    with open(path, "r+b") as f:
+        for page in range(3, pages, 2):
+            f.seek(page * 4096)
+            f.write(b"\xa5" * 4096)
+
+
+def cut(path):
+    os.truncate(path, 2 * 4096)
+
+
+def damage(d, program, store, how, *more):
+    """The service dies, and what it wrote is damaged when it comes back."""
+    up = d.supervisor()
+    os.kill(up, signal.SIGSTOP)
+    try:
+        pid = d.pid(program)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not d.is_alive(pid), "it has ended")
+        how(os.path.join(d.root, store, "data.mdb"), *more)
+    finally:
+        os.kill(up, signal.SIGCONT)
+
+
+def blobs(d):
+    return sorted(os.listdir(d.root + "/image/content/blobs/sha256"))
+
+
+def aside(d, store):
+    return sorted(name for name in os.listdir(os.path.join(d.root, store)) if name.startswith("broken-"))
+
+
+def faults(d):
+    result = d("fsck", "--format", "json")
+    return [f["kind"] for f in json.loads(result.stdout) if f["problem"] == "fault"]
+
+
+def rebuild_with_deaths(d, program, store):
+    """Killed at any moment and run again; in between there is either the damaged file or the new one."""
+    words = [os.path.join(BIN, program), "--root", d.root, "--state", d.state, "--rebuild-store"]
+    for ms in (1, 2, 4, 6, 8, 11, 14, 18, 25, 35):
+        child = subprocess.Popen(words, env=d.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            child.wait(ms / 1000)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    return d.check("store", "rebuild", store)
+
+
+def listed(d):
+    return [(i["name"], i["target"]["digest"]) for i in d.json("images", "ls")]
+
+
+def test_an_image_store_is_rebuilt_from_blobs_and_the_log():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("images", "tag", BUSYBOX, "example.org/gone:1")
+        d.check("images", "rm", "example.org/gone:1")
+        d.check("run", "-d", "busybox", "web", "sh", "-c", "while test ! -e /end; do sleep 0.05; done; exit 7")
+        before = blobs(d)
+        for how in (overwrite_some, overwrite, cut, os.unlink):
+            d.check("images", "tag", "--force", BUSYBOX, "example.org/other:1")
+            names = listed(d)
+            d.events()
+            kept = aside(d, "image")
+            damage(d, "davit-image", "image", how)
+            said = d.check("store", "rebuild", "image")
+            assert "damaged: " in said and "the damaged file is in " in said, said
+            (new,) = set(aside(d, "image")) - set(kept)
+            with open(os.path.join(d.root, "image", new, "reason")) as f:
+                assert f.read()
+            assert "nothing to rebuild" in d.check("store", "rebuild", "image")
+            assert listed(d) == names, said
+            # Nothing goes before somebody has looked at it.
+            refused = d("prune")
+            assert refused.returncode == 1 and b"store accept image" in refused.stderr, refused
+            d.check("prune", "--dry-run")
+            d.check("images", "rm", "--sync", "example.org/other:1")
+            d.kill("davit-image")
+            d.json("images", "ls")
+            assert blobs(d) == before, said
+            assert "accepted: it was rebuilt at" in d.check("store", "accept", "image")
+            d.check("prune")
+            assert blobs(d) == before, said
+        assert "nothing to accept" in d.check("store", "accept", "image")
+        assert d.check("run", "--rm", "busybox", "again", "echo", "hello") == "hello\n"
+        d("exec", "web", "touch", "/end")  # init may end, and it with it, before it has said so
+        assert d("wait", "web").stdout == b"7\n"
+        d.check("rm", "web")
+        wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
+        check_log(d.events())
+
+
+def test_a_rebuild_that_is_killed_is_run_again():
+    with Davit() as d:
+        d.import_busybox()
+        before, names = blobs(d), listed(d)
+        d.events()
+        damage(d, "davit-image", "image", overwrite)
+        rebuild_with_deaths(d, "davit-image", "image")
+        assert listed(d) == names and blobs(d) == before
+        for name in aside(d, "image"):
+            assert "reason" in os.listdir(os.path.join(d.root, "image", name)), name
+        assert "store" in faults(d)
+        d.check("store", "accept", "image")
+        wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
+
+
+main(globals())
