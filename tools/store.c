@@ -259,10 +259,10 @@ static const struct command rebuild_command = {
 		"make a damaged store again from what can be read and found, while its service does not serve",
 	.details =
 		"STORE is image or container. What can be read of the old file is kept, the old file itself is set aside "
-		"beside it, with the reason. The image store finds blobs by their digests, and names in the "
-		"event log. What was rebuilt and what is missing is printed. Nothing is removed "
-		"for want of a record before `davit store accept STORE`. A store that can be read is left as it is. "
-		"`davit restore` is the better way where there is a recent backup.",
+		"beside it, with the reason. Images are found by the event log and blobs by their digests; containers by the "
+		"event log, and their specs by the bundles of those that have a task. What was rebuilt and what is missing is "
+		"printed. Nothing is removed for want of a record before `davit store accept STORE`. A store that can be read "
+		"is left as it is. `davit restore` is the better way where there is a recent backup.",
 	.min_args = 1,
 	.max_args = 1,
 	.run = rebuild,

@@ -90,6 +90,9 @@ extern const struct operation_type container_run_operation;
 extern const struct operation_type container_remove_operation;
 extern const struct operation_type container_delete_operation;
 
+/* ---- rebuild.c ---- */
+int container_rebuild(struct rebuild *rebuild);
+
 /* ---- sweep.c: containers with auto_remove that nobody runs ---- */
 int sweep_new(struct container_service *service, struct sweep **ret_sweep);
 struct sweep *sweep_free(struct sweep *sweep);

@@ -64,16 +64,24 @@ static int emit(struct container_service *service, const char *namespace, const 
 static int emit_create(struct container_service *service, const char *namespace,
 		       const struct container_record *record)
 {
+	_cleanup_(schema_map_clear) struct schema_map labels = {};
 	const char *options = record->runtime_options;
+	int r = record_event_labels(&record->labels, &labels);
 	struct event_container_runtime runtime = {
 		.name = record->runtime,
 		.options = options && strlen(options) <= EVENT_OPTIONS_MAX ? record->runtime_options
 									   : NULL,
 	};
-	struct event_container_create event = {
-		.id = record->id, .image = record->image, .runtime = &runtime, .uid = record->uid};
+	struct event_container_create event = {.id = record->id,
+					       .image = record->image,
+					       .runtime = &runtime,
+					       .uid = record->uid,
+					       .labels = labels,
+					       .snapshotter = record->snapshotter,
+					       .snapshot_key = record->snapshot_key,
+					       .auto_remove = record->auto_remove};
 
-	return emit(service, namespace, "/containers/create", record->id, &event);
+	return r ?: emit(service, namespace, "/containers/create", record->id, &event);
 }
 
 static int emit_update(struct container_service *service, const char *namespace,

@@ -52,4 +52,5 @@ const struct service_definition container_definition = {
 	.ready = ready,
 	.close = close_container,
 	.operations = operations,
+	.rebuild = container_rebuild,
 };

@@ -129,4 +129,59 @@ def test_a_rebuild_that_is_killed_is_run_again():
         wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
 
 
+def test_a_container_store_is_rebuilt_from_bundles_and_the_log():
+    wait = "while test ! -e /end; do sleep 0.05; done; exit %d"
+    with Davit() as d:
+        d.import_busybox()
+        d.check("namespaces", "create", "other", "team=blue")
+        d.check("run", "-d", "--label", "team=blue", "busybox", "web", "sh", "-c", wait % 7)
+        d.check("run", "-d", "busybox", "again", "sh", "-c", wait % 5)
+        d.check("containers", "create", "busybox", "idle", "true")
+        d.check("containers", "create", "busybox", "gone", "true")
+        d.check("containers", "rm", "gone")
+        brief = d.start("run", "--rm", "busybox", "brief", "sh", "-c", wait % 3)
+        wait_for(lambda: len([t for t in d.json("tasks", "ls") if t["status"] == "RUNNING"]) == 3, "all run")
+        before = blobs(d)
+        snapshots = sorted(s["key"] for s in d.json("snapshots", "ls"))
+        for how in (overwrite, os.unlink, cut, overwrite_some):
+            d.events()
+            damage(d, "davit-container", "container", how)
+            said = d.check("store", "rebuild", "container")
+            assert "damaged: " in said, said
+            found = {c["id"]: c for c in d.json("containers", "ls")}
+            assert set(found) == {"web", "again", "idle", "brief"}, said
+            assert found["web"]["labels"]["team"] == "blue" and found["web"]["image"] == BUSYBOX, found
+            assert "other" in [n["name"] for n in d.json("namespaces", "ls")]
+            # Nothing goes before somebody has looked at it.
+            refused = d("prune")
+            assert refused.returncode == 1 and b"store accept container" in refused.stderr, refused
+            assert "store" in faults(d)
+            d.kill("davit-image")
+            assert blobs(d) == before and sorted(s["key"] for s in d.json("snapshots", "ls")) == snapshots, said
+            d.check("store", "accept", "container")
+            d.check("prune")
+            assert sorted(s["key"] for s in d.json("snapshots", "ls")) == snapshots, said
+        # What runs is seen, and its end is true; what had its spec in a bundle can be started again.
+        for name in ("web", "brief"):
+            d("exec", name, "touch", "/end")  # init may end, and it with it, before it has said so
+        out, err = brief.communicate(timeout=60)
+        assert brief.returncode == 3, (brief.returncode, out, err)
+        assert d("wait", "web").stdout == b"7\n"
+        wait_for(lambda: "brief" not in [c["id"] for c in d.json("containers", "ls")], "--rm is done")
+        d.check("rm", "web")
+        d.check("kill", "--signal", "KILL", "again")
+        assert d("wait", "again").stdout == b"137\n"
+        d.check("tasks", "rm", "again")
+        d.check("start", "-d", "again")
+        d("exec", "again", "touch", "/end")
+        assert d("wait", "again").stdout == b"5\n"
+        d.check("rm", "again")
+        refused = d("start", "-d", "idle")
+        assert refused.returncode != 0 and refused.stderr, "it has no spec"
+        d.check("containers", "rm", "idle")
+        d.check("namespaces", "rm", "other")
+        wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
+        check_log(d.events())
+
+
 main(globals())
