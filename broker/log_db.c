@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "broker/lib/cleanup.h"
@@ -102,11 +103,33 @@ static int open_env(struct log_db *db, const char *directory, size_t map_size)
 	return open_tables(db);
 }
 
+/* LMDB takes an empty or missing file for a new log, which would give numbers again that were given. The mark
+ * "<directory>/made" says that there has been one. */
+static int check_lost(const char *directory, const char *made, struct why *why)
+{
+	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
+	struct stat status;
+
+	if (!data)
+		return error_origin(-ENOMEM);
+	if (access(made, F_OK) || (!stat(data, &status) && status.st_size))
+		return 0;
+	return why_set(
+		why, error_origin(-EUCLEAN),
+		"the event log in %s has lost its data.mdb and is left as it is: `davit restore` puts a "
+		"copy back, `davit store rebuild events` begins behind all numbers that were given",
+		directory);
+}
+
 int log_db_open(const char *directory, size_t map_size, struct log_db **ret_db, struct why *why)
 {
-	struct log_db *db = calloc(1, sizeof(*db));
-	int r;
+	_cleanup_(cleanup_free) char *made = text_format("%s/made", directory);
+	struct log_db *db;
+	int r = made ? check_lost(directory, made, why) : error_origin(-ENOMEM);
 
+	if (r)
+		return r;
+	db = calloc(1, sizeof(*db));
 	if (!db)
 		return error_origin(-ENOMEM);
 	pthread_rwlock_init(&db->resize, NULL);
@@ -119,7 +142,7 @@ int log_db_open(const char *directory, size_t map_size, struct log_db **ret_db, 
 		return error_trace(r);
 	}
 	*ret_db = db;
-	return 0;
+	return access(made, F_OK) ? file_write(made, "", 0, 0600, true, why) : 0;
 }
 
 static int copy_env(const char *directory, const char *to)
@@ -369,6 +392,15 @@ int log_put(struct log_txn *txn, enum log_table table, const struct log_key *key
 		*ret_size = buffer->size;
 	return result(mdb_put(txn->txn, txn->db->tables[table], &name, &value,
 			      table == LOG_EVENTS ? MDB_APPEND : 0));
+}
+
+int log_put_raw(struct log_txn *txn, enum log_table table, const struct log_key *key,
+		const void *data, size_t size)
+{
+	MDB_val name = val_of(key), value = {.mv_size = size, .mv_data = (void *)data};
+
+	assert(txn->is_write);
+	return result(mdb_put(txn->txn, txn->db->tables[table], &name, &value, 0));
 }
 
 int log_delete(struct log_txn *txn, enum log_table table, const struct log_key *key)

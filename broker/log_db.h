@@ -59,6 +59,8 @@ int log_get(struct log_txn *txn, enum log_table table, const struct log_key *key
 	    const struct schema_message *schema, void *ret_message, size_t *ret_size);
 int log_put(struct log_txn *txn, enum log_table table, const struct log_key *key,
 	    const struct schema_message *schema, const void *message, size_t *ret_size);
+/* A value that another log had, with its version and checksum. */
+int log_put_raw(struct log_txn *txn, enum log_table table, const struct log_key *key, const void *data, size_t size);
 /* An absent key is LOG_E_NOT_FOUND. */
 int log_delete(struct log_txn *txn, enum log_table table, const struct log_key *key);
 /* The first key after @key (size 0: the first of all), into @key. */

@@ -6,6 +6,7 @@
 #include "broker/lib/log.h"
 #include "broker/log_db.h"
 #include "broker/logprint.h"
+#include "broker/logrebuild.h"
 #include "broker/options.h"
 
 /* A line for who asked: as services print it. */
@@ -32,6 +33,13 @@ static int print_events(const struct options *options)
 	return !from || log_print(from, options->topics, options->n_topics, STDOUT_FILENO);
 }
 
+static int rebuild_log(const struct options *options)
+{
+	_cleanup_(cleanup_free) char *directory = text_format("%s/events", options->paths.root);
+
+	return directory ? log_rebuild(directory) : 1;
+}
+
 int main(int argc, char *argv[])
 {
 	struct options options;
@@ -46,6 +54,8 @@ int main(int argc, char *argv[])
 		code = copy_log(&options);
 	} else if (!options.has_printed && options.is_print) {
 		code = print_events(&options);
+	} else if (!options.has_printed && options.is_rebuild) {
+		code = rebuild_log(&options);
 	} else if (!options.has_printed) {
 		log_init("davit-broker", options.is_debug ? LOG_DEBUG : LOG_INFO);
 		code = broker_run(&options);

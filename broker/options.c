@@ -20,6 +20,7 @@ static const char help[] =
 	"  --watchdog-ms MS      how often the broker tries its own socket (default 2000)\n"
 	"  --copy-stores DIR     copy the event log there, as it is at one instant, and end\n"
 	"  --print-events [TOPIC...]  write the events whose topic begins so to a program that reads them, and end\n"
+	"  --rebuild-store       make the event log again from what can be read of it, and end\n"
 	"  --debug               log more\n"
 	"  --help, --version\n";
 
@@ -33,6 +34,7 @@ enum {
 	TAKE_OVER,
 	COPY,
 	PRINT,
+	REBUILD,
 	DEBUG,
 	HELP,
 	VERSION
@@ -48,6 +50,7 @@ static const struct option long_options[] = {
 	{"take-over", no_argument, NULL, TAKE_OVER},
 	{"copy-stores", required_argument, NULL, COPY},
 	{"print-events", no_argument, NULL, PRINT},
+	{"rebuild-store", no_argument, NULL, REBUILD},
 	{"debug", no_argument, NULL, DEBUG},
 	{"help", no_argument, NULL, HELP},
 	{"version", no_argument, NULL, VERSION},
@@ -127,6 +130,9 @@ static int parse_one(struct options *options, int option, const char *argument, 
 		return 0;
 	case PRINT:
 		options->is_print = true;
+		return 0;
+	case REBUILD:
+		options->is_rebuild = true;
 		return 0;
 	case DEBUG:
 		options->is_debug = true;

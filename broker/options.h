@@ -16,6 +16,7 @@ struct options {
 	bool takes_over;
 	char *copy_to; /* --copy-stores: nothing else is done; borrowed from argv */
 	bool is_print; /* --print-events: the same; topics are in argv */
+	bool is_rebuild; /* --rebuild-store: the same */
 	char *const *topics;
 	size_t n_topics;
 	bool has_printed; /* --help or --version: nothing else is to be done */

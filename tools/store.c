@@ -144,7 +144,8 @@ static int drop_records(struct context *context, void *data, char **args, int n_
 /* Whose stores hold what nobody else knows all of: they are not made anew by themselves. */
 static const struct rebuildable {
 	const char *store, *program;
-} rebuildable[] = {{"image", "davit-image"}, {"container", "davit-container"}};
+} rebuildable[] = {
+	{"image", "davit-image"}, {"container", "davit-container"}, {"events", "davit-broker"}};
 
 static const struct rebuildable *find_rebuildable(const char *store)
 {
@@ -173,9 +174,10 @@ static int rebuild(struct context *context, void *data, char **args, int n_args)
 	(void)data;
 	(void)n_args;
 	if (!wanted)
-		return fail_usage(context,
-				  "'%s' is not a store that can be rebuilt: image or container",
-				  args[0]);
+		return fail_usage(
+			context,
+			"'%s' is not a store that can be rebuilt: image, container or events",
+			args[0]);
 	argv[0] = wanted->program;
 	fflush(stdout);
 	r = spawn_find_program(wanted->program, &path);
@@ -258,11 +260,12 @@ static const struct command rebuild_command = {
 	.summary =
 		"make a damaged store again from what can be read and found, while its service does not serve",
 	.details =
-		"STORE is image or container. What can be read of the old file is kept, the old file itself is set aside "
-		"beside it, with the reason. Images are found by the event log and blobs by their digests; containers by the "
-		"event log, and their specs by the bundles of those that have a task. What was rebuilt and what is missing is "
-		"printed. Nothing is removed for want of a record before `davit store accept STORE`. A store that can be read "
-		"is left as it is. `davit restore` is the better way where there is a recent backup.",
+		"STORE is image, container or events. What can be read of the old file is kept, the old file itself is set "
+		"aside beside it, with the reason. Images are found by the event log and blobs by their digests; containers by "
+		"the event log, and their specs by the bundles of those that have a task; the log's numbers go on rising. What "
+		"was rebuilt and what is missing is printed. Nothing is removed for want of a record before `davit store accept "
+		"STORE`. A store that can be read is left as it is. `davit restore` is the better way where there is a recent "
+		"backup.",
 	.min_args = 1,
 	.max_args = 1,
 	.run = rebuild,

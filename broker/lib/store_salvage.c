@@ -8,12 +8,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "broker/lib/error.h"
 #include "broker/lib/file.h"
+#include "broker/lib/loop.h"
 
 #define KEY_MAX    511
 #define VALUE_MAX  ((size_t)64 << 20)
@@ -49,8 +50,6 @@ struct salvage {
 };
 
 /* ---- the child ---- */
-
-static const int fatal_signals[] = {SIGBUS, SIGSEGV, SIGABRT, SIGFPE, SIGILL, SIGPIPE};
 
 static int compare(const struct key *left, const MDB_val *right)
 {
@@ -117,18 +116,13 @@ static void run_child(const struct salvage *salvage, bool is_backwards, int fd)
 static void run_child(const struct salvage *salvage, bool is_backwards, int fd)
 {
 	struct head count = {.part = PART_COUNT}, end = {.part = PART_END};
-	struct rlimit none = {};
 	MDB_cursor *cursor;
 	MDB_stat stat;
 	MDB_txn *txn;
 	MDB_dbi dbi;
 	int rc;
 
-	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
-		signal(fatal_signals[i], SIG_DFL);
-	(void)setrlimit(RLIMIT_CORE, &none);
-	/* Nobody else would end it when it walks in circles. */
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	store_become_reader();
 	rc = open_table(salvage, &txn, &dbi) ?: mdb_stat(txn, dbi, &stat);
 	if (!rc) {
 		count.number = stat.ms_entries;
@@ -302,4 +296,89 @@ int store_salvage(const char *directory, bool is_open, const char *const *tables
 	}
 	free(salvage.value);
 	return r;
+}
+
+/* ---- the old file, and a new one in its place ---- */
+
+void store_stamp(char stamp[STORE_STAMP_SIZE])
+{
+	time_t now = (time_t)(time_real_ns() / 1000000000);
+	struct tm tm;
+
+	gmtime_r(&now, &tm);
+	strftime(stamp, STORE_STAMP_SIZE, "%Y%m%dT%H%M%SZ", &tm);
+}
+
+int store_sync_directory(const char *path)
+{
+	_cleanup_(cleanup_fd) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 || fsync(fd) ? error_origin(-errno) : 0;
+}
+
+static char *make_aside(const char *directory, const char *stamp)
+{
+	for (unsigned i = 1; i < 100; i++) {
+		_cleanup_(cleanup_free) char *path =
+			i == 1 ? text_format("%s/broken-%s", directory, stamp)
+			       : text_format("%s/broken-%s-%u", directory, stamp, i);
+
+		if (!path || !mkdir(path, 0700))
+			return TAKE(path);
+		if (errno != EEXIST)
+			return NULL;
+	}
+	return NULL;
+}
+
+static int keep_old(const char *data, const char *aside, const char *reason, struct why *why)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/reason", aside);
+	_cleanup_(cleanup_free) char *kept = text_format("%s/data.mdb", aside);
+	int r = path && kept ? file_write(path, reason, strlen(reason), 0600, true, why)
+			     : error_origin(-ENOMEM);
+
+	if (r)
+		return r;
+	/* Not every file system has second names. */
+	if (link(data, kept) && errno != ENOENT && rename(data, kept))
+		return why_errno(why, error_origin(-errno), "'%s' cannot be set aside", data);
+	return 0;
+}
+
+int store_set_aside(const char *directory, const char *stamp, const char *reason, char **ret_aside,
+		    struct why *why)
+{
+	_cleanup_(cleanup_free) char *aside = make_aside(directory, stamp);
+	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
+	int r;
+
+	if (!aside || !data)
+		return why_set(why, error_origin(-EIO), "store '%s' cannot be set aside: %s",
+			       directory, strerror(errno));
+	r = keep_old(data, aside, reason, why) ?: store_sync_directory(aside);
+	if (!r)
+		*ret_aside = TAKE(aside);
+	return r;
+}
+
+int store_put_in_place(const char *directory, struct why *why)
+{
+	_cleanup_(cleanup_free) char *place = text_format("%s/" STORE_REBUILDING, directory);
+	_cleanup_(cleanup_free) char *new = text_format("%s/" STORE_REBUILDING "/data.mdb",
+							directory);
+	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
+	_cleanup_(cleanup_free) char *lock = text_format("%s/lock.mdb", directory);
+	int r;
+
+	if (!place || !new || !data || !lock)
+		return error_origin(-ENOMEM);
+	(void)unlink(lock); /* of the old file */
+	if (rename(new, data))
+		return why_errno(why, error_origin(-errno), "'%s' cannot be put into place", new);
+	r = store_sync_directory(directory);
+	if (r)
+		return why_errno(why, r, "'%s' is not on disk", data);
+	(void)file_remove_tree(AT_FDCWD, place, NULL);
+	return 0;
 }

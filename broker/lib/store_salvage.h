@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "broker/lib/error.h"
+
 struct store_bytes {
 	const void *data;
 	size_t size;
@@ -40,3 +42,28 @@ int store_salvage(const char *directory, bool is_open, const char *const *tables
 
 /* Waits so long for child @pid to end, and ends it then. False: it was ended, or cannot be. */
 bool store_reap(pid_t pid, int timeout_ms, int *ret_status);
+
+#define STORE_REASON_SIZE 128
+
+/*
+ * Reads all of the store in @directory, by a child, while others may have it open. -EUCLEAN with the reason if there is
+ * damage, or the record @first of table @meta is not whole. What does not tell of damage (no memory, no child, one that
+ * was killed or takes too long) is 0: it is told when the store is opened.
+ */
+int store_read_through(const char *directory, const char *meta, const char *first, int timeout_ms,
+		       char reason[STORE_REASON_SIZE]);
+
+/* In a child that reads one: the library's complaints are no news, and a fatal signal is its end, without a core. */
+void store_become_reader(void);
+
+/* ---- the old file, and a new one in its place ---- */
+#define STORE_REBUILDING "rebuilding" /* directory in a store's, in which the new one is made */
+#define STORE_STAMP_SIZE 32
+
+/* Now, as 20261129T012345Z. */
+void store_stamp(char stamp[STORE_STAMP_SIZE]);
+/* Gives data.mdb a second name in <directory>/broken-<stamp>, with @reason in a file beside it. One that is gone is fine. */
+int store_set_aside(const char *directory, const char *stamp, const char *reason, char **ret_aside, struct why *why);
+/* <directory>/rebuilding/data.mdb becomes <directory>/data.mdb, durably. */
+int store_put_in_place(const char *directory, struct why *why);
+int store_sync_directory(const char *path);

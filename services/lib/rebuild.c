@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
@@ -17,6 +16,7 @@
 
 #define LOCK_WAIT_MS 5000 /* for a service that refuses, or is on its way out */
 #define LOCK_POLL_MS 10
+#define LOOK_MS      600000
 #define SILENCE_MS   30000 /* of who reads the log */
 
 bool rebuild_is_whole(const struct rebuild *rebuild, const char *table)
@@ -165,15 +165,6 @@ static int lock(const char *directory, int *ret_fd, struct why *why)
 	return r ? why_errno(why, r, "cannot lock '%s'", path) : 0;
 }
 
-static void make_stamp(char stamp[32])
-{
-	time_t now = (time_t)(time_real_ns() / 1000000000);
-	struct tm tm;
-
-	gmtime_r(&now, &tm);
-	strftime(stamp, 32, "%Y%m%dT%H%M%SZ", &tm);
-}
-
 /* What is in place is whole before anything of it is in place. */
 static int rebuild_locked(struct rebuild *rebuild, const char *directory, const char *reason,
 			  struct why *why)
@@ -215,9 +206,9 @@ static int rebuild_if_damaged(struct rebuild *rebuild, const char *directory, st
 	if (access(directory, F_OK))
 		return why_errno(why, -errno, "there is no store '%s'", directory);
 	/* Its service may have it open, and then need not be stopped to hear that nothing is wrong. */
-	r = store_look(directory, reason);
+	r = store_look(directory, LOOK_MS, reason);
 	if (r == -EUCLEAN)
-		r = lock(directory, &lock_fd, why) ?: store_look(directory, reason);
+		r = lock(directory, &lock_fd, why) ?: store_look(directory, LOOK_MS, reason);
 	if (!r) {
 		rebuild_say(rebuild, "the store can be read: there is nothing to rebuild");
 		return 0;
@@ -234,7 +225,7 @@ int rebuild_run(const struct service_definition *definition, const struct paths 
 							      definition->directory);
 	struct store_salvaged salvaged[STORE_TABLES_MAX] = {};
 	const char *tables[STORE_TABLES_MAX + 1];
-	char stamp[32];
+	char stamp[STORE_STAMP_SIZE];
 	struct rebuild rebuild = {.definition = definition,
 				  .paths = paths,
 				  .stamp = stamp,
@@ -244,7 +235,7 @@ int rebuild_run(const struct service_definition *definition, const struct paths 
 	int r;
 
 	umask(077);
-	make_stamp(stamp);
+	store_stamp(stamp);
 	store_all_tables(definition->tables, tables);
 	r = directory ? rebuild_if_damaged(&rebuild, directory, &why) : error_origin(-ENOMEM);
 	if (r)

@@ -1,154 +1,22 @@
 /*
  * Stores whose records can all be found again: one that cannot be read is set aside, and begins anew. Whether it can
- * is found by a child, since a page that is missing or wrong may be the end of the process that looks at it.
+ * is found by a child (broker/lib/store_salvage.h).
  */
 
 #include <errno.h>
 #include <fcntl.h>
-#include <lmdb.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
 #include "services/lib/store_private.h"
 
-#define LOOK_MS 60000 /* for all of a store: a disk that hangs does not end the child */
+#define LOOK_MS 60000 /* for all of a store */
 
-/* ---- the child ---- */
-
-static bool is_damage(int rc)
-{
-	return rc == MDB_INVALID || rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND ||
-	       rc == MDB_PANIC || rc == MDB_BAD_VALSIZE || rc == MDB_CURSOR_FULL;
-}
-
-/* The record without which no store opens: store_open.c. */
-static bool is_whole_meta(const MDB_val *key, const MDB_val *value)
-{
-	const uint8_t *data = value->mv_data;
-	uint32_t crc;
-
-	if (key->mv_size != strlen(STORE_META) || memcmp(key->mv_data, STORE_META, key->mv_size))
-		return true;
-	if (value->mv_size < STORE_VALUE_HEADER)
-		return false;
-	crc = data[1] | (uint32_t)data[2] << 8 | (uint32_t)data[3] << 16 | (uint32_t)data[4] << 24;
-	return crc == crc32c(0, data + STORE_VALUE_HEADER, value->mv_size - STORE_VALUE_HEADER);
-}
-
-static int read_table(MDB_txn *txn, const char *name)
-{
-	bool is_meta = !strcmp(name, STORE_META);
-	volatile uint8_t last;
-	MDB_cursor *cursor;
-	MDB_val key, value;
-	MDB_dbi dbi;
-	int rc;
-
-	rc = mdb_dbi_open(txn, name, 0, &dbi);
-	if (!rc)
-		rc = mdb_cursor_open(txn, dbi, &cursor);
-	if (rc)
-		return rc;
-	while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-		for (size_t i = 0; i < value.mv_size; i += 512)
-			last = ((const uint8_t *)value.mv_data)[i];
-		if (is_meta && !is_whole_meta(&key, &value))
-			return MDB_CORRUPTED;
-	}
-	(void)last;
-	return rc;
-}
-
-static int read_all(MDB_env *env)
-{
-	MDB_cursor *cursor;
-	MDB_val name, value;
-	MDB_dbi dbi;
-	MDB_txn *txn;
-	int rc;
-
-	rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
-	if (rc)
-		return rc;
-	rc = mdb_dbi_open(txn, NULL, 0, &dbi);
-	if (!rc)
-		rc = mdb_cursor_open(txn, dbi, &cursor);
-	while (!rc && !(rc = mdb_cursor_get(cursor, &name, &value, MDB_NEXT))) {
-		char table[64];
-
-		snprintf(table, sizeof(table), "%.*s", (int)name.mv_size,
-			 (const char *)name.mv_data);
-		rc = read_table(txn, table);
-		if (rc == MDB_NOTFOUND)
-			rc = 0;
-	}
-	mdb_txn_abort(txn); /* or its reader stays in the lock file */
-	return rc;
-}
-
-static const int fatal_signals[] = {SIGBUS, SIGSEGV, SIGABRT, SIGFPE, SIGILL};
-
-static void read_in_child(const char *directory) __attribute__((noreturn));
-static void read_in_child(const char *directory)
-{
-	struct rlimit none = {};
-	MDB_env *env = NULL;
-	int rc;
-
-	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
-		signal(fatal_signals[i], SIG_DFL);
-	(void)setrlimit(RLIMIT_CORE, &none);
-	rc = mdb_env_create(&env);
-	if (!rc)
-		rc = mdb_env_set_maxdbs(env, STORE_TABLES_MAX);
-	if (!rc)
-		rc = mdb_env_open(env, directory, MDB_RDONLY | MDB_NOTLS, 0600);
-	if (!rc)
-		rc = read_all(env);
-	mdb_env_close(env);
-	_exit(is_damage(rc));
-}
-
-static bool is_fatal(int signal)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
-		if (signal == fatal_signals[i])
-			return true;
-	return false;
-}
-
-/* What does not tell of damage (no memory, no child, one that was killed or takes too long) is told when the store is
- * opened. */
-static int look(const char *directory, char reason[STORE_REASON_SIZE])
-{
-	int status = 0;
-	pid_t pid;
-
-	pid = fork();
-	if (!pid)
-		read_in_child(directory);
-	if (pid < 0 || !store_reap(pid, LOOK_MS, &status) ||
-	    (WIFEXITED(status) && !WEXITSTATUS(status)))
-		return 0;
-	if (WIFSIGNALED(status) && !is_fatal(WTERMSIG(status)))
-		return 0;
-	if (WIFSIGNALED(status))
-		snprintf(reason, STORE_REASON_SIZE, "reading all of it ended with signal %d (%s)",
-			 WTERMSIG(status), strsignal(WTERMSIG(status)));
-	else
-		snprintf(reason, STORE_REASON_SIZE,
-			 "its pages are not those of a store, or damaged");
-	return -EUCLEAN;
-}
-
-int store_look(const char *directory, char reason[STORE_REASON_SIZE])
+int store_look(const char *directory, int timeout_ms, char reason[STORE_REASON_SIZE])
 {
 	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
 	_cleanup_(cleanup_free) char *made = text_format("%s/made", directory);
@@ -157,7 +25,7 @@ int store_look(const char *directory, char reason[STORE_REASON_SIZE])
 	if (!data || !made)
 		return error_origin(-ENOMEM);
 	if (!stat(data, &status) && status.st_size)
-		return look(directory, reason);
+		return store_read_through(directory, STORE_META, STORE_META, timeout_ms, reason);
 	if (access(made, F_OK))
 		return error_origin(-ENOENT);
 	snprintf(reason, STORE_REASON_SIZE, "it has lost its data.mdb");
@@ -221,7 +89,8 @@ int store_begin_anew(const char *directory, struct why *why)
 
 	if (!data)
 		return error_origin(-ENOMEM);
-	if (stat(data, &status) || !status.st_size || !look(directory, reason))
+	if (stat(data, &status) || !status.st_size ||
+	    !store_read_through(directory, STORE_META, STORE_META, LOOK_MS, reason))
 		return 0;
 	return error_trace(set_aside(directory, reason, why));
 }

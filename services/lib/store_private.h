@@ -74,9 +74,8 @@ void store_forget_restored(struct store *store);
 void store_all_tables(const char *const *tables, const char *ret_tables[STORE_TABLES_MAX + 1]);
 
 /* ---- store_anew.c ---- */
-#define STORE_REASON_SIZE 128
 /* Can the store in @directory be read to its end? -EUCLEAN with the reason why not; -ENOENT: it was never made. */
-int store_look(const char *directory, char reason[STORE_REASON_SIZE]);
+int store_look(const char *directory, int timeout_ms, char reason[STORE_REASON_SIZE]);
 /* What cannot be read of the store in @directory goes into broken/ there, beside it a file `reason`. */
 int store_begin_anew(const char *directory, struct why *why);
 

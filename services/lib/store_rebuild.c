@@ -90,7 +90,7 @@ int store_rebuild_begin(const char *directory, const char *const *tables,
 			const char *const *all_tables, struct store_salvaged *salvaged,
 			struct store **ret_store, struct why *why)
 {
-	_cleanup_(cleanup_free) char *place = text_format("%s/rebuilding", directory);
+	_cleanup_(cleanup_free) char *place = text_format("%s/" STORE_REBUILDING, directory);
 	_cleanup_(store_closep) struct store *store = NULL;
 	struct store_options options = {
 		.directory = place, .tables = tables, .map_size = map_size_for(directory)};
@@ -120,36 +120,6 @@ int store_rebuild_begin(const char *directory, const char *const *tables,
 
 /* ---- the old file, and the new one in its place ---- */
 
-static char *make_aside(const char *directory, const char *stamp)
-{
-	for (unsigned i = 1; i < 100; i++) {
-		_cleanup_(cleanup_free) char *path =
-			i == 1 ? text_format("%s/broken-%s", directory, stamp)
-			       : text_format("%s/broken-%s-%u", directory, stamp, i);
-
-		if (!path || !mkdir(path, 0700))
-			return TAKE(path);
-		if (errno != EEXIST)
-			return NULL;
-	}
-	return NULL;
-}
-
-static int keep_old(const char *data, const char *aside, const char *reason, struct why *why)
-{
-	_cleanup_(cleanup_free) char *path = text_format("%s/reason", aside);
-	_cleanup_(cleanup_free) char *kept = text_format("%s/data.mdb", aside);
-	int r = path && kept ? file_write(path, reason, strlen(reason), 0600, true, why)
-			     : error_origin(-ENOMEM);
-
-	if (r)
-		return r;
-	/* Not every file system has second names. */
-	if (link(data, kept) && errno != ENOENT && rename(data, kept))
-		return why_errno(why, error_origin(-errno), "'%s' cannot be set aside", data);
-	return 0;
-}
-
 static int write_mark(const char *directory, const char *stamp, const char *reason,
 		      const char *aside, struct why *why)
 {
@@ -162,41 +132,18 @@ static int write_mark(const char *directory, const char *stamp, const char *reas
 	return file_write(path, text, strlen(text), 0600, true, why);
 }
 
-static int sync_directory(const char *path)
-{
-	_cleanup_(cleanup_fd) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	return fd < 0 || fsync(fd) ? error_origin(-errno) : 0;
-}
-
 int store_rebuild_end(const char *directory, const char *stamp, const char *reason,
 		      char **ret_aside, struct why *why)
 {
-	_cleanup_(cleanup_free) char *aside = make_aside(directory, stamp);
-	_cleanup_(cleanup_free) char *place = text_format("%s/rebuilding", directory);
-	_cleanup_(cleanup_free) char *new = text_format("%s/rebuilding/data.mdb", directory);
-	_cleanup_(cleanup_free) char *data = text_format("%s/data.mdb", directory);
-	_cleanup_(cleanup_free) char *lock = text_format("%s/lock.mdb", directory);
+	_cleanup_(cleanup_free) char *aside = NULL;
 	int r;
 
-	if (!place || !new || !data || !lock)
-		return error_origin(-ENOMEM);
-	if (!aside)
-		return why_set(why, error_origin(-EIO), "store '%s' cannot be set aside: %s",
-			       directory, strerror(errno));
-	r = keep_old(data, aside, reason, why) ?: sync_directory(aside)
-		?: write_mark(directory, stamp, reason, aside, why);
-	if (r)
-		return r;
-	(void)unlink(lock); /* of the old file */
-	if (rename(new, data))
-		return why_errno(why, error_origin(-errno), "'%s' cannot be put into place", new);
-	r = sync_directory(directory);
-	if (r)
-		return why_errno(why, r, "'%s' is not on disk", data);
-	(void)file_remove_tree(AT_FDCWD, place, NULL);
-	*ret_aside = TAKE(aside);
-	return 0;
+	r = store_set_aside(directory, stamp, reason, &aside, why)
+	    ?: write_mark(directory, stamp, reason, aside, why)
+	    ?: store_put_in_place(directory, why);
+	if (!r)
+		*ret_aside = TAKE(aside);
+	return r;
 }
 
 /* ---- accepting ---- */
@@ -224,5 +171,5 @@ int store_accept(struct store *store)
 	if (unlink(path) && errno != ENOENT)
 		return error_origin(-errno);
 	free(TAKE(store->rebuilt));
-	return error_trace(sync_directory(store->directory));
+	return error_trace(store_sync_directory(store->directory));
 }

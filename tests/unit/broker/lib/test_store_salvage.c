@@ -131,7 +131,7 @@ static void test_what_is_before_and_behind_a_damaged_page_is_read(void **state)
 	static const uint8_t fills[] = {0x00, 0xa5, 0xff};
 
 	for (size_t i = 0; i < sizeof(fills); i++) {
-		_cleanup_(cleanup_free) char *path = NULL;
+		_cleanup_(cleanup_free) char *before = scratch_path(*state, "store"), *path = NULL;
 		struct store_salvaged salvaged[2];
 		uint8_t page[PAGE];
 		struct found found;
@@ -139,8 +139,7 @@ static void test_what_is_before_and_behind_a_damaged_page_is_read(void **state)
 		off_t at;
 
 		if (i)
-			assert_int_equal(
-				file_remove_tree(AT_FDCWD, scratch_path(*state, "store"), NULL), 0);
+			assert_int_equal(file_remove_tree(AT_FDCWD, before, NULL), 0);
 		path = make_file(*state);
 		at = find(path, "v01000", &fd);
 		memset(page, fills[i], sizeof(page));
