@@ -332,6 +332,7 @@ int callers_new(struct broker *broker, const char *path, mode_t mode, struct cal
 		.mode = mode,
 		.connections_max = connections_max(),
 		.held_max = HELD_MAX,
+		.share = ROUTE_SHARE,
 		.new_peer = make_caller,
 		.free_peer = free_caller,
 		.asked = on_asked,

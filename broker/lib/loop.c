@@ -313,6 +313,11 @@ void loop_freep(struct loop **loop)
 	*loop = loop_free(*loop);
 }
 
+uint64_t loop_round(const struct loop *loop)
+{
+	return loop->round;
+}
+
 int loop_turn(struct loop *loop, int timeout_ms)
 {
 	int r;

@@ -36,6 +36,8 @@ void loop_freep(struct loop **loop);
 int loop_run(struct loop *loop);
 /* One round: waits at most @timeout_ms (-1: until something happens), dispatches what is ready. */
 int loop_turn(struct loop *loop, int timeout_ms);
+/* Of the turn that is under way. */
+uint64_t loop_round(const struct loop *loop);
 void loop_stop(struct loop *loop, int result);
 
 /* Called after each round in which anything was dispatched, before the loop sleeps again: where a

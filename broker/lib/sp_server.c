@@ -12,9 +12,17 @@
 
 #define ACCEPT_STEP     32  /* connections that are taken in one round */
 #define ACCEPT_PAUSE_MS 100 /* when no file descriptor is left */
+#define LINES           16  /* in which processes are counted, by their number */
+
+/* What the processes of a line have asked in a turn. */
+struct line {
+	uint64_t round;
+	unsigned n_asked;
+};
 
 struct sp_server {
 	struct sp_server_options options;
+	struct line lines[LINES];
 	struct loop *loop;
 	struct loop_file file;
 	struct loop_timer timer; /* accepts again */
@@ -223,10 +231,28 @@ static int receive(struct sp_peer *peer)
 	return take_way_back(peer);
 }
 
+static struct line *line_of(const struct sp_peer *peer)
+{
+	struct sp_server *server = peer->server;
+	struct line *line = &server->lines[(unsigned)peer->credentials.pid % LINES];
+	uint64_t round = loop_round(server->loop);
+
+	if (line->round != round)
+		*line = (struct line){.round = round};
+	return line;
+}
+
+/* Its request stays in its socket, which the next turn finds again. */
+static bool has_had_its_share(const struct sp_peer *peer)
+{
+	return peer->server->options.share && line_of(peer)->n_asked >= peer->server->options.share;
+}
+
 static void ask(struct sp_peer *peer)
 {
 	struct sp_server *server = peer->server;
 
+	line_of(peer)->n_asked++;
 	unlink_peer(peer);
 	peer->is_asked = peer->is_in_use = true;
 	server->options.asked(server->options.userdata, peer);
@@ -265,6 +291,8 @@ static void on_ready(struct loop_file *file, uint32_t events)
 			send_answer(peer);
 		return;
 	}
+	if (has_had_its_share(peer))
+		return;
 	/* Before the end, what it sent: a request may be followed by a close. */
 	r = receive(peer);
 	if (r == 0)

@@ -46,6 +46,9 @@ struct sp_server_options {
 	bool only_own_uid; /* others' connections are closed before anything is read from them */
 	size_t connections_max;
 	size_t held_max; /* bytes */
+	/* Requests that one process makes in a turn of the loop; what more it has sent waits for the next turn, so that
+	 * whoever asks now and then does not wait for all of one that asks much. 0: any number. */
+	unsigned share;
 	/* Room for a connection, zeroed; NULL: refused. Taken back by @free_peer, when nothing is under way. */
 	struct sp_peer *(*new_peer)(void *userdata);
 	void (*free_peer)(void *userdata, struct sp_peer *peer);

@@ -38,7 +38,7 @@ class Recorder:
             for fd in os.listdir("/proc/%d/fd" % pid):
                 with open("/proc/%d/fdinfo/%s" % (pid, fd)) as f:
                     self.flags[pid, int(fd)] = int(re.search(r"flags:\s*(\d+)", f.read()).group(1), 8)
-        words = ["strace", "-f", "-y", "-ttt", "-xx", "-s", "16000000", "-e", "signal=none", "-e", "trace=" + TRACED,
+        words = ["strace", "-f", "-y", "-ttt", "-xx", "-s", "16000000", "-e", "signal=SIGSTOP", "-e", "trace=" + TRACED,
                  "-o", path]
         for pid in pids:
             words += ["-p", str(pid)]
@@ -46,6 +46,15 @@ class Recorder:
         for _ in pids:
             line = self.process.stderr.readline()
             assert "attached" in line, "strace: " + line
+
+    def size(self):
+        return os.path.getsize(self.path)
+
+    def standing(self, since):
+        """Threads that a SIGSTOP has stopped since the record had so many bytes: what they had called is done, and recorded."""
+        with open(self.path, errors="replace") as f:
+            f.seek(since)
+            return {int(tid) for tid in re.findall(r"^(\d+) +[\d.]+ --- stopped by SIGSTOP ---$", f.read(), re.M)}
 
     def stop(self):
         self.process.terminate()

@@ -94,14 +94,14 @@ def record(d, history):
                 for i in range(n_rounds)}
     errors, pids = [], [d.pid(p) for p in RECORDED]
     recorder = power.Recorder(pids, os.path.join(d.work, "strace"))
-    with stopped(pids):
+    with stopped(pids, recorder):
         start, disk = time.time(), power.Disk(d.root)
     threads = [threading.Thread(target=client, args=(d, history, n, n_rounds, archives, errors)) for n in range(CLIENTS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    with stopped(pids):
+    with stopped(pids, recorder):
         recorder.stop()
         now = power.Disk(d.root)
     assert not errors, errors
@@ -111,21 +111,21 @@ def record(d, history):
 
 
 @contextlib.contextmanager
-def stopped(pids):
+def stopped(pids, recorder):
+    """Each thread stands, and none of them between a call's entry and its end."""
+    since = recorder.size()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        for pid in pids:
-            wait_for(lambda pid=pid: state(pid) in "Tt", "it stands still")
+        wait_for(lambda: {tid for pid in pids for tid in threads_of(pid)} <= recorder.standing(since), "all threads stand")
         yield
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
 
-def state(pid):
-    with open("/proc/%d/stat" % pid) as f:
-        return f.read().rsplit(")", 1)[1].split()[0]
+def threads_of(pid):
+    return map(int, os.listdir("/proc/%d/task" % pid))
 
 
 def check_tape(tape, now):

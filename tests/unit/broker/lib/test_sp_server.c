@@ -11,6 +11,7 @@
 #include "tests/lib/main.h"
 
 #define PEERS_MAX 4
+#define SHARE     3
 
 struct asked {
 	struct sp_peer peer;
@@ -82,6 +83,7 @@ static int set_up(void **state)
 		.mode = 0640,
 		.connections_max = PEERS_MAX,
 		.held_max = (3u << 20) + 4096,
+		.share = SHARE,
 		.new_peer = new_peer,
 		.free_peer = free_peer,
 		.asked = asked,
@@ -192,6 +194,28 @@ static void test_a_pipelining_peer_is_served_one_by_one(void **state)
 			    "\x80\0\0\2"
 			    "2",
 			    5);
+}
+
+static void test_a_process_that_asks_much_has_its_share_of_each_turn(void **state)
+{
+	struct fixture *f = *state;
+	int fds[PEERS_MAX];
+
+	f->answers_at_once = true;
+	for (size_t i = 0; i < PEERS_MAX; i++)
+		fds[i] = connect_peer(f);
+	for (size_t i = 0; i < PEERS_MAX; i++)
+		ask(fds[i], "\x80\0\0\1x", 5);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(f->n_asked, SHARE);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(f->n_asked, PEERS_MAX);
+	for (size_t i = 0; i < PEERS_MAX; i++) {
+		uint8_t data[256];
+
+		assert_int_equal(get(fds[i], data), 5);
+		close(fds[i]);
+	}
 }
 
 static void test_a_pipelining_peer_that_dies_leaves_only_what_is_under_way(void **state)
@@ -418,6 +442,7 @@ static void test_the_socket_has_the_mode_that_was_asked_for(void **state)
 
 TEST_MAIN(TEST(test_a_pipelining_peer_is_served_one_by_one),
 	  TEST(test_a_pipelining_peer_that_dies_leaves_only_what_is_under_way),
+	  TEST(test_a_process_that_asks_much_has_its_share_of_each_turn),
 	  TEST(test_answers_find_their_way_through_devices),
 	  TEST(test_what_is_no_request_ends_the_connection),
 	  TEST(test_a_peer_that_speaks_something_else_is_cut_off),
