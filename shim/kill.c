@@ -44,6 +44,12 @@ static int send_signal(struct shim *shim, const struct process *process,
 	return 0;
 }
 
+/* A SIGKILL that the shim before this one may have sent, to a process that has ended since. */
+static bool is_uncertain(const struct shim *shim, const struct call *call)
+{
+	return shim->replay.has_kill_id && !memcmp(shim->replay.kill_id, call->id, ID_SIZE);
+}
+
 static void kill_process(struct shim *shim, const struct process *process,
 			 const struct shim_kill_request *request, const struct call *call)
 {
@@ -68,7 +74,11 @@ static void kill_process(struct shim *shim, const struct process *process,
 		return;
 	}
 	r = send_signal(shim, process, request);
-	if (r) {
+	if (r == -ESRCH && is_uncertain(shim, call)) {
+		/* Its end is on its way to us. */
+		status = BUS_ABORTED;
+		snprintf(text, sizeof(text), "%s", uncertain);
+	} else if (r) {
 		status = r == -ESRCH ? BUS_NOT_FOUND : BUS_INTERNAL;
 		snprintf(text, sizeof(text), "process '%s': signal %d: %s", process->id,
 			 (int)request->signal, r == -ESRCH ? "it has ended" : strerror(-r));
@@ -76,12 +86,6 @@ static void kill_process(struct shim *shim, const struct process *process,
 		log_warning("%s cannot be written", shim->journal.path);
 	}
 	request_answer(shim, call, status, text, &nothing);
-}
-
-/* A SIGKILL that the shim before this one may have sent, to a process that has ended since. */
-static bool is_uncertain(const struct shim *shim, const struct call *call)
-{
-	return shim->replay.has_kill_id && !memcmp(shim->replay.kill_id, call->id, ID_SIZE);
 }
 
 static void refuse_init(struct shim *shim, const struct call *call)

@@ -16,7 +16,7 @@ import layers  # noqa: E402
 from davit import Davit, main, wait_for  # noqa: E402
 from test_content import ROOT, Bus, digest  # noqa: E402
 
-ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("DAVIT_TEST_ROUNDS", "16"))
 SHIFT = random.Random(20261128)
 
 
