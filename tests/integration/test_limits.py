@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import layers  # noqa: E402
-from davit import BIN, BUILD, DEADLINE, TOP, Davit, main, wait_for  # noqa: E402
+from davit import BIN, DEADLINE, TOP, Davit, main, wait_for  # noqa: E402
 from test_export import archive_of, digests, imported  # noqa: E402
 
 
