@@ -272,6 +272,22 @@ static int take_task(struct operation *operation, void *reply)
 	return schema_set(&context->task_id, task->task_id);
 }
 
+/*
+ * A task that was made before a restart of this service can have ended since, and its container can have been removed
+ * (auto_remove), before this hears of it. The task service keeps for a while what it knows of such ones.
+ */
+static int take_ended(struct operation *operation, void *data)
+{
+	struct container_run_context *context = context_of(operation);
+	const struct task_process *process = ((struct task_process_reply *)data)->process;
+
+	if (strcmp(process->container_uid ?: "", context->uid))
+		return operation_fail(operation, BUS_NOT_FOUND, "container '%s' was deleted",
+				      request_of(operation)->id);
+	context->pid = process->pid;
+	return schema_set(&context->task_id, process->task_id);
+}
+
 /* The record and the mounts go along, so that the task service need not ask for them. */
 static int run_task(struct operation *operation)
 {
@@ -290,8 +306,9 @@ static int run_task(struct operation *operation)
 	r = record_get(operation_object(operation), operation_namespace(operation), request->id,
 		       &record);
 	if (record_is_gone(r))
-		return operation_fail(operation, BUS_NOT_FOUND, "container '%s' was deleted",
-				      request->id);
+		return operation_call(operation, schema_find_method("task", "get"), "ended",
+				      &(struct task_name_request){.container_id = request->id},
+				      take_ended);
 	if (r)
 		return error_fold(r);
 	create.rootfs.items = context->mounts.items;

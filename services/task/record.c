@@ -180,6 +180,7 @@ int task_describe(const struct task_record *record, struct task_process *ret_pro
 	int r;
 
 	r = schema_set(&process.container_id, record->container_id)
+	    ?: schema_set(&process.container_uid, record->container_uid)
 	    ?: schema_set(&process.id, record->container_id) ?: schema_set(&process.task_id, record->task_id)
 	    ?: schema_set(&process.namespace, record->namespace) ?: schema_set(&process.bundle, record->bundle)
 	    ?: schema_set(&process.runtime, record->runtime) ?: schema_set(&process.reason, record->reason)

@@ -136,6 +136,14 @@ static void make_container(char *ret_key)
 	assert_int_equal(answer->status, BUS_OK);
 }
 
+static struct service_answer *send_remove(const char *uid)
+{
+	struct container_remove_request request = {
+		.id = (char *)"web", .uid = (char *)uid, .force = true};
+
+	return service_case_send(&test, "container.remove", NULL, 0, &request);
+}
+
 /* ---- run ---- */
 
 static void test_a_wrong_option_is_refused_before_an_image_is_asked_for(void **state)
@@ -302,6 +310,74 @@ static void test_a_run_that_a_crash_cut_goes_on_with_the_same_ids(void **state)
 	assert_string_equal(reply.container->snapshot_key, key);
 }
 
+/* Its task has ended and its container was removed, all before this service knew of the task. */
+static struct service_answer *cut_until_removed(char *ret_uid)
+{
+	_cleanup_(container_reply_clear) struct container_reply reply = {};
+	struct service_answer *removal;
+	char key[256];
+
+	send_run(false);
+	prepare_image(key);
+	make_spec();
+	asked("task.create");
+	assert_int_equal(get(&reply), BUS_OK);
+	snprintf(ret_uid, 64, "%s", reply.container->uid);
+	removal = send_remove(ret_uid);
+	answer_empty("task.delete");
+	answer_empty("image.release");
+	wait_answer(removal);
+	assert_int_equal(removal->status, BUS_OK);
+	service_case_crash(&test);
+	service_case_open(&test);
+	return send_run(false);
+}
+
+static void answer_ended(const char *uid)
+{
+	struct task_process process = {.container_id = (char *)"web",
+				       .id = (char *)"web",
+				       .container_uid = (char *)uid,
+				       .task_id = (char *)TASK,
+				       .pid = 4242};
+	struct task_process_reply reply = {&process};
+
+	fake_call_answer(asked("task.get"), BUS_OK, "", schema_task_process_reply(), &reply);
+}
+
+static void test_a_run_that_a_crash_cut_is_known_though_its_container_is_removed(void **state)
+{
+	_cleanup_(container_run_reply_clear) struct container_run_reply reply = {};
+	struct service_answer *answer;
+	char uid[64];
+
+	(void)state;
+	answer = cut_until_removed(uid);
+	answer_ended(uid);
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_OK);
+	assert_null(fake_bus_find(test.bus, "task.create"));
+	assert_int_equal(schema_unpack(schema_container_run_reply(), answer->body, answer->size,
+				       &reply, NULL),
+			 0);
+	assert_string_equal(reply.task_id, TASK);
+}
+
+static void test_the_task_of_another_container_of_that_name_is_not_taken(void **state)
+{
+	struct service_answer *answer;
+	char uid[64];
+
+	(void)state;
+	answer = cut_until_removed(uid);
+	answer_ended("ffffffffffffffffffffffffffffffff");
+	answer_empty("task.delete");
+	answer_empty("image.release");
+	wait_answer(answer);
+	assert_int_equal(answer->status, BUS_NOT_FOUND);
+	assert_non_null(strstr(answer->text, "container 'web' was deleted"));
+}
+
 static void test_two_runs_of_one_name_make_one_container(void **state)
 {
 	struct container_run_request request = {.id = (char *)"web", .image = (char *)"busybox"};
@@ -339,14 +415,6 @@ static void test_faulty_requests_are_refused_before_anything_is_asked(void **sta
 }
 
 /* ---- remove and delete ---- */
-
-static struct service_answer *send_remove(const char *uid)
-{
-	struct container_remove_request request = {
-		.id = (char *)"web", .uid = (char *)uid, .force = true};
-
-	return service_case_send(&test, "container.remove", NULL, 0, &request);
-}
 
 static void test_a_removal_takes_task_snapshot_and_record(void **state)
 {
@@ -489,6 +557,8 @@ TEST_MAIN(TEST(test_a_wrong_option_is_refused_before_an_image_is_asked_for),
 	  TEST(test_what_fails_is_undone_and_the_first_failure_is_told),
 	  TEST(test_an_image_that_is_not_there_leaves_nothing_behind),
 	  TEST(test_a_run_that_a_crash_cut_goes_on_with_the_same_ids),
+	  TEST(test_a_run_that_a_crash_cut_is_known_though_its_container_is_removed),
+	  TEST(test_the_task_of_another_container_of_that_name_is_not_taken),
 	  TEST(test_two_runs_of_one_name_make_one_container),
 	  TEST(test_faulty_requests_are_refused_before_anything_is_asked),
 	  TEST(test_a_removal_takes_task_snapshot_and_record),
