@@ -197,7 +197,8 @@ def test_an_event_log_is_rebuilt_with_rising_numbers_and_a_gap_that_readers_are_
             damage(d, "davit-broker", "events", how)
             said = d.check("store", "rebuild", "events")
             assert "damaged: " in said, said
-            wait_for(lambda: d("bus", "list").returncode == 0, "the broker is there again")
+            wait_for(lambda: all(d("bus", "call", name + ".stats").returncode == 0 for name in ("container", "image", "runtime", "task")),
+                     "all are registered with the new log's broker")
             d.call("container.create", 'container:={"id": "new%d", "runtime": "runc", "spec": "{}"}' % i)
             events = d.events()
             new = [e for e in events if e["topic"] == "/containers/create" and e["event"]["id"] == "new%d" % i]
