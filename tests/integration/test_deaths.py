@@ -181,37 +181,6 @@ def test_tasks_are_found_again_when_their_store_is_lost():
         check_log(d.events())
 
 
-def test_tasks_are_found_again_when_their_store_is_lost():
-    with Davit() as d:
-        d.import_busybox()
-        d.check("run", "-d", "busybox", "web", "sh", "-c", "echo hello; while test ! -e /end; do sleep 0.05; done; exit 7")
-        left = d.start("run", "--rm", "busybox", "brief", "sh", "-c", "while test ! -e /end; do sleep 0.05; done; exit 3")
-        d.check("exec", "-d", "--exec-id", "more", "web", "sleep", "1000")
-        client = d.start("run", "--rm", "busybox", "waits", "sh", "-c",
-                         "while test ! -e /end; do sleep 0.05; done; echo out; exit 5")
-        wait_for(lambda: len([t for t in d.json("tasks", "ls") if t["status"] == "RUNNING"]) == 3, "all run")
-        before = {t["id"]: t["pid"] for t in d.json("tasks", "ls")}
-        left.kill()
-        left.communicate()
-        live = d.pid("davit-task")
-        os.kill(live, signal.SIGTERM)  # rows under the root are written at the latest when it ends in order
-        wait_for(lambda: [p for p in d.pids("davit-task") if p != live], "the next one is there")
-        d.json("tasks", "ls")
-        d.lose_task_store()
-        wait_for(lambda: {t["id"]: t["pid"] for t in d.json("tasks", "ls") if t["status"] == "RUNNING"} == before,
-                 "all are known again")
-        assert "more" in [p["id"] for p in d.call("task.processes", "container_id=web")["processes"]]
-        assert d.check("logs", "web") == "hello\n"
-        for name in ("brief", "waits", "web"):
-            d("exec", name, "touch", "/end")  # init may end, and it with it, before it has said so
-        out, err = client.communicate(timeout=60)
-        assert (client.returncode, out) == (5, b"out\n"), (client.returncode, out, err)
-        assert d("wait", "web").stdout == b"7\n"
-        wait_for(lambda: [c["id"] for c in d.json("containers", "ls")] == ["web"], "--rm is done")
-        d.check("rm", "web")
-        check_log(d.events())
-
-
 def damage_task_stores(d):
     """The task service dies, and what it wrote is damaged when it comes back."""
     up = d.supervisor()
