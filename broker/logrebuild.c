@@ -3,7 +3,6 @@
 #include "broker/logrebuild.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,8 +15,6 @@
 #define VALUE_HEAD     5 /* of log_db.h: version, CRC32C */
 #define COMMIT_RECORDS 1000
 #define LOST_MAX       10000 /* events that are shown as damaged, one by one */
-#define LOCK_WAIT_MS   5000
-#define LOCK_POLL_MS   10
 #define LOOK_MS        600000
 #define MAP_MIN        ((size_t)64 << 20)
 
@@ -281,23 +278,6 @@ static int look(const char *directory, char reason[STORE_REASON_SIZE])
 	return -EUCLEAN;
 }
 
-static int lock(const char *directory, int *ret_fd, struct why *why)
-{
-	_cleanup_(cleanup_free) char *path = text_format("%s/lock", directory);
-	uint64_t until = time_boot_ms() + LOCK_WAIT_MS;
-	int r;
-
-	if (!path)
-		return error_origin(-ENOMEM);
-	while ((r = file_lock(path, ret_fd)) == -EWOULDBLOCK && time_boot_ms() < until)
-		poll(NULL, 0, LOCK_POLL_MS);
-	if (r == -EWOULDBLOCK)
-		return why_set(why, r,
-			       "log '%s' is open: the broker runs and has to be stopped first",
-			       directory);
-	return r ? why_errno(why, r, "cannot lock '%s'", path) : 0;
-}
-
 static int rebuild(const char *directory, struct why *why)
 {
 	_cleanup_(cleanup_fd) int lock_fd = -1;
@@ -310,7 +290,8 @@ static int rebuild(const char *directory, struct why *why)
 	/* The broker may have it open, and then need not be stopped to hear that nothing is wrong. */
 	r = look(directory, reason);
 	if (r == -EUCLEAN)
-		r = lock(directory, &lock_fd, why) ?: look(directory, reason);
+		r = store_lock_for_rebuild(directory, "lock", "the broker", &lock_fd, why)
+			    ?: look(directory, reason);
 	if (!r)
 		puts("events: the log can be read: there is nothing to rebuild");
 	if (r != -EUCLEAN)

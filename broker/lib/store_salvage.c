@@ -16,11 +16,13 @@
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
 
-#define KEY_MAX    511
-#define VALUE_MAX  ((size_t)64 << 20)
-#define VALUE_HEAD 5     /* version, CRC32C little-endian */
-#define SILENCE_MS 30000 /* of a child: it does not get on, or its disk does not */
-#define REAP_MS    5000
+#define KEY_MAX      511
+#define VALUE_MAX    ((size_t)64 << 20)
+#define VALUE_HEAD   5     /* version, CRC32C little-endian */
+#define SILENCE_MS   30000 /* of a child: it does not get on, or its disk does not */
+#define REAP_MS      5000
+#define LOCK_WAIT_MS 5000
+#define LOCK_POLL_MS 10
 
 enum part { PART_COUNT, PART_RECORD, PART_END };
 
@@ -299,6 +301,23 @@ int store_salvage(const char *directory, bool is_open, const char *const *tables
 }
 
 /* ---- the old file, and a new one in its place ---- */
+
+int store_lock_for_rebuild(const char *directory, const char *name, const char *owner, int *ret_fd,
+			   struct why *why)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/%s", directory, name);
+	uint64_t until = time_boot_ms() + LOCK_WAIT_MS;
+	int r;
+
+	if (!path)
+		return error_origin(-ENOMEM);
+	while ((r = file_lock(path, ret_fd)) == -EWOULDBLOCK && time_boot_ms() < until)
+		poll(NULL, 0, LOCK_POLL_MS);
+	if (r == -EWOULDBLOCK)
+		return why_set(why, r, "'%s' is open: %s runs and has to be stopped first",
+			       directory, owner);
+	return r ? why_errno(why, r, "cannot lock '%s'", path) : 0;
+}
 
 void store_stamp(char stamp[STORE_STAMP_SIZE])
 {

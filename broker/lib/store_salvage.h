@@ -56,6 +56,11 @@ int store_read_through(const char *directory, const char *meta, const char *firs
 /* In a child that reads one: the library's complaints are no news, and a fatal signal is its end, without a core. */
 void store_become_reader(void);
 
+/* Takes the lock @name of the store in @directory. Waits up to 5 s for @owner ("the broker", "its service"), which may refuse the
+ * store, or be on its way out; -EWOULDBLOCK if it runs on. */
+int store_lock_for_rebuild(const char *directory, const char *name, const char *owner, int *ret_fd,
+			   struct why *why);
+
 /* ---- the old file, and a new one in its place ---- */
 #define STORE_REBUILDING "rebuilding" /* directory in a store's, in which the new one is made */
 #define STORE_STAMP_SIZE 32

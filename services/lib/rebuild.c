@@ -14,10 +14,8 @@
 #include "broker/lib/spawn.h"
 #include "services/lib/store_private.h"
 
-#define LOCK_WAIT_MS 5000 /* for a service that refuses, or is on its way out */
-#define LOCK_POLL_MS 10
-#define LOOK_MS      600000
-#define SILENCE_MS   30000 /* of who reads the log */
+#define LOOK_MS    600000
+#define SILENCE_MS 30000 /* of who reads the log */
 
 bool rebuild_is_whole(const struct rebuild *rebuild, const char *table)
 {
@@ -148,23 +146,6 @@ static void tell_salvaged(const struct rebuild *rebuild)
 	}
 }
 
-static int lock(const char *directory, int *ret_fd, struct why *why)
-{
-	_cleanup_(cleanup_free) char *path = text_format("%s/store.lock", directory);
-	uint64_t until = time_boot_ms() + LOCK_WAIT_MS;
-	int r;
-
-	if (!path)
-		return error_origin(-ENOMEM);
-	while ((r = file_lock(path, ret_fd)) == -EWOULDBLOCK && time_boot_ms() < until)
-		poll(NULL, 0, LOCK_POLL_MS);
-	if (r == -EWOULDBLOCK)
-		return why_set(why, r,
-			       "store '%s' is open: its service runs and has to be stopped first",
-			       directory);
-	return r ? why_errno(why, r, "cannot lock '%s'", path) : 0;
-}
-
 /* What is in place is whole before anything of it is in place. */
 static int rebuild_locked(struct rebuild *rebuild, const char *directory, const char *reason,
 			  struct why *why)
@@ -208,7 +189,8 @@ static int rebuild_if_damaged(struct rebuild *rebuild, const char *directory, st
 	/* Its service may have it open, and then need not be stopped to hear that nothing is wrong. */
 	r = store_look(directory, LOOK_MS, reason);
 	if (r == -EUCLEAN)
-		r = lock(directory, &lock_fd, why) ?: store_look(directory, LOOK_MS, reason);
+		r = store_lock_for_rebuild(directory, "store.lock", "its service", &lock_fd, why)
+			    ?: store_look(directory, LOOK_MS, reason);
 	if (!r) {
 		rebuild_say(rebuild, "the store can be read: there is nothing to rebuild");
 		return 0;

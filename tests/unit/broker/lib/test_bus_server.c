@@ -1,18 +1,16 @@
 /* The answering side of the bus: its handles, its bounds, who may call. */
 
-#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "broker/lib/bus_server.h"
-#include "broker/lib/file.h"
 #include "broker/lib/sp.h"
 #include "broker/lib/spawn.h"
 #include "tests/lib/main.h"
+#include "tests/lib/raw_peer.h"
+#include "tests/lib/scratch.h"
 
 #define AS_NOBODY  "--as-nobody"
 #define READ_LARGE "--read-large"
@@ -20,7 +18,7 @@
 #define LARGE_SIZE (SP_MESSAGE_MAX - 16)
 
 struct fixture {
-	char dir[32];
+	struct scratch scratch;
 	char *path;
 	struct loop *loop;
 	struct bus_server *server;
@@ -57,10 +55,9 @@ static int set_up(void **state)
 
 	if (!fixture)
 		return -1;
-	strcpy(fixture->dir, "/tmp/dv-XXXXXX");
-	if (!mkdtemp(fixture->dir) || chmod(fixture->dir, 0755))
+	if (scratch_init(&fixture->scratch) || chmod(fixture->scratch.dir, 0755))
 		return -1;
-	fixture->path = text_format("%s/rep.sock", fixture->dir);
+	fixture->path = scratch_path(&fixture->scratch, "rep.sock");
 	*state = fixture;
 	return loop_new(&fixture->loop);
 }
@@ -73,7 +70,7 @@ static int tear_down(void **state)
 	sp_client_free(fixture->client);
 	bus_server_free(fixture->server);
 	loop_free(fixture->loop);
-	r = file_remove_tree(AT_FDCWD, fixture->dir, NULL);
+	r = scratch_deinit(&fixture->scratch);
 	free(fixture->path);
 	free(fixture);
 	return r;
@@ -137,32 +134,7 @@ static pid_t start_self(const char *as, const char *path)
 	return pid;
 }
 
-static int connect_to(const char *path)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return -1;
-	return fd;
-}
-
 static const uint8_t req_greeting[8] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};
-
-/* True once the peer has closed the connection (what it sends before is thrown away). */
-static bool is_closed_by_peer(int fd)
-{
-	struct timeval timeout = {.tv_sec = WAIT_MS / 1000};
-	char waste[256];
-	ssize_t n;
-
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-	do
-		n = recv(fd, waste, sizeof(waste), 0);
-	while (n > 0);
-	return n == 0 || errno == ECONNRESET;
-}
 
 static void test_a_dropped_request_gets_an_empty_answer(void **state)
 {
@@ -298,13 +270,13 @@ static int run_as_nobody(const char *path)
 
 	if (setgid(65534) || setuid(65534))
 		return 3;
-	fd = connect_to(path);
+	fd = raw_peer_connect(path);
 	if (fd < 0)
 		return 2;
 	if (send(fd, req_greeting, sizeof(req_greeting), MSG_NOSIGNAL) < 0 ||
 	    send(fd, frame, sizeof(frame), MSG_NOSIGNAL) < 0)
 		return 0;
-	return is_closed_by_peer(fd) ? 0 : 1;
+	return raw_peer_is_cut_off(fd) ? 0 : 1;
 }
 
 static void test_other_uids_are_cut_off_where_only_ours_may_call(void **state)

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <sys/un.h>
 
 #include <nng/nng.h>
@@ -18,6 +17,8 @@
 #include "broker/lib/nng_compat.h"
 #include "broker/lib/sp.h"
 #include "tests/lib/main.h"
+#include "tests/lib/raw_peer.h"
+#include "tests/lib/scratch.h"
 
 /* nng 1.5.2 loses a message when its peer dies while it is being sent, and keeps what is abandoned. */
 const char *__lsan_default_suppressions(void);
@@ -27,7 +28,7 @@ const char *__lsan_default_suppressions(void)
 }
 
 struct fixture {
-	char dir[32];
+	struct scratch scratch;
 	char *path;
 	struct loop *loop;
 	nng_socket pub;
@@ -39,10 +40,9 @@ static int set_up(void **state)
 
 	if (!fixture)
 		return -1;
-	strcpy(fixture->dir, "/tmp/dv-XXXXXX");
-	if (!mkdtemp(fixture->dir))
+	if (scratch_init(&fixture->scratch))
 		return -1;
-	fixture->path = text_format("%s/pub.sock", fixture->dir);
+	fixture->path = scratch_path(&fixture->scratch, "pub.sock");
 	*state = fixture;
 	return loop_new(&fixture->loop);
 }
@@ -53,7 +53,9 @@ static int tear_down(void **state)
 	int r;
 
 	loop_free(fixture->loop);
-	r = file_remove_tree(AT_FDCWD, fixture->dir, NULL);
+	/* nng keeps its sockets for good. */
+	scratch_forgive_fds(&fixture->scratch);
+	r = scratch_deinit(&fixture->scratch);
 	free(fixture->path);
 	free(fixture);
 	return r;
@@ -100,32 +102,7 @@ static void assert_heard(struct fixture *fixture)
 	free(data);
 }
 
-static int connect_to(const char *path)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return -1;
-	return fd;
-}
-
 static const uint8_t sub_greeting[8] = {0, 'S', 'P', 0, 0, SP_SUB, 0, 0};
-
-/* True once the peer has closed the connection (what it sends before is thrown away). */
-static bool is_closed_by_peer(int fd)
-{
-	struct timeval timeout = {.tv_sec = WAIT_MS / 1000};
-	char waste[256];
-	ssize_t n;
-
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-	do
-		n = recv(fd, waste, sizeof(waste), 0);
-	while (n > 0);
-	return n == 0 || errno == ECONNRESET;
-}
 
 /* ---- the listener lives on ---- */
 
@@ -135,7 +112,7 @@ static void test_a_listener_survives_two_hundred_that_connect_and_close(void **s
 
 	publish_on(fixture);
 	for (unsigned i = 0; i < 200; i++) {
-		int fd = connect_to(fixture->path);
+		int fd = raw_peer_connect(fixture->path);
 
 		assert_true(fd >= 0);
 		close(fd);
@@ -191,11 +168,11 @@ static void test_a_peer_that_claims_a_gigabyte_is_cut_off(void **state)
 	int fd;
 
 	publish_on(fixture);
-	fd = connect_to(fixture->path);
+	fd = raw_peer_connect(fixture->path);
 	assert_true(fd >= 0);
 	assert_int_equal(send(fd, sub_greeting, sizeof(sub_greeting), 0), sizeof(sub_greeting));
 	assert_int_equal(send(fd, frame, sizeof(frame), MSG_NOSIGNAL), sizeof(frame));
-	assert_true(is_closed_by_peer(fd));
+	assert_true(raw_peer_is_cut_off(fd));
 	close(fd);
 	assert_heard(fixture);
 }
@@ -206,10 +183,10 @@ static void test_a_peer_that_greets_wrongly_is_cut_off(void **state)
 	int fd;
 
 	publish_on(fixture);
-	fd = connect_to(fixture->path);
+	fd = raw_peer_connect(fixture->path);
 	assert_true(fd >= 0);
 	assert_int_equal(send(fd, "GET / HTTP/1.0\r\n\r\n", 18, 0), 18);
-	assert_true(is_closed_by_peer(fd));
+	assert_true(raw_peer_is_cut_off(fd));
 	close(fd);
 	assert_heard(fixture);
 }
