@@ -571,13 +571,15 @@ def test_a_whole_spec_with_hooks():
         spec["process"]["args"] = ["sh", "-c", "echo $DUMPED"]
         for runtime in RUNTIMES:
             mark = d.work + "/hook-" + runtime
-            spec["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", "echo %s >>%s" % (kind, mark)]}]
+            # A hook that ends before crun 1.8 has written the state to it fails there with EPIPE.
+            spec["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", "cat >/dev/null; echo %s >>%s" % (kind, mark)]}]
                              for kind in ("prestart", "createRuntime", "poststart", "poststop")}
             with open(dump, "w") as f:
                 json.dump(spec, f)
             assert run(d, runtime, "-c", dump, "busybox", "whole") == ["1"]
             with open(mark) as f:
-                assert f.read().split() == ["prestart", "createRuntime", "poststart", "poststop"]
+                told = f.read().split()
+            assert told == ["prestart", "createRuntime", "poststart", "poststop"], (runtime, told)
         result = d("run", "--rm", "-c", dump, "--memory-limit", "64M", "busybox", "both")
         assert result.returncode and b"--memory-limit" in result.stderr, result
         spec["process"]["args"] = ["/no/such"]

@@ -81,7 +81,7 @@ def test_a_hook_that_fails_fails_the_start_in_its_own_words():
             assert result.returncode == 125 and b"initialization error: no driver" in result.stderr, result
             assert d.json("containers", "ls") == [] and d.json("tasks", "ls") == []
             # Any hook's words come to who asked.
-            hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo oh no >&2; exit 3"]}]}
+            hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "cat >/dev/null; echo oh no >&2; exit 3"]}]}
             d.check("containers", "create", "--runtime", runtime, "busybox", "own", "true")
             spec = json.loads(d.check("containers", "info", "--spec", "own"))
             d.check("containers", "rm", "own")
