@@ -40,17 +40,25 @@ static void close_streams(struct shim *shim)
 	streams_close(&shim->init);
 }
 
-static void finish_delete(struct shim *shim)
+/* What will be removed need not be on the disk before. */
+static void unmount(struct shim *shim)
 {
 	struct why why = {};
+	int r = shim->config.auto_remove ? mounts_leave(shim->rootfs, &why)
+					 : mounts_undo(shim->rootfs, &why);
 
+	if (r)
+		log_error("task=%s: %s", shim->config.task_id, why.text);
+}
+
+static void finish_delete(struct shim *shim)
+{
 	close_streams(shim);
 	if (shim_journal_deleted(shim, shim->operation.request.id)) {
 		delete_failed(shim, BUS_INTERNAL, "its deletion cannot be journaled");
 		return;
 	}
-	if (mounts_undo(shim->rootfs, &why))
-		log_error("task=%s: %s", shim->config.task_id, why.text);
+	unmount(shim);
 	shim_move(shim, STATE_DELETED);
 	shim_finish(shim, BUS_OK, "", true);
 }
@@ -100,7 +108,7 @@ static void on_early(void *userdata, bool is_ok, const char *text)
 	(void)text;
 	shim->early = is_ok || is_forgotten(shim) ? EARLY_DONE : EARLY_NONE;
 	if (shim->early == EARLY_DONE)
-		(void)mounts_undo(shim->rootfs, NULL);
+		unmount(shim);
 	shim_delete_goes_on(shim);
 }
 

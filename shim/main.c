@@ -2,7 +2,8 @@
  * davit-shim --config <bundle>/shim.msgpack --root R --state S
  *
  * fd 2: <bundle>/log; fd 3: the first control connection; fd 4: <bundle>/lock,
- * locked, which says that this shim lives for as long as it does.
+ * locked, which says that this shim lives for as long as it does; fd 5, if there is
+ * one: the sealed copy of the OCI runtime's program.
  */
 
 #include <fcntl.h>
@@ -18,10 +19,12 @@
 #include "shim/config.h"
 #include "shim/mounts.h"
 #include "shim/privileges.h"
+#include "shim/runtime.h"
 #include "shim/shim.h"
 
 #define CONTROL_FD 3
 #define LOCK_FD    4
+/* and RUNTIME_COPY_FD */
 
 static void usage(FILE *to)
 {
@@ -67,8 +70,8 @@ static int parse(int argc, char **argv, const char **ret_config)
 /* Nothing of who started us is kept but the descriptors that we know. */
 static int settle(struct why *why)
 {
-	(void)close_range(LOCK_FD + 1, ~0U, 0);
-	for (int fd = CONTROL_FD; fd <= LOCK_FD; fd++)
+	(void)close_range(RUNTIME_COPY_FD + 1, ~0U, 0);
+	for (int fd = CONTROL_FD; fd <= RUNTIME_COPY_FD; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) && errno != EBADF)
 			return why_errno(why, error_origin(-errno), "fd %d", fd);
 	/* An outer supervisor's signals are not for us: we outlive every service. */

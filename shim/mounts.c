@@ -302,11 +302,11 @@ int mounts_make(const char *root, const struct mount *mounts, size_t count,
 	return r;
 }
 
-int mounts_undo(const char *root, struct why *why)
+static int undo(const char *root, int flags, struct why *why)
 {
 	/* Each call takes the uppermost; EINVAL: nothing is mounted there any more. */
 	for (int i = 0; i < 64; i++) {
-		if (!umount2(root, UMOUNT_NOFOLLOW))
+		if (!umount2(root, UMOUNT_NOFOLLOW | flags))
 			continue;
 		if (errno == EBUSY) {
 			log_warning("%s is busy: detached", root);
@@ -318,6 +318,18 @@ int mounts_undo(const char *root, struct why *why)
 		return why_errno(why, error_origin(-errno), "cannot unmount %s", root);
 	}
 	return why_set(why, error_origin(-EBUSY), "cannot unmount %s: more than 64 mounts", root);
+}
+
+int mounts_undo(const char *root, struct why *why)
+{
+	return undo(root, 0, why);
+}
+
+int mounts_leave(const char *root, struct why *why)
+{
+	/* Never closed: a mount without a place ends with what is open in it. */
+	(void)open(root, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return undo(root, MNT_DETACH, why);
 }
 
 /* ---- the root of a container that another shim made ---------------------- */

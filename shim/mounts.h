@@ -21,3 +21,6 @@ int mounts_make(const char *root, const struct mount *mounts, size_t count,
 int mounts_clone(const char *root, int pid, struct why *why);
 /* Takes away everything that is mounted on @root; absent is fine. Busy mounts are detached. */
 int mounts_undo(const char *root, struct why *why);
+/* The same, but nobody waits for what the kernel does at the end of a mount: overlayfs writes back all of the file
+ * system that its upper directory is on. That comes when this process ends. */
+int mounts_leave(const char *root, struct why *why);

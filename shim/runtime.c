@@ -7,6 +7,7 @@
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
+#include "broker/lib/program.h"
 #include "broker/lib/spawn.h"
 #include "shim/criu.h"
 
@@ -231,6 +232,17 @@ static bool asks_criu(const char *verb)
 	return !strcmp(verb, "checkpoint") || !strcmp(verb, "restore");
 }
 
+/* Where the program is run from. In the child no descriptor of ours is open any more at its execve(2). */
+static const char *program_of(const struct runtime *runtime)
+{
+	struct stat now;
+
+	return *runtime->copy && !stat(runtime->config->runtime_path, &now) &&
+			       program_is_same(&now, &runtime->copied)
+		       ? runtime->copy
+		       : runtime->config->runtime_path;
+}
+
 static int start(struct runtime_call *call, const char *verb, const char *const *arguments,
 		 const int stdio[3], int log_fd, struct why *why)
 {
@@ -241,17 +253,26 @@ static int start(struct runtime_call *call, const char *verb, const char *const 
 	struct spawn_fd fds[] = {{stdio ? stdio[0] : -1, 0},
 				 {stdio ? stdio[1] : log_fd, 1},
 				 {stdio ? stdio[2] : log_fd, 2}};
+	struct spawn how;
+	int r;
 
 	if (!criu && asks_criu(verb))
 		return error_origin(-ENOMEM);
-	return spawn(&(struct spawn){.path = config->runtime_path,
-				     .argv = arguments,
-				     .envp = environment,
-				     .cwd = config->bundle,
-				     .fds = fds,
-				     .n_fds = ARRAY_SIZE(fds),
-				     .new_session = true},
-		     &call->pid, why);
+	how = (struct spawn){.path = program_of(call->runtime),
+			     .argv = arguments,
+			     .envp = environment,
+			     .cwd = config->bundle,
+			     .fds = fds,
+			     .n_fds = ARRAY_SIZE(fds),
+			     .new_session = true};
+	r = spawn(&how, &call->pid, why);
+	if (r &&
+	    how.path !=
+		    config->runtime_path) { /* this host may not let files in memory be executed */
+		how.path = config->runtime_path;
+		r = spawn(&how, &call->pid, why);
+	}
+	return r;
 }
 
 int runtime_call(struct runtime_call *call, const char *verb, const char *const *options,
@@ -366,6 +387,10 @@ void runtime_init(struct runtime *runtime, struct loop *loop, const struct shim_
 	struct runtime_call *call = NULL;
 
 	*runtime = (struct runtime){.loop = loop, .config = config};
+	if (config->clones_itself && fcntl(RUNTIME_COPY_FD, F_GET_SEALS) > 0 &&
+	    !stat(config->runtime_path, &runtime->copied))
+		snprintf(runtime->copy, sizeof(runtime->copy), "/proc/%d/fd/%d", getpid(),
+			 RUNTIME_COPY_FD);
 	while ((call = runtime_next(runtime, call)))
 		call->runtime = runtime;
 }

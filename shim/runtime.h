@@ -11,11 +11,13 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 
 #include "broker/lib/error.h"
 #include "broker/lib/loop.h"
 #include "schemas/messages.h"
 
+#define RUNTIME_COPY_FD     5 /* of a shim: the sealed copy of the program, if it has got one */
 #define RUNTIME_DEADLINE_MS 30000
 #define RUNTIME_PATH        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define RUNTIME_EXECS       8
@@ -41,6 +43,8 @@ struct runtime_call {
 struct runtime {
 	struct loop *loop;
 	const struct shim_config *config; /* borrowed */
+	char copy[32];                    /* the path of the program's copy; empty: none */
+	struct stat copied;               /* the file that it is a copy of */
 	struct runtime_call container;
 	struct runtime_call execs[RUNTIME_EXECS];
 };

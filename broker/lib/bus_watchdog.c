@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 
 #include "broker/lib/log.h"
 #include "broker/lib/nng_compat.h"
+#include "broker/lib/thread.h"
 
 #define INTERVAL_MS       2000
 #define FAILURES_MAX      3
@@ -175,27 +175,6 @@ static void *watch(void *userdata)
 	return NULL;
 }
 
-/* With all signals blocked: they are for the loop's signalfd. */
-static int thread_start(struct bus_watchdog *watchdog)
-{
-	pthread_attr_t attributes;
-	sigset_t all, before;
-	int r;
-
-	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(&attributes, STACK_SIZE);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&watchdog->thread, &attributes, watch, watchdog);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attributes);
-	if (r)
-		return error_origin(-r);
-
-	watchdog->has_thread = true;
-	return 0;
-}
-
 int bus_watchdog_new(struct loop *loop, const struct bus_watchdog_options *options,
 		     struct bus_watchdog **ret_watchdog)
 {
@@ -221,10 +200,11 @@ int bus_watchdog_new(struct loop *loop, const struct bus_watchdog_options *optio
 		return error_trace(r);
 
 	watchdog->has_mail = true;
-	r = thread_start(watchdog);
+	r = thread_start(&watchdog->thread, STACK_SIZE, watch, watchdog);
 	if (r)
 		return error_trace(r);
 
+	watchdog->has_thread = true;
 	*ret_watchdog = TAKE(watchdog);
 	return 0;
 }

@@ -389,6 +389,7 @@ static int fill_reply(const char *state, const char *bundle, const struct runtim
 	reply->own_pid_ns = facts->own_pid_ns;
 	reply->no_pivot = facts->no_pivot;
 	reply->no_cgroup = facts->no_cgroup;
+	reply->clones_itself = runtime->version && !strncmp(runtime->version, "crun ", 5);
 	reply->network = facts->cni;
 	reply->uid_map = TAKE(facts->uid_map);
 	reply->gid_map = TAKE(facts->gid_map);

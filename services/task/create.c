@@ -53,6 +53,7 @@ static int run_container(struct operation *operation)
 {
 	const struct task_create_request *request = request_of(operation);
 	struct container_get_request get = {.id = request->container_id};
+	struct task_service *service = operation_object(operation);
 	char id[ID_TEXT_SIZE];
 	uint8_t task_id[ID_SIZE];
 	int r;
@@ -62,6 +63,7 @@ static int run_container(struct operation *operation)
 	r = schema_set(&context_of(operation)->task_id, id);
 	if (r)
 		return error_trace(r);
+	cgroup_wake(service->cgroup_wake);
 	if (request->container)
 		return context_of(operation)->container
 			       ? 0
@@ -328,6 +330,7 @@ static void fill_config(struct operation *operation, const struct task_record *r
 		.own_pid_ns = prepared->own_pid_ns,
 		.no_pivot = prepared->no_pivot,
 		.no_cgroup = prepared->no_cgroup,
+		.clones_itself = prepared->clones_itself,
 		.uid_map = prepared->uid_map,
 		.gid_map = prepared->gid_map,
 		.io = record->io,

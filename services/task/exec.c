@@ -64,6 +64,7 @@ static int run_process(struct operation *operation)
 		r = schema_set(&context_of(operation)->task_id, record.task_id);
 	if (r)
 		return r;
+	cgroup_wake(((struct task_service *)operation_object(operation))->cgroup_wake);
 	make.task_id = record.task_id;
 	make.pid = record.pid;
 	make.pid_start_time = record.pid_start_time;

@@ -4,6 +4,7 @@
 
 #include "broker/lib/log.h"
 #include "broker/lib/spawn.h"
+#include "services/task/cgroup.h"
 #include "services/task/task.h"
 
 static int make_directory(struct task_service *service, const char *name, struct why *why)
@@ -25,6 +26,8 @@ void task_service_close(void *object)
 	loop_timer_cancel(&service->sweep);
 	loop_timer_cancel(&service->fifo_sweep);
 	live_close(service->live);
+	cgroup_wake_free(service->cgroup_wake);
+	program_cache_clear(&service->runtime);
 	free(service->shim_program);
 	free(service);
 }
@@ -41,6 +44,8 @@ int task_service_open(struct service *parent, void **ret_object)
 		.service = parent, .loop = service_loop(parent), .store = service_store(parent)};
 	r = make_directory(service, "s", &why)
 		    ?: spawn_find_program("davit-shim", &service->shim_program);
+	if (!r)
+		r = cgroup_wake_new(CGROUP_MOUNT, &service->cgroup_wake);
 	if (!r)
 		r = live_open(service, &service->live, &why);
 	if (!r)

@@ -614,6 +614,7 @@ static int spawn_shim(struct task_shim *shim, const struct shim_config *config, 
 	_cleanup_(cleanup_free) char *path = text_format("%s/shim.msgpack", config->bundle);
 	_cleanup_(cleanup_free) char *log = text_format("%s/log", config->bundle);
 	_cleanup_(cleanup_fd) int log_fd = -1;
+	int copy_fd; /* the cache's */
 	const char *argv[] = {"davit-shim", "--config", path,         "--root",
 			      paths->root,  "--state",  paths->state, NULL};
 	const char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -624,16 +625,19 @@ static int spawn_shim(struct task_shim *shim, const struct shim_config *config, 
 	log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (log_fd < 0)
 		return why_errno(why, -errno, "cannot open %s", log);
-	return spawn(
-		&(struct spawn){
-			.path = service->shim_program,
-			.argv = argv,
-			.envp = envp,
-			.cwd = "/",
-			.fds = (struct spawn_fd[]){{log_fd, 2}, {socket_fd, 3}, {lock_fd, 4}},
-			.n_fds = 3,
-			.new_session = true},
-		ret_pid, why);
+	copy_fd = config->clones_itself ? program_cache_get(&service->runtime, config->runtime_path)
+					: -1;
+	return spawn(&(struct spawn){.path = service->shim_program,
+				     .argv = argv,
+				     .envp = envp,
+				     .cwd = "/",
+				     .fds = (struct spawn_fd[]){{log_fd, 2},
+								{socket_fd, 3},
+								{lock_fd, 4},
+								{copy_fd, 5}},
+				     .n_fds = copy_fd < 0 ? 3 : 4,
+				     .new_session = true},
+		     ret_pid, why);
 }
 
 int task_shim_spawn(struct task_service *service, struct task_shim *shim,

@@ -16,9 +16,11 @@
 #include "broker/lib/calls.h"
 #include "broker/lib/file.h"
 #include "broker/lib/loop.h"
+#include "broker/lib/program.h"
 #include "services/lib/operation.h"
 #include "schemas/filter.h"
 #include "services/lib/service.h"
+#include "services/task/cgroup_wake.h"
 #include "services/task/shim_link.h"
 
 #define TASK_TABLE  "tasks"
@@ -52,9 +54,11 @@ struct task_service {
 	struct service *service;
 	struct loop *loop;
 	struct store *store;
+	struct cgroup_wake *cgroup_wake;
 	struct live *live; /* rows under the root: live.c */
 	void *shims;       /* tsearch(3) tree of struct task_shim by task id */
 	char *shim_program;
+	struct program_cache runtime; /* the OCI runtime that was used last */
 	struct forward *forwards;   /* those that wait to be sent again */
 	struct missed *missed;      /* exits that are looked for in the event log */
 	struct log_end log_end;     /* of the event log: missed.c */

@@ -152,6 +152,20 @@ def test_rm_holds_when_the_client_dies():
         wait_for(lambda: d.check("containers", "ls", "-q") == "", "the container is removed")
 
 
+def test_crun_is_run_from_a_sealed_copy_by_every_shim():
+    with Davit() as d:
+        d.import_busybox()
+        wait_for(lambda: [r for r in d.call("runtime.list")["runtimes"] if r.get("version", "").startswith("crun ")], "crun has been asked")
+        copies = set()
+        for name in ("a", "b"):
+            d.check("containers", "create", "--runtime", "crun", "busybox", name, "true")
+            pid = d.call("task.create", "container_id=" + name)["pid"]
+            assert os.readlink("/proc/%d/exe" % pid) == "/memfd:crun (deleted)", "what waits for its start is crun still"
+            copies.add(os.stat("/proc/%d/exe" % pid).st_ino)
+            d.check("rm", name)
+        assert len(copies) == 1, copies
+
+
 def test_200_short_containers_by_8_clients():
     def one(i):
         result = d("run", "--rm", "busybox", "c%d" % i, "sh", "-c", "echo o%d; echo e%d >&2; exit %d" % (i, i, i % 100))

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "broker/lib/file.h"
+#include "broker/lib/program.h"
 #include "broker/lib/loop.h"
 #include "tests/lib/shim_test.h"
 
@@ -413,6 +414,53 @@ static void runtimes_delete_begins_at_the_exit_of_what_will_be_removed(void **st
 	assert_int_equal(count_calls("delete"), 1);
 	assert_events(order);
 	shim_test_assert_gone();
+}
+
+/* A copy of the stand-in that is the test's own, to be replaced. */
+static void copy_runtime(const char *path)
+{
+	_cleanup_(cleanup_free) char *data = NULL;
+	size_t size;
+
+	assert_int_equal(file_read(AT_FDCWD, test.runtime, 64 << 20, &data, &size), 0);
+	assert_int_equal(file_write(path, data, size, 0700, false, NULL), 0);
+}
+
+static void assert_ran_from(const char *verb, const char *program)
+{
+	_cleanup_(cleanup_free) char *dump = shim_case_dump(&test, verb);
+	_cleanup_(cleanup_free) char *line = text_format("exe %s\n", program);
+
+	assert_non_null(dump);
+	if (!strstr(dump, line))
+		fail_msg("%s was not run from %s: %s", verb, program, dump);
+}
+
+static void runtime_is_run_from_its_copy_until_its_file_is_another(void **state)
+{
+	_cleanup_(cleanup_free) char *path = NULL;
+	_cleanup_(cleanup_fd) int copy = -1;
+	struct stat status;
+
+	(void)state;
+	shim_case_init(&test, "exit 6\n");
+	path = scratch_path(&test.scratch, "oci-program");
+	copy_runtime(path);
+	assert_int_equal(program_copy(path, &copy, &status), 0);
+	test.copy = copy;
+	test.config.runtime_path = path;
+	test.config.clones_itself = true;
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_order(&test, "");
+	shim_case_start(&test);
+	assert_call(BUS_OK, "shim.create", &create_and_start);
+	assert_ran_from("run", "/memfd:oci-program (deleted)");
+	shim_case_wait_event(&test, "/tasks/exit");
+	copy_runtime(path);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	assert_ran_from("delete", path);
+	shim_test_assert_gone();
+	test.config.runtime_path = test.runtime;
 }
 
 static void delete_that_comes_amid_the_early_one_waits_for_it(void **state)
@@ -888,6 +936,7 @@ int main(int argc, char **argv)
 		SHIM_TEST(death_by_a_signal_is_told_as_such),
 		SHIM_TEST(failed_delete_can_be_asked_again),
 		SHIM_TEST(runtimes_delete_begins_at_the_exit_of_what_will_be_removed),
+		SHIM_TEST(runtime_is_run_from_its_copy_until_its_file_is_another),
 		SHIM_TEST(delete_that_comes_amid_the_early_one_waits_for_it),
 		SHIM_TEST(early_delete_that_fails_is_done_again_by_the_delete),
 		SHIM_TEST(early_delete_that_hangs_ends_at_the_deadline_of_the_delete),

@@ -190,14 +190,15 @@ void shim_case_start(struct shim_case *test)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	lock_bundle(test, lock);
 	log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	if (spawn(
-		    &(struct spawn){
-			    .path = program,
-			    .argv = argv,
-			    .fds = (struct spawn_fd[]){{log_fd, 2}, {pair[1], 3}, {test->lock, 4}},
-			    .n_fds = 3,
-			    .new_session = true},
-		    &test->shim, &why))
+	if (spawn(&(struct spawn){.path = program,
+				  .argv = argv,
+				  .fds = (struct spawn_fd[]){{log_fd, 2},
+							     {pair[1], 3},
+							     {test->lock, 4},
+							     {test->copy, 5}},
+				  .n_fds = test->copy ? 4 : 3,
+				  .new_session = true},
+		  &test->shim, &why))
 		fail_msg("%s", why.text);
 	close_fd(log_fd);
 	close_fd(pair[1]);

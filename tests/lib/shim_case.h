@@ -28,6 +28,7 @@ struct shim_case {
 	struct shim_config config; /* strings are borrowed from here */
 	int fd;                    /* control connection, -1: none */
 	int lock;
+	int copy;   /* of the runtime's program, for the shim; 0: none */
 	pid_t shim; /* 0: none */
 	bool keeps_zombies; /* what comes to us from a shim is not reaped */
 	pid_t bus;

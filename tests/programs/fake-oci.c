@@ -136,14 +136,17 @@ static void dump(const struct call *call, char **argv)
 	_cleanup_(cleanup_free) char *cwd = getcwd(NULL, 0);
 	_cleanup_(cleanup_file) FILE *to = fopen(path, "ae");
 	mode_t mask = umask(0);
+	char exe[256] = "";
 
 	umask(mask);
+	(void)!readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 	if (!to)
 		return;
 	for (char **at = argv; *at; at++)
 		fprintf(to, "argument %s\n", *at);
 	for (char **at = environ; *at; at++)
 		fprintf(to, "environment %s\n", *at);
+	fprintf(to, "exe %s\n", exe);
 	fprintf(to, "cwd %s\numask %03o\nsession %d\n", cwd, mask, getsid(0) == getpid());
 	dump_fds(to);
 	dump_file(to, "/proc/self/status");
