@@ -499,6 +499,8 @@ const struct command up_command = {
 
 /* ---- down ---------------------------------------------------------------- */
 
+#define BUNDLES_MS 5000
+
 struct down_options {
 	bool containers;
 };
@@ -517,6 +519,21 @@ static int read_pid(struct context *context, pid_t *ret_pid)
 	return *ret_pid > 0 ? 0 : fail(context, "%s names no process", path);
 }
 
+/* A shim takes its bundle away when all that it had to tell is on the bus; what it leaves of the cgroups above its own
+ * is the runtime service's to remove, which goes next. */
+static void wait_for_bundles(struct context *context, const struct task_list_reply *tasks)
+{
+	uint64_t limit_ms = time_boot_ms() + BUNDLES_MS;
+
+	for (size_t i = 0; i < tasks->tasks.count; i++) {
+		_cleanup_(cleanup_free) char *path = text_format(
+			"%s/bundles/%s", context->paths.state, tasks->tasks.items[i].task_id);
+
+		while (path && !access(path, F_OK) && time_boot_ms() < limit_ms)
+			(void)poll(NULL, 0, 5);
+	}
+}
+
 static int remove_containers(struct context *context)
 {
 	_cleanup_(task_list_reply_clear) struct task_list_reply reply = {};
@@ -533,6 +550,8 @@ static int remove_containers(struct context *context)
 			r = 0;
 		context->ask.namespace = context->namespace;
 	}
+	if (!r)
+		wait_for_bundles(context, &reply);
 	return r ? fail_ask(context, r) : 0;
 }
 

@@ -40,6 +40,7 @@ struct cgroups {
 	struct loop_file events;
 	struct loop_timer timer, parents_timer;
 	unsigned delay_ms;
+	bool is_whole; /* all that there was at the start is known */
 };
 
 static void entry_free(struct entry *entry)
@@ -249,27 +250,32 @@ static void remove_parent(struct cgroups *cgroups, const char *hierarchy)
 }
 
 /* "." is v2's. */
-static void on_parents_timer(struct loop_timer *timer)
+static void remove_parents(struct cgroups *cgroups)
 {
-	struct cgroups *cgroups = container_of(timer, struct cgroups, parents_timer);
 	_cleanup_(cleanup_dir) DIR *dir = opendir(MOUNT);
 	struct dirent *entry;
 
-	look(cgroups);
 	while (dir && (entry = readdir(dir)))
 		if (entry->d_type == DT_DIR && strcmp(entry->d_name, ".."))
 			remove_parent(cgroups, entry->d_name);
 }
 
+static void on_parents_timer(struct loop_timer *timer)
+{
+	struct cgroups *cgroups = container_of(timer, struct cgroups, parents_timer);
+
+	look(cgroups);
+	remove_parents(cgroups);
+}
+
 /* ---- events ---- */
 
-static void on_events(struct loop_file *file, uint32_t events)
+/* False: there are none. */
+static bool take_events(struct cgroups *cgroups)
 {
-	struct cgroups *cgroups = container_of(file, struct cgroups, events);
 	char buffer[16384] __attribute__((aligned(__alignof__(struct inotify_event))));
-	ssize_t n = read(file->fd, buffer, sizeof(buffer));
+	ssize_t n = read(cgroups->inotify, buffer, sizeof(buffer));
 
-	(void)events;
 	for (char *at = buffer; n > 0 && at < buffer + n;) {
 		const struct inotify_event *event = (const struct inotify_event *)at;
 
@@ -279,6 +285,13 @@ static void on_events(struct loop_file *file, uint32_t events)
 		else if (event->len)
 			end(cgroups, event->name);
 	}
+	return n > 0;
+}
+
+static void on_events(struct loop_file *file, uint32_t events)
+{
+	(void)events;
+	(void)take_events(container_of(file, struct cgroups, events));
 }
 
 /* ---- start and end ---- */
@@ -406,15 +419,29 @@ int cgroups_new(struct service *service, struct cgroups **ret_cgroups)
 		cgroups_free(cgroups);
 		return error_trace(r);
 	}
+	cgroups->is_whole = true;
 	set_timers(cgroups);
 	*ret_cgroups = cgroups;
 	return 0;
+}
+
+/* Whoever comes next may come in a year. */
+static void look_once_more(struct cgroups *cgroups)
+{
+	while (take_events(cgroups))
+		;
+	for (const struct entry *entry = cgroups->ended; entry; entry = entry->next)
+		if (!is_in_use(cgroups, entry->path))
+			(void)cgroup_remove_empty(MOUNT, entry->path + 1);
+	remove_parents(cgroups);
 }
 
 struct cgroups *cgroups_free(struct cgroups *cgroups)
 {
 	if (!cgroups)
 		return NULL;
+	if (cgroups->is_whole)
+		look_once_more(cgroups);
 	loop_timer_cancel(&cgroups->timer);
 	loop_timer_cancel(&cgroups->parents_timer);
 	loop_file_remove(&cgroups->events);

@@ -152,6 +152,20 @@ def test_rm_holds_when_the_client_dies():
         wait_for(lambda: d.check("containers", "ls", "-q") == "", "the container is removed")
 
 
+def test_down_leaves_no_cgroup():
+    with Davit() as d:
+        d.import_busybox()
+        for name in ("a", "b"):
+            d.check("run", "-d", "busybox", name, "sleep", "1000")
+        d.note_cgroup("a")
+        assert [f for f, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(f) == d.cgroup()]
+        d.down("--containers")
+        assert not [f for f, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(f) == d.cgroup()]
+        d.up()
+        d.check("rm", "a")
+        d.check("rm", "b")
+
+
 def test_crun_is_run_from_a_sealed_copy_by_every_shim():
     with Davit() as d:
         d.import_busybox()
