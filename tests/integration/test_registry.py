@@ -175,7 +175,8 @@ def test_tls_with_an_own_ca_and_passwords_which_are_kept_nowhere():
         put(d, r, image, "a:1")
         ref, tls = r.host + "/a:1", ["--tlscacert", r.certificates.ca]
         result = d("images", "pull", ref)
-        assert result.returncode == 1 and ref.encode() in result.stderr, result
+        assert result.returncode == 1 and ref.encode() in result.stderr and b"--tlscacert" in result.stderr, result
+        assert b"HTTPS server" in result.stderr, result
         result = d("images", "pull", "--skip-verify", ref)
         assert result.returncode == 1 and b"give --user" in result.stderr and r.host.encode() in result.stderr, result
         result = d("images", "pull", *tls, "--user", "anna:wrong", ref)

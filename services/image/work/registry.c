@@ -58,9 +58,23 @@ static const char *get_text(const json_t *json, const char *key)
 	return text && *text ? text : NULL;
 }
 
+/* What no registry wrote, but the server in front of it: one line of text, as "Client sent an HTTP request to an HTTPS server." */
+static char *plain_line(const char *body, size_t size)
+{
+	const char *end = size ? memchr(body, '\n', size) : NULL;
+	size_t line = end ? (size_t)(end - body) : size;
+
+	if (line && body[line - 1] == '\r')
+		line--;
+	if (!line || strchr("<{[", *body) || (end && end + 1 != body + size))
+		return NULL;
+	return strndup(body, line);
+}
+
 void registry_error_text(const char *body, size_t size, char *text, size_t text_size)
 {
 	_cleanup_(cleanup_json) json_t *json = NULL;
+	_cleanup_(cleanup_free) char *line = NULL;
 	const char *found;
 	json_t *first;
 
@@ -70,6 +84,8 @@ void registry_error_text(const char *body, size_t size, char *text, size_t text_
 	found = get_text(first, "message") ?: get_text(first, "code");
 	if (!found)
 		found = get_text(json, "details") ?: get_text(json, "error");
+	if (!json)
+		found = line = plain_line(body, size);
 	if (found)
 		snprintf(text, text_size, ": %s", work_show(found));
 }
@@ -127,6 +143,9 @@ int registry_explain(const struct registry *registry, size_t host, const char *w
 	if (reply->status == 401)
 		advice = has_credentials(registry) ? "; it does not take these credentials"
 						   : "; it wants credentials: give --user";
+	else if (reply->status == 400 && !strncmp(registry->hosts.items[host].url, "http:", 5))
+		advice =
+			"; it was asked without TLS: with --skip-verify or --tlscacert it is asked with";
 	else if (reply->status == 429)
 		advice = "; it wants fewer requests: try again later";
 	return why_set(why, class_of(reply->status), "%s: %s: %ld %s%s%s",

@@ -203,6 +203,14 @@ static void test_a_registrys_error_is_shown_without_its_control_characters(void 
 	assert_string_equal(text, ": DENIED");
 	registry_error_text("<html>", 6, text, sizeof(text));
 	assert_string_equal(text, "");
+	registry_error_text("", 1, text, sizeof(text));
+	assert_string_equal(text, "");
+	body = "two\nlines\n";
+	registry_error_text(body, strlen(body), text, sizeof(text));
+	assert_string_equal(text, "");
+	body = "an HTTP request to\x1b an HTTPS server\r\n";
+	registry_error_text(body, strlen(body), text, sizeof(text));
+	assert_string_equal(text, ": an HTTP request to? an HTTPS server");
 	registry_error_text(NULL, 0, text, sizeof(text));
 	assert_string_equal(text, "");
 }
