@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "broker/lib/file.h"
+#include "broker/lib/log.h"
 #include "schemas/json.h"
 
 extern char **environ;
@@ -38,7 +39,7 @@ extern char **environ;
 	O(runtime, TEXT, "runtime", 0, "NAME|PATH", "OCI runtime (default: as `davit doctor` says)"), \
 	O(runc_binary, TEXT, "runc-binary", 0, "PATH", "program of the OCI runtime; instead of --runtime"), \
 	O(runc_root, TEXT, "runc-root", 0, "DIR", "the OCI runtime's own directory"), \
-	O(runtime_config_path, TEXT, "runtime-config-path", 0, "FILE", "refused: options of containerd shims other than runc's; an OCI runtime has no such file"), \
+	O(runtime_config_path, TEXT, "runtime-config-path", 0, "FILE", "taken and not used, as by containerd's shim of runc: an OCI runtime has no such file"), \
 	O(tty, FLAG, "tty", 't', NULL, "allocate a terminal"), \
 	O(with_ns, LIST, "with-ns", 0, "TYPE:PATH", "join a namespace; may be repeated"), \
 	O(pid_file, TEXT, "pid-file", 0, "FILE", "write the pid of the container's init process there"), \
@@ -391,9 +392,10 @@ static bool is_given(const struct option_spec *option, const struct container_op
 static int check_config(struct context *context, const struct container_options *options)
 {
 	static const char *const beside[] = {
-		"config", "dump-config", "label",   "platform",    "pid-file",
-		"rootfs", "runc-binary", "runtime", "snapshotter", "snapshotter-label",
-		"tty"};
+		"config",      "dump-config",       "label",
+		"platform",    "pid-file",          "rootfs",
+		"runc-binary", "runtime",           "runtime-config-path",
+		"snapshotter", "snapshotter-label", "tty"};
 
 	if (!options->config)
 		return 0;
@@ -412,9 +414,10 @@ static int check_config(struct context *context, const struct container_options 
 static int check_options(struct context *context, const struct container_options *options)
 {
 	if (options->runtime_config_path)
-		return fail_usage(context,
-				  "--runtime-config-path: OCI runtimes are called without a "
-				  "configuration file; it is for other shims of containerd");
+		log_warning(
+			"--runtime-config-path %s is not used: OCI runtimes are called without a "
+			"configuration file, it is for other shims of containerd than runc's",
+			options->runtime_config_path);
 	if (options->runtime && options->runc_binary)
 		return fail_usage(context, "--runtime and --runc-binary exclude each other");
 	if (options->remap_labels && !options->uidmap.count)

@@ -109,6 +109,9 @@ def test_run_gives_the_same_output_and_code():
         p.same("run", "--rm", IMAGE, "c1", "sh", "-c", "kill -9 $$")
         p.same("run", "--rm", "--env", "A=b", "--cwd", "/tmp", IMAGE, "c1", "sh", "-c", "echo $A; pwd; id -u; hostname -f",
                code=None)
+        # Of containerd's shim for runc neither, but ours says so.
+        ours, _ = p.both("run", "--rm", "--runtime-config-path", "/no/such", IMAGE, "c1", "true", code=0)
+        assert b"--runtime-config-path /no/such is not used" in ours.stderr, ours
         # ctr has 1 for every failure of its own.
         p.both("run", "--rm", IMAGE, "c1", "/no/such", code=127)
         p.both("run", "--rm", "no-such-image", "c1", "true", code=125)

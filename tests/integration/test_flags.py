@@ -407,7 +407,6 @@ def test_what_this_host_lacks_is_refused_by_name():
             refused(d, "--rdt-class", "gold", part=["rdt-class", "resctrl"])
         if not shutil.which("nvidia-container-cli"):
             refused(d, "--gpus", "0", part=["--gpus", "nvidia-container-cli"])
-        refused(d, "--runtime-config-path", "/x", part=["--runtime-config-path", "without a configuration file"])
 
 
 # ---- file systems ----

@@ -217,8 +217,6 @@ static void test_flags_that_exclude_or_need_each_other_are_named(void **state)
 		     "--config excludes --cwd");
 	assert_usage(&(struct container_options){.config = (char *)"x", .net_host = true},
 		     "--config excludes --net-host");
-	assert_usage(&(struct container_options){.runtime_config_path = (char *)"x"},
-		     "--runtime-config-path");
 	assert_usage(
 		&(struct container_options){.runtime = (char *)"crun", .runc_binary = (char *)"/x"},
 		"--runc-binary");
