@@ -82,9 +82,11 @@ static void on_none_given(struct loop_timer *timer)
 int shim_adopt_process(struct process *process, int pid, uint64_t start_time)
 {
 	uint64_t inode = process->pidfd_inode;
+	bool is_held = process->pidfd >= 0 && process->pid == pid &&
+		       process->start_time == start_time;
 	int r;
 
-	r = start_time ? process_identify(process, pid, start_time, false) : -ESRCH;
+	r = is_held ? 0 : start_time ? process_identify(process, pid, start_time, false) : -ESRCH;
 	if (!r)
 		return watch(process);
 	if (r != -ESRCH && r != -EINVAL)

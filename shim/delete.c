@@ -40,7 +40,7 @@ static void close_streams(struct shim *shim)
 	streams_close(&shim->init);
 }
 
-/* What will be removed need not be on the disk before. */
+/* What will be removed need not be on the disk before; nor what is kept of it, after a forced removal with keep_snapshot. */
 static void unmount(struct shim *shim)
 {
 	struct why why = {};
@@ -65,13 +65,21 @@ static void finish_delete(struct shim *shim)
 
 static void run_delete(struct shim *shim);
 
+/* Whether the OCI runtime has let go of it. One that was forced to may have left the cgroup. */
+static bool is_let_go(struct shim *shim, bool is_ok, bool force)
+{
+	if (!is_ok && !is_forgotten(shim))
+		return false;
+	if (force || !is_ok)
+		cgroup_remove(shim->config.cgroup);
+	return true;
+}
+
 static void on_deleted(void *userdata, bool is_ok, const char *text)
 {
 	struct shim *shim = userdata;
 
-	if (is_ok || is_forgotten(shim)) {
-		if (shim->operation.force || !is_ok)
-			cgroup_remove(shim->config.cgroup);
+	if (is_let_go(shim, is_ok, shim->operation.force)) {
 		finish_delete(shim);
 	} else if (!shim->operation.force) {
 		shim->operation.force = true;
@@ -106,7 +114,7 @@ static void on_early(void *userdata, bool is_ok, const char *text)
 	struct shim *shim = userdata;
 
 	(void)text;
-	shim->early = is_ok || is_forgotten(shim) ? EARLY_DONE : EARLY_NONE;
+	shim->early = is_let_go(shim, is_ok, false) ? EARLY_DONE : EARLY_NONE;
 	if (shim->early == EARLY_DONE)
 		unmount(shim);
 	shim_delete_goes_on(shim);

@@ -16,7 +16,7 @@
 #define COMMAND_MAX   (64u << 10)
 #define KILL_ROUNDS   50
 #define KILL_ROUND_MS 1
-#define WAIT_ROUNDS   600 /* of WAIT_ROUND_MS, for OCI runtimes that are making added processes */
+#define WAIT_MS       3000 /* for OCI runtimes that are making added processes */
 #define WAIT_ROUND_MS 5
 #define STRAYS_MAX    64 /* more than can be made at a time */
 
@@ -355,12 +355,32 @@ static void end_runtimes(const struct shim *shim)
 /* What makes an added process tells its pid at the end, and nothing else tells it for certain. */
 static void await_execs(const struct shim *shim)
 {
-	bool is_any = false;
+	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
 
-	for (const struct process *process = shim->added.first; process; process = process->next)
-		is_any = is_any || process->state == PROCESS_STARTING;
-	for (int i = 0; is_any && i < WAIT_ROUNDS && look_for_runtimes(shim, true); i++)
+	while (time_boot_ms() < limit_ms && look_for_runtimes(shim, true))
 		(void)poll(NULL, 0, WAIT_ROUND_MS);
+}
+
+static bool has_uncertain(const struct shim *shim)
+{
+	for (const struct process *process = shim->added.first; process; process = process->next)
+		if (process->state == PROCESS_STARTING)
+			return true;
+	return false;
+}
+
+/* One that ends during that wait, and is reaped, tells its end to who has a pidfd of it. */
+static void hold_living(struct shim *shim)
+{
+	struct process *init = &shim->init;
+	int pid = init->pid ?: (int)shim->config.pid;
+	uint64_t start_time = init->start_time ?: shim->config.pid_start_time;
+
+	if (pid && start_time && !init->has_exit)
+		(void)process_identify(init, pid, start_time, false);
+	for (struct process *process = shim->added.first; process; process = process->next)
+		if (process->state == PROCESS_RUNNING && process->start_time)
+			(void)process_identify(process, process->pid, process->start_time, false);
 }
 
 /* ---- the world ----------------------------------------------------------- */
@@ -568,7 +588,10 @@ static int look(struct shim *shim)
 {
 	int r = 0;
 
-	await_execs(shim);
+	if (has_uncertain(shim)) {
+		hold_living(shim);
+		await_execs(shim);
+	}
 	end_runtimes(shim);
 	if (shim->init.has_exit)
 		shim_move(shim, STATE_STOPPED);

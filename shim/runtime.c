@@ -154,22 +154,24 @@ static void read_text(const struct runtime_call *call, const char *name, char *t
 	runtime_log_text(log, text, size);
 }
 
-/* Its log, and what a hook said. */
+/* Its log, and what hooks said where it may be one that failed. */
 static void read_said(const struct runtime_call *call, char *text, size_t size)
 {
-	static const char between[] = "; its hook says: ";
+	const char *between = "its hook says: ";
 	char name[LOG_NAME_SIZE];
-	size_t used;
+	size_t used, n;
 
 	log_name(call, name);
 	read_text(call, name, text, size);
 	used = strlen(text);
-	if (!is_of_container(call) || used + sizeof(between) + 1 >= size)
+	if (used)
+		between = "; its hook says: ";
+	n = strlen(between);
+	if (!is_of_container(call) || (used && !strstr(text, "hook")) || used + n + 2 > size)
 		return;
-	read_text(call, HOOKS_NAME, text + used + sizeof(between) - 1,
-		  size - used - (sizeof(between) - 1));
-	if (text[used + sizeof(between) - 1])
-		memcpy(text + used, between, sizeof(between) - 1);
+	read_text(call, HOOKS_NAME, text + used + n, size - used - n);
+	if (text[used + n])
+		memcpy(text + used, between, n);
 }
 
 /* ---- the call ------------------------------------------------------------ */
@@ -265,7 +267,7 @@ static int start(struct runtime_call *call, const char *verb, const char *const 
 			     .fds = fds,
 			     .n_fds = ARRAY_SIZE(fds),
 			     .new_session = true};
-	r = spawn(&how, &call->pid, why);
+	r = spawn(&how, &call->pid, how.path == config->runtime_path ? why : NULL);
 	if (r &&
 	    how.path !=
 		    config->runtime_path) { /* this host may not let files in memory be executed */
@@ -388,7 +390,8 @@ void runtime_init(struct runtime *runtime, struct loop *loop, const struct shim_
 
 	*runtime = (struct runtime){.loop = loop, .config = config};
 	if (config->clones_itself && fcntl(RUNTIME_COPY_FD, F_GET_SEALS) > 0 &&
-	    !stat(config->runtime_path, &runtime->copied))
+	    !stat(config->runtime_path, &runtime->copied) &&
+	    program_is_copy(RUNTIME_COPY_FD, &runtime->copied))
 		snprintf(runtime->copy, sizeof(runtime->copy), "/proc/%d/fd/%d", getpid(),
 			 RUNTIME_COPY_FD);
 	while ((call = runtime_next(runtime, call)))

@@ -2,9 +2,11 @@
 
 #include "shim/strays.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "shim/shim.h"
 #include "shim/streams.h"
@@ -85,16 +87,29 @@ size_t strays_find(const struct shim *shim, uint64_t earliest, pid_t *ret_pids, 
 
 /* ---- by FIFOs ------------------------------------------------------------ */
 
+/* What the kernel knows by itself: a file of a server that is gone would be asked for without an end. */
+static bool is_fifo(int dir, const char *name, struct stat *ret_file)
+{
+	struct statx status;
+
+	if (statx(dir, name, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &status) ||
+	    !S_ISFIFO(status.stx_mode))
+		return false;
+	*ret_file = (struct stat){.st_dev = makedev(status.stx_dev_major, status.stx_dev_minor),
+				  .st_ino = status.stx_ino};
+	return true;
+}
+
 static bool holds(const struct process *process, pid_t pid)
 {
 	_cleanup_(cleanup_free) char *path = text_format("/proc/%d/fd", (int)pid);
 	_cleanup_(cleanup_dir) DIR *dir = path ? opendir(path) : NULL;
 	struct dirent *entry;
-	struct stat stat;
+	struct stat file;
 
 	while (dir && (entry = readdir(dir)))
-		if (entry->d_name[0] != '.' && !fstatat(dirfd(dir), entry->d_name, &stat, 0) &&
-		    S_ISFIFO(stat.st_mode) && streams_owns(process, &stat))
+		if (entry->d_name[0] != '.' && is_fifo(dirfd(dir), entry->d_name, &file) &&
+		    streams_owns(process, &file))
 			return true;
 	return false;
 }

@@ -365,7 +365,6 @@ static void failed_delete_can_be_asked_again(void **state)
 	shim_test_assert_gone();
 }
 
-/* The order in which the names went, from the first IN_DELETE on. */
 static size_t count_calls(const char *verb)
 {
 	_cleanup_(cleanup_free) char *dump = shim_case_dump(&test, verb);
@@ -509,6 +508,7 @@ static void shim_that_dies_after_the_early_delete_is_replaced(void **state)
 	shim_test_assert_gone();
 }
 
+/* The order in which the names went, from the first IN_DELETE on. */
 static size_t when_deleted(int fd, const char *name)
 {
 	char buffer[8192] __attribute__((aligned(__alignof__(struct inotify_event))));

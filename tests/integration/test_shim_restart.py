@@ -382,10 +382,13 @@ class Late:
             self.pid = int(f.read())
 
     def tell(self):
-        """The pid comes, and crun ends."""
+        """The pid is where crun would write it."""
         with open(self.file + ".new", "w") as f:
             f.write(str(self.pid))
         os.rename(self.file + ".new", self.file)
+
+    def go_on(self):
+        """crun ends."""
         fifo = os.open(self.file + ".fifo", os.O_RDONLY | os.O_NONBLOCK)
 
         def told():
@@ -407,9 +410,10 @@ def test_an_added_process_that_is_being_made_when_the_shim_dies_is_waited_for():
     with Davit() as d:
         d.import_busybox()
         late = Late(d, "trap 'exit 9' TERM; touch /trap; while :; do sleep 0.02; done")
+        late.tell()
         os.kill(late.shim, signal.SIGKILL)
         wait_for(lambda: [pid for pid in d.pids("davit-shim") if pid != late.shim], "another shim is there")
-        late.tell()
+        late.go_on()
         code, out, err = late.answer()
         assert code == 0 and json.loads(out)["pid"] == late.pid, (code, out, err)
         wait_for(lambda: os.path.exists("/proc/%d/root/trap" % late.init), "it has its trap")
