@@ -18,6 +18,7 @@
 #define MFD_EXEC 0x0010U /* linux/memfd.h of Linux 6.3 */
 #endif
 
+#define COPY_MODE (S_IFREG | 0777) /* of a memory file that can be executed */
 #define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 static bool is_same_time(const struct timespec *a, const struct timespec *b)
@@ -29,6 +30,14 @@ bool program_is_same(const struct stat *a, const struct stat *b)
 {
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
 	       is_same_time(&a->st_mtim, &b->st_mtim) && is_same_time(&a->st_ctim, &b->st_ctim);
+}
+
+bool program_is_copy(int fd, const struct stat *file)
+{
+	struct stat copy;
+
+	return !fstat(fd, &copy) && copy.st_size == file->st_size &&
+	       is_same_time(&copy.st_mtim, &file->st_mtim);
 }
 
 static int check(int fd, struct stat *ret_status)
@@ -89,6 +98,8 @@ int program_copy(const char *path, int *ret_fd, struct stat *ret_status)
 	if (to < 0)
 		return to;
 	r = fill(to, from, status.st_size);
+	if (!r && futimens(to, (struct timespec[]){status.st_atim, status.st_mtim}))
+		r = -errno;
 	if (!r && (fstat(from, &after) || !program_is_same(&status, &after)))
 		r = -ENOEXEC; /* it is being written */
 	if (r)
@@ -112,8 +123,11 @@ static bool is_cached(const struct program_cache *cache, const char *path)
 {
 	struct stat now;
 
-	return cache->path && !strcmp(cache->path, path) && !stat(path, &now) &&
-	       program_is_same(&cache->status, &now);
+	if (!cache->path || strcmp(cache->path, path) || stat(path, &now) ||
+	    !program_is_same(&cache->status, &now))
+		return false;
+	/* Root in a container that is shown its runtime cannot write to the copy, but change its mode, for all. */
+	return cache->fd < 0 || (!fstat(cache->fd, &now) && now.st_mode == COPY_MODE);
 }
 
 int program_cache_get(struct program_cache *cache, const char *path)
@@ -132,6 +146,8 @@ int program_cache_get(struct program_cache *cache, const char *path)
 	r = program_copy(path, &fd, &status);
 	if (r)
 		log_info("program=%s copy=no error=\"%s\"", path, strerror(-r));
+	if (r && r != -ENOEXEC && r != -EFBIG && r != -EACCES) /* it may go the next time */
+		return -1;
 	*cache = (struct program_cache){.path = TAKE(name), .status = status, .fd = TAKE_FD(fd)};
 	return cache->fd;
 }

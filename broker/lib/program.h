@@ -14,6 +14,9 @@
 /* Whether it is the same file with the same content: by device, inode, size and times. */
 bool program_is_same(const struct stat *a, const struct stat *b);
 
+/* Whether the copy @fd is of that file as it is: a copy has its size and its time of modification. */
+bool program_is_copy(int fd, const struct stat *file);
+
 /* Copies the program at @path, which must be an ELF file: what is not gets -ENOEXEC, what is larger than PROGRAM_COPY_MAX
  * -EFBIG, a host that forbids memory files to be executed (vm.memfd_noexec) -EACCES. @ret_status is of the file. */
 int program_copy(const char *path, int *ret_fd, struct stat *ret_status);

@@ -48,7 +48,7 @@ static char *own_procs(const char *mount)
 }
 
 /* To where it is already: the kernel changes nothing, but has had the lock. Looked up each time, for an
- * administrator may have moved it. */
+ * administrator may have moved it; a move in the milliseconds between is undone. */
 static void move_self(const char *mount)
 {
 	_cleanup_(cleanup_free) char *procs = own_procs(mount);
@@ -92,6 +92,8 @@ void cgroup_wake(struct cgroup_wake *wake)
 	const uint64_t one = 1;
 	ssize_t n;
 
+	if (!wake)
+		return;
 	n = write(wake->asked_fd, &one, sizeof(one));
 	(void)n; /* blocks after 2^64 of them */
 }

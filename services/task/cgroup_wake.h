@@ -14,5 +14,5 @@ int cgroup_wake_new(const char *mount, struct cgroup_wake **ret_wake);
 struct cgroup_wake *cgroup_wake_free(struct cgroup_wake *wake);
 void cgroup_wake_freep(struct cgroup_wake **wake);
 
-/* Somebody will soon move a process. Never blocks. */
+/* Somebody will soon move a process. Never blocks. NULL is taken. */
 void cgroup_wake(struct cgroup_wake *wake);

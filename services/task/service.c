@@ -45,9 +45,10 @@ int task_service_open(struct service *parent, void **ret_object)
 	r = make_directory(service, "s", &why)
 		    ?: spawn_find_program("davit-shim", &service->shim_program);
 	if (!r)
-		r = cgroup_wake_new(CGROUP_MOUNT, &service->cgroup_wake);
-	if (!r)
 		r = live_open(service, &service->live, &why);
+	/* It has a thread, and live_open() may fork. Without it all goes on, but slower. */
+	if (!r && cgroup_wake_new(CGROUP_MOUNT, &service->cgroup_wake))
+		log_warning("no thread wakes the lock of cgroups: containers start slower");
 	if (!r)
 		r = found_tasks(service) ?: task_recover(service) ?: live_reconcile(service->live);
 	if (r) {

@@ -85,6 +85,40 @@ static void test_a_copy_is_kept_until_its_file_is_another(void **state)
 	assert_string_equal(text, second);
 }
 
+static void test_a_copy_whose_mode_somebody_changed_is_made_anew(void **state)
+{
+	static const char program[] = "\177ELF";
+	_cleanup_(program_cache_clear) struct program_cache cache = {};
+	_cleanup_(cleanup_free) char *path = write_program(*state, "oci", program, sizeof(program));
+	struct stat before, after;
+	int fd = program_cache_get(&cache, path);
+
+	assert_int_equal(fstat(fd, &before), 0);
+	assert_int_equal(fchmod(fd, 0), 0);
+	fd = program_cache_get(&cache, path);
+	assert_int_equal(fstat(fd, &after), 0);
+	assert_int_not_equal(before.st_ino, after.st_ino);
+	assert_int_equal(program_cache_get(&cache, path), fd);
+}
+
+static void test_a_copy_is_told_from_one_of_another_file(void **state)
+{
+	static const char program[] = "\177ELF";
+	_cleanup_(cleanup_free) char *path = write_program(*state, "oci", program, sizeof(program));
+	_cleanup_(cleanup_fd) int fd = -1;
+	struct stat status;
+
+	assert_int_equal(program_copy(path, &fd, &status), 0);
+	assert_true(program_is_copy(fd, &status));
+	free(write_program(*state, "oci", program, sizeof(program)));
+	assert_int_equal(stat(path, &status), 0);
+	status.st_mtim.tv_sec++; /* of which some file systems tell no less */
+	assert_false(program_is_copy(fd, &status));
+	assert_int_equal(truncate(path, sizeof(program) + 1), 0);
+	assert_int_equal(stat(path, &status), 0);
+	assert_false(program_is_copy(fd, &status));
+}
+
 static void test_what_cannot_be_copied_is_not_tried_again_until_it_is_another(void **state)
 {
 	static const char script[] = "#!/bin/sh\n", program[] = "\177ELF";
@@ -105,6 +139,10 @@ TEST_MAIN(cmocka_unit_test_setup_teardown(test_a_copy_runs_and_nobody_can_change
 	  cmocka_unit_test_setup_teardown(test_what_is_no_program_is_not_copied, scratch_setup,
 					  scratch_teardown),
 	  cmocka_unit_test_setup_teardown(test_a_copy_is_kept_until_its_file_is_another,
+					  scratch_setup, scratch_teardown),
+	  cmocka_unit_test_setup_teardown(test_a_copy_whose_mode_somebody_changed_is_made_anew,
+					  scratch_setup, scratch_teardown),
+	  cmocka_unit_test_setup_teardown(test_a_copy_is_told_from_one_of_another_file,
 					  scratch_setup, scratch_teardown),
 	  cmocka_unit_test_setup_teardown(
 		  test_what_cannot_be_copied_is_not_tried_again_until_it_is_another, scratch_setup,
