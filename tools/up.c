@@ -499,7 +499,7 @@ const struct command up_command = {
 
 /* ---- down ---------------------------------------------------------------- */
 
-#define BUNDLES_MS 5000
+#define BUNDLES_MS 10000
 
 struct down_options {
 	bool containers;
@@ -531,6 +531,9 @@ static void wait_for_bundles(struct context *context, const struct task_list_rep
 
 		while (path && !access(path, F_OK) && time_boot_ms() < limit_ms)
 			(void)poll(NULL, 0, 5);
+		if (path && !access(path, F_OK))
+			fprintf(stderr, "davit: the shim of '%s' has not ended yet\n",
+				tasks->tasks.items[i].container_id);
 	}
 }
 

@@ -39,18 +39,6 @@ int bundle_open(const char *state, struct why *why)
 	return error_fold(r);
 }
 
-bool bundle_is_any(const char *state)
-{
-	_cleanup_(cleanup_free) char *path = text_format("%s/bundles", state);
-	_cleanup_(cleanup_dir) DIR *dir = path ? opendir(path) : NULL;
-	struct dirent *entry;
-
-	while (dir && (entry = readdir(dir)))
-		if (*entry->d_name != '.')
-			return true;
-	return false;
-}
-
 /* The shim holds bundle/lock for as long as it lives. */
 static bool is_busy(const char *bundle)
 {

@@ -29,4 +29,3 @@ bool bundle_is_busy(const char *state, const char *task_id);
 int bundle_remove(const char *state, const char *task_id, struct why *why);
 /* At start: makes the directory, takes away what a crash left half-made. */
 int bundle_open(const char *state, struct why *why);
-bool bundle_is_any(const char *state);

@@ -596,13 +596,7 @@ static int runtime_quarantine_drop(struct runtime_service *service,
 static void close_runtime(void *object)
 {
 	struct runtime_service *service = object;
-	const char *state = service_paths(service->service)->state;
-	char parent[16];
 
-	/* With a bundle there may be a container, or one that is being made. */
-	host_cgroup_parent(state, parent);
-	if (!bundle_is_any(state))
-		cgroup_remove_empty("/sys/fs/cgroup", parent);
 	networks_free(service->networks);
 	cgroups_free(service->cgroups);
 	probe_free(service->probe);

@@ -36,7 +36,13 @@ static void test_a_bundle_is_closed_to_others_but_for_its_root(void **state)
 	assert_int_equal(mode_of(scratch, "bundles/" TASK "/config.json"), 0600);
 	assert_int_equal(file_read(AT_FDCWD, config, 100, &text, NULL), 0);
 	assert_string_equal(text, "{\"a\":\"b\"}");
-	assert_true(bundle_is_any(scratch->dir));
+}
+
+static void assert_no_bundle(const struct scratch *scratch)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(scratch, "bundles");
+
+	assert_int_equal(rmdir(path), 0);
 }
 
 static void test_making_and_removing_twice_is_the_same_as_once(void **state)
@@ -49,7 +55,7 @@ static void test_making_and_removing_twice_is_the_same_as_once(void **state)
 	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, NULL), 0);
 	assert_int_equal(bundle_remove(scratch->dir, TASK, NULL), 0);
 	assert_int_equal(bundle_remove(scratch->dir, TASK, NULL), 0);
-	assert_false(bundle_is_any(scratch->dir));
+	assert_no_bundle(scratch);
 }
 
 static void test_a_bundle_in_which_a_shim_lives_is_left_alone(void **state)
@@ -75,7 +81,7 @@ static void test_what_a_crash_left_half_made_is_cleared_at_start(void **state)
 	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
 	assert_int_equal(file_make_dir(half, 0700, NULL), 0);
 	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
-	assert_false(bundle_is_any(scratch->dir));
+	assert_no_bundle(scratch);
 }
 
 /* Its place is taken by something that a bundle cannot replace. */
