@@ -321,5 +321,5 @@ int container_store_accept(struct container_service *service, const struct empty
 			   struct store_accept_reply *reply, struct call *call)
 {
 	(void)request;
-	return service_accept(service->service, call, reply);
+	return service_accept(service->service, call, reply, NULL, NULL);
 }

@@ -245,7 +245,19 @@ static int on_event(void *userdata, const struct bus_event *event)
 
 /* ---- bundles ---- */
 
-/* Each task is given its own. */
+/* Each task is given its own by the runtime service (services/runtime/spec_check.c). */
+#define HOOKS_ANNOTATION "run.oci.hooks.stderr"
+
+static void take_back_hooks(json_t *spec, const char *bundle)
+{
+	json_t *annotations = json_object_get(spec, "annotations");
+	const char *path = json_string_value(json_object_get(annotations, HOOKS_ANNOTATION));
+	size_t size = strlen(bundle);
+
+	if (path && !strncmp(path, bundle, size) && path[size] == '/')
+		json_object_del(annotations, HOOKS_ANNOTATION);
+}
+
 static void take_back(json_t *spec, const char *bundle, const char *netns)
 {
 	json_t *namespaces = json_object_get(json_object_get(spec, "linux"), "namespaces"), *item;
@@ -256,6 +268,7 @@ static void take_back(json_t *spec, const char *bundle, const char *netns)
 
 	if (rootfs && path && !strcmp(path, rootfs))
 		json_object_set_new(root, "path", json_string("rootfs"));
+	take_back_hooks(spec, bundle);
 	json_array_foreach(namespaces, i, item)
 	{
 		path = json_string_value(json_object_get(item, "path"));

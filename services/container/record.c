@@ -5,7 +5,8 @@
 #include "broker/lib/file.h"
 #include "services/container/container.h"
 
-#define EVENT_LABELS_MAX  8192
+/* Together with the longest name of a runtime they fit into an event. */
+#define EVENT_LABELS_MAX  6144
 #define EVENT_OPTIONS_MAX 4096
 
 int record_key(struct store_key *key, const char *namespace, const char *id)

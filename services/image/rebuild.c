@@ -232,6 +232,7 @@ static int take_delete(struct finder *finder, const struct bus_event *event)
 		return error_origin(-ENOMEM);
 	if (set_has(&finder->known, name))
 		return 0;
+	set_remove(&finder->lost, name);
 	r = store_key(&key, event->namespace ?: ENVELOPE_DEFAULT_NS, told.name, NULL);
 	r = r ?: store_delete(finder->store, TABLE_IMAGES, &key);
 	return r == STORE_E_NOT_FOUND ? 0 : r;
@@ -370,18 +371,40 @@ int image_rebuild(struct rebuild *rebuild)
 
 /* ---- accepting ---- */
 
-static void move_aside(struct image_service *image, int from, const char *kind, const char *name)
+static int move_one(int from, const char *directory, const char *name)
 {
-	const char *aside = image->unrecorded;
-	_cleanup_(cleanup_free) char *directory = text_format("%s/%s", aside, kind);
-	_cleanup_(cleanup_free) char *to = text_format("%s/%s/%s", aside, kind, name);
-	struct why why = {};
+	_cleanup_(cleanup_free) char *to = text_format("%s/%s", directory, name);
 
-	if (!directory || !to || file_make_dir(directory, 0700, &why) ||
-	    (renameat2(from, name, AT_FDCWD, to, RENAME_NOREPLACE) && errno != ENOENT))
-		log_error(
-			"unrecorded=%s name=%s error=\"it cannot be set aside, and goes with the next start\"",
-			kind, name);
+	if (!to)
+		return error_origin(-ENOMEM);
+	return renameat2(from, name, AT_FDCWD, to, RENAME_NOREPLACE) && errno != ENOENT ? -errno
+											: 0;
+}
+
+/* Those that cannot be moved stay in @names. */
+static int move_aside(struct image_service *image, int from, const char *kind,
+		      struct schema_strs *names)
+{
+	_cleanup_(cleanup_free) char *directory = text_format("%s/%s", image->unrecorded, kind);
+	struct why why = {};
+	size_t n = 0;
+	int r;
+
+	if (!names->count)
+		return 0;
+	r = directory ? file_make_dir(directory, 0700, &why) : error_origin(-ENOMEM);
+	for (size_t i = 0; i < names->count; i++) {
+		r = r ?: move_one(from, directory, names->items[i]);
+		if (r) {
+			log_error("unrecorded=%s name=%s error=\"it cannot be set aside: %s\"",
+				  kind, names->items[i], strerror(r < 0 ? -r : EIO));
+			names->items[n++] = names->items[i];
+		} else {
+			free(names->items[i]);
+		}
+	}
+	names->count = n;
+	return r ?: store_sync_directory(directory) ?: fsync(from) ? -errno : 0;
 }
 
 static bool is_unrecorded_blob(struct image_service *image, const char *name)
@@ -393,8 +416,9 @@ static bool is_unrecorded_blob(struct image_service *image, const char *name)
 }
 
 /* What was pulled or imported meanwhile has taken its place, and has a record. */
-static void drop_recorded(struct image_service *image)
+static int drop_recorded(void *userdata)
 {
+	struct image_service *image = userdata;
 	struct schema_strs *blobs = &image->unrecorded_blobs;
 	size_t n = 0;
 
@@ -405,31 +429,31 @@ static void drop_recorded(struct image_service *image)
 			free(blobs->items[i]);
 	}
 	blobs->count = n;
+	return 0;
 }
 
-static void set_aside(void *userdata)
+/* Looked at again: a blob may have come back within the turn that accepted. */
+static int set_aside(void *userdata)
 {
 	struct image_service *image = userdata;
+	int r = service_transact(image->service, drop_recorded, image);
 
-	for (size_t i = 0; i < image->unrecorded_blobs.count; i++)
-		move_aside(image, image->blobs, "blobs", image->unrecorded_blobs.items[i]);
-	for (size_t i = 0; i < image->unrecorded_snapshots.count; i++)
-		move_aside(image, image->snapshots, "snapshots",
-			   image->unrecorded_snapshots.items[i]);
-	schema_strs_clear(&image->unrecorded_blobs);
-	schema_strs_clear(&image->unrecorded_snapshots);
-	collect(image);
+	r = r ?: move_aside(image, image->blobs, "blobs", &image->unrecorded_blobs);
+	r = r ?: move_aside(image, image->snapshots, "snapshots", &image->unrecorded_snapshots);
+	if (!r)
+		collect(image);
+	return error_trace(r);
 }
 
 int image_store_accept(struct image_service *image, const struct empty *request,
 		       struct store_accept_reply *reply, struct call *call)
 {
-	int r = service_accept(image->service, call, reply);
+	int r;
 
 	(void)request;
-	if (r || !reply->rebuilt)
-		return error_trace(r);
-	drop_recorded(image);
+	if (!store_rebuilt(service_store(image->service)))
+		return 0;
+	(void)drop_recorded(image);
 	reply->count = image->unrecorded_blobs.count + image->unrecorded_snapshots.count;
 	if (!image->unrecorded)
 		image->unrecorded = text_format("%s/unrecorded-%llu", image->directory,
@@ -437,7 +461,5 @@ int image_store_accept(struct image_service *image, const struct empty *request,
 	if (!image->unrecorded)
 		return error_origin(-ENOMEM);
 	r = reply->count ? schema_set(&reply->aside, image->unrecorded) : 0;
-	if (r)
-		return error_trace(r);
-	return error_trace(call_after_commit(call, set_aside, NULL, image));
+	return error_trace(r ?: service_accept(image->service, call, reply, set_aside, image));
 }

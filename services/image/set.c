@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/lib/cleanup.h"
 #include "broker/lib/error.h"
 #include "services/image/set.h"
 
@@ -59,6 +60,23 @@ int set_add(struct set *set, const char *text)
 	set->slots[find(set->slots, set->n_slots, text)] = copy;
 	set->count++;
 	return 0;
+}
+
+void set_remove(struct set *set, const char *text)
+{
+	size_t mask = set->n_slots - 1, i;
+
+	if (!set_has(set, text))
+		return;
+	i = find(set->slots, set->n_slots, text);
+	free(TAKE(set->slots[i]));
+	set->count--;
+	/* Those behind it may stand there because it stood before them. */
+	while (set->slots[i = (i + 1) & mask]) {
+		char *moved = TAKE(set->slots[i]);
+
+		set->slots[find(set->slots, set->n_slots, moved)] = moved;
+	}
 }
 
 void set_clear(struct set *set)

@@ -11,5 +11,6 @@ struct set {
 
 /* 0: added or already there. -ENOMEM. */
 int set_add(struct set *set, const char *text);
+void set_remove(struct set *set, const char *text);
 bool set_has(const struct set *set, const char *text);
 void set_clear(struct set *set);

@@ -257,22 +257,39 @@ int service_quarantine_drop(struct service *service, struct call *call,
 	return error_trace(r);
 }
 
+struct acceptance {
+	struct service *service;
+	int (*fn)(void *userdata);
+	void *userdata;
+};
+
 static void accept_now(void *userdata)
 {
-	struct service *service = userdata;
+	const struct acceptance *acceptance = userdata;
+	struct service *service = acceptance->service;
+	int r = acceptance->fn ? acceptance->fn(acceptance->userdata) : 0;
 
-	if (store_accept(service->store))
+	if (r || store_accept(service->store))
 		log_error("store of %s: it cannot be marked as accepted",
 			  service->definition->program);
 }
 
-int service_accept(struct service *service, struct call *call, struct store_accept_reply *reply)
+int service_accept(struct service *service, struct call *call, struct store_accept_reply *reply,
+		   int (*fn)(void *userdata), void *userdata)
 {
 	const char *rebuilt = store_rebuilt(service->store);
+	_cleanup_(cleanup_free) struct acceptance *acceptance = NULL;
 	int r;
 
 	if (!rebuilt)
 		return 0;
-	r = schema_set(&reply->rebuilt, rebuilt);
-	return r ? error_trace(r) : error_trace(call_after_commit(call, accept_now, NULL, service));
+	acceptance = malloc(sizeof(*acceptance));
+	if (!acceptance)
+		return error_origin(-ENOMEM);
+	*acceptance = (struct acceptance){.service = service, .fn = fn, .userdata = userdata};
+	r = schema_set(&reply->rebuilt, rebuilt)
+		    ?: call_after_commit(call, accept_now, free, acceptance);
+	if (!r)
+		TAKE(acceptance);
+	return error_trace(r);
 }

@@ -73,8 +73,10 @@ int service_quarantine(struct service *service, struct store_quarantine_reply *r
 int service_quarantine_drop(struct service *service, struct call *call, const struct store_drop_request *request,
 			    struct store_drop_reply *reply);
 
-/* Handler of <service>.store_accept: the store was rebuilt, and somebody says that it is good as it is. */
-int service_accept(struct service *service, struct call *call, struct store_accept_reply *reply);
+/* Handler of <service>.store_accept: the store was rebuilt, and somebody says that it is good as it is. After the commit @fn
+ * (or NULL) sees to what that lets go; where it fails, the store stays one that was rebuilt. */
+int service_accept(struct service *service, struct call *call, struct store_accept_reply *reply,
+		   int (*fn)(void *userdata), void *userdata);
 
 /*
  * Runs @fn inside a transaction of its own turn, from any callback (a timer, a child's end, a reply): handlers do not
