@@ -141,8 +141,13 @@ int log_db_open(const char *directory, size_t map_size, struct log_db **ret_db, 
 		log_db_close(db);
 		return error_trace(r);
 	}
+	r = access(made, F_OK) ? file_write(made, "", 0, 0600, true, why) : 0;
+	if (r) {
+		log_db_close(db);
+		return error_trace(r);
+	}
 	*ret_db = db;
-	return access(made, F_OK) ? file_write(made, "", 0, 0600, true, why) : 0;
+	return 0;
 }
 
 static int copy_env(const char *directory, const char *to)

@@ -157,11 +157,13 @@ static int choose_numbers(struct rebuilding *rebuilding)
 {
 	struct broker_log_meta *meta = &rebuilding->meta;
 	uint64_t now_ms = time_real_ns() / 1000000;
+	/* What was read to its end forwards has come to its last one too. */
+	bool has_end = rebuilding->has_end || rebuilding->salvaged[LOG_EVENTS].is_whole;
 	bool is_known = rebuilding->has_meta;
 
-	if (!is_known && rebuilding->has_end && rebuilding->last)
+	if (!is_known && has_end && rebuilding->last)
 		meta->next_seq = rebuilding->last + 1;
-	is_known = is_known || (rebuilding->has_end && rebuilding->last);
+	is_known = is_known || (has_end && rebuilding->last);
 	/* Cursors and publishers are of numbers that were given. */
 	is_known = is_known && meta->next_seq > rebuilding->known;
 	if (is_known && meta->next_seq - (rebuilding->first ?: meta->next_seq) >

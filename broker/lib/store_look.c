@@ -74,8 +74,9 @@ static int read_free(MDB_env *env, MDB_txn *txn)
 	while (!rc && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
 		const size_t *numbers = value.mv_data;
 
+		/* There may be room for more of them. */
 		if (value.mv_size < sizeof(*numbers) ||
-		    numbers[0] != value.mv_size / sizeof(*numbers) - 1)
+		    numbers[0] > value.mv_size / sizeof(*numbers) - 1)
 			return MDB_CORRUPTED;
 		for (size_t i = 1; i <= numbers[0]; i++)
 			if (numbers[i] > info.me_last_pgno)

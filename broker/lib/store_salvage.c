@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -120,7 +121,7 @@ static void run_child(const struct salvage *salvage, bool is_backwards, int fd)
 	struct head count = {.part = PART_COUNT}, end = {.part = PART_END};
 	MDB_cursor *cursor;
 	MDB_stat stat;
-	MDB_txn *txn;
+	MDB_txn *txn = NULL;
 	MDB_dbi dbi;
 	int rc;
 
@@ -135,6 +136,9 @@ static void run_child(const struct salvage *salvage, bool is_backwards, int fd)
 		rc = rc ?: send_all(fd, cursor, is_backwards, &salvage->last);
 		end.number = rc == MDB_NOTFOUND;
 	}
+	/* Of a file that is in use: its slot among the readers would keep pages from being used again. */
+	if (txn)
+		mdb_txn_abort(txn);
 	_exit(file_write_all(fd, &end, sizeof(end)) ? 1 : 0);
 }
 
@@ -164,11 +168,12 @@ static bool read_all(int fd, void *data, size_t size)
 	uint8_t *at = data;
 
 	while (size) {
-		ssize_t n;
+		ssize_t n = poll(&in, 1, SILENCE_MS);
 
-		if (poll(&in, 1, SILENCE_MS) <= 0 && errno != EINTR)
+		if (!n)
 			return false;
-		n = read(fd, at, size);
+		if (n > 0)
+			n = read(fd, at, size);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -350,6 +355,22 @@ static char *make_aside(const char *directory, const char *stamp)
 	return NULL;
 }
 
+/* Where a file system has no second names. The first one stays until the new file takes its place. */
+static int copy_old(const char *data, const char *kept)
+{
+	_cleanup_(cleanup_fd) int from = open(data, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), to = -1;
+	ssize_t n;
+
+	if (from < 0)
+		return errno == ENOENT ? 0 : error_origin(-errno);
+	to = open(kept, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (to < 0)
+		return error_origin(-errno);
+	while ((n = sendfile(to, from, NULL, 1 << 20)) > 0)
+		;
+	return n < 0 || fsync(to) ? error_origin(-errno) : 0;
+}
+
 static int keep_old(const char *data, const char *aside, const char *reason, struct why *why)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/reason", aside);
@@ -359,10 +380,10 @@ static int keep_old(const char *data, const char *aside, const char *reason, str
 
 	if (r)
 		return r;
-	/* Not every file system has second names. */
-	if (link(data, kept) && errno != ENOENT && rename(data, kept))
-		return why_errno(why, error_origin(-errno), "'%s' cannot be set aside", data);
-	return 0;
+	if (!link(data, kept) || errno == ENOENT)
+		return 0;
+	r = copy_old(data, kept);
+	return r ? why_errno(why, error_trace(r), "'%s' cannot be set aside", data) : 0;
 }
 
 int store_set_aside(const char *directory, const char *stamp, const char *reason, char **ret_aside,

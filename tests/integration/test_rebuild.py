@@ -46,6 +46,15 @@ SLOW = bool(os.environ.get("SLOW"))
 MORE = (overwrite, cut, os.unlink, overwrite_some) if SLOW else ()
 
 
+def flip(path, text):
+    """All that holds @text holds something else: of a row, that its checksum is wrong."""
+    with open(path, "rb") as f:
+        data = f.read()
+    assert text in data
+    with open(path, "wb") as f:
+        f.write(data.replace(text, bytes([text[0] ^ 1]) + text[1:]))
+
+
 def damage(d, program, store, how, *more):
     """The service dies, and what it wrote is damaged when it comes back."""
     up = d.supervisor()
@@ -146,6 +155,7 @@ def test_a_container_store_is_rebuilt_from_bundles_and_the_log():
         snapshots = sorted(s["key"] for s in d.json("snapshots", "ls"))
         for how in (os.unlink,) + MORE:
             d.events()
+            wait_for(lambda: not d.call("container.operations").get("operations"), "nothing is under way")
             damage(d, "davit-container", "container", how)
             said = d.check("store", "rebuild", "container")
             assert "damaged: " in said, said
@@ -219,6 +229,22 @@ def test_an_event_log_is_rebuilt_with_rising_numbers_and_a_gap_that_readers_are_
         d.check("rm", "web")
         d.check("containers", "rm", *[c["id"] for c in d.json("containers", "ls")])
         check_log(d.events())
+
+
+def test_a_log_that_has_lost_its_own_row_alone_keeps_its_events():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("run", "--rm", "busybox", "a", "true")
+        before = d.events()
+        log = d.call("event.read", "from=1")["log_id"]
+        damage(d, "davit-broker", "events", flip, bytes.fromhex(log))
+        said = d.check("store", "rebuild", "events")
+        assert "damaged: " in said, said
+        d.check("run", "--rm", "busybox", "b", "true")
+        after = d.events()
+        assert [e["seq"] for e in after][:len(before)] == [e["seq"] for e in before], (said, after)
+        assert after[len(before)]["seq"] == before[-1]["seq"] + 1, (before[-1], after[len(before)])
+        check_log(after)
 
 
 main(globals())
