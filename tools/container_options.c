@@ -245,7 +245,7 @@ static int find_gpu_tool(struct context *context, char **ret_path)
 	while (rest && (directory = strsep(&rest, ":"))) {
 		_cleanup_(cleanup_free) char *path = text_format("%s/" GPU_TOOL, directory);
 
-		if (path && *path == '/' && !access(path, X_OK)) {
+		if (path && *directory == '/' && !access(path, X_OK)) {
 			*ret_path = TAKE(path);
 			return 0;
 		}

@@ -5,6 +5,7 @@ of davit is away, or the disk is full, for a minute."""
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -34,7 +35,7 @@ def small_disk(d, directory, options):
         check(LIBC.umount2(directory.encode(), MNT_DETACH), directory)
         # It is over already; as a mount point this stayed.
         os.rmdir(directory)
-        os.rmdir(d.work)
+        shutil.rmtree(d.work, ignore_errors=True)
 
 
 def fill(directory):

@@ -42,7 +42,11 @@ class Tool:
 
     def __enter__(self):
         self.d.__enter__()
-        self.d.import_busybox()
+        try:
+            self.d.import_busybox()
+        except BaseException:
+            self.d.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, *what):

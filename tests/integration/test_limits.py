@@ -202,21 +202,20 @@ def test_streams_that_stand_still_are_cut_when_others_wait_and_not_before():
         time.sleep(2.5)  # nobody waits: they may stand still
         assert len(d.json("operations")) == 2
         later = d.start("images", "import", archive)
-        assert later.wait(DEADLINE) == 0, later.stderr.read()
-        incoming.stdin.close()
-        said = incoming.stderr.read()
-        assert incoming.wait(DEADLINE) == 1, said
+        assert later.wait(DEADLINE) == 0
+        said = incoming.communicate(timeout=DEADLINE)[1]
+        assert incoming.returncode == 1, said
         assert b"moved nothing for 1 seconds (limit still)" in said and b"1 may be under way (limit children)" in said, said
         # A FIFO that nobody opens waits as a file does, and then has its turn as well.
         fifo = os.path.join(d.work, "fifo")
         os.mkfifo(fifo)
         second = d.start("images", "export", fifo, "docker.io/library/t:1")
-        said = outgoing.stderr.read()
-        assert outgoing.wait(DEADLINE) == 1 and b"cannot export: its stream moved nothing" in said, said
+        said = outgoing.communicate(timeout=DEADLINE)[1]
+        assert outgoing.returncode == 1 and b"cannot export: its stream moved nothing" in said, said
         os.close(reader)
         d.check("images", "export", os.path.join(d.work, "out.tar"), "docker.io/library/t:1")
-        said = second.stderr.read()
-        assert second.wait(DEADLINE) == 1 and b"(limit still)" in said, said
+        said = second.communicate(timeout=DEADLINE)[1]
+        assert second.returncode == 1 and b"(limit still)" in said, said
         assert not d.json("leases", "ls") and not d.check("content", "active", "-q")
 
 
