@@ -428,6 +428,23 @@ class Chaos:
         last = self.judge_log()
         self.end_readers(readers, last)
 
+    def print_log_of_faults(self):
+        """What the services said of the containers that something went wrong with."""
+        texts = " ".join(text for found in self.faults.found.values() for text in found)
+        names = set(re.findall(r"[\w-]+", texts)) & set(self.plans)
+        with open(self.d.state + "/up.log", errors="replace") as log:
+            for line in log:
+                if names & set(re.findall(r"[\w-]+", line)):
+                    sys.stderr.write(line)
+
+
+def parent_of(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return int(f.read().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return 0
+
 
 class Killer:
     """Does what the seed says, until the time is up; nothing stays frozen."""
@@ -476,8 +493,11 @@ class Killer:
 
     def each(self, programs, number):
         for program in programs:
-            for pid in self.d.pids(program):
-                self.signal(pid, number)
+            pids = self.d.pids(program)
+            for pid in pids:
+                # A shim that is being spawned looks like the task service still: it is not the one that is meant.
+                if parent_of(pid) not in pids:
+                    self.signal(pid, number)
 
     def kill(self, which, _):
         self.each([self.pick(PROCESSES, which)], signal.SIGKILL)
@@ -538,6 +558,7 @@ def chaos(seconds, seed, pause):
         it.faults.print()
         is_clean = not any(it.faults.found.values())
         if not is_clean:
+            it.print_log_of_faults()
             d.print_log()
         return is_clean
 
