@@ -3,7 +3,7 @@
 #include "tools/lists.h"
 
 struct prune_options {
-	bool dry_run;
+	bool force, dry_run;
 	struct list_options list;
 };
 
@@ -39,7 +39,7 @@ static int prune(struct context *context, void *data, char **args, int n_args)
 {
 	const struct prune_options *options = data;
 	_cleanup_(image_collect_reply_clear) struct image_collect_reply reply = {};
-	struct image_collect_request request = {.dry_run = options->dry_run};
+	struct image_collect_request request = {.dry_run = !options->force};
 	enum output_format format;
 	int code = list_format(context, &options->list, &format), r;
 
@@ -47,6 +47,8 @@ static int prune(struct context *context, void *data, char **args, int n_args)
 	(void)n_args;
 	if (code)
 		return code;
+	if (options->force && options->dry_run)
+		return fail_usage(context, "--force and --dry-run exclude each other");
 	r = image_collect_ask(&context->ask, &request, &reply);
 	if (r)
 		return fail_ask(context, r);
@@ -63,21 +65,25 @@ static int prune(struct context *context, void *data, char **args, int n_args)
 	}
 	if (reply.count)
 		print_table(&reply);
-	print_total(&reply, options->dry_run);
+	print_total(&reply, request.dry_run);
+	if (reply.count && request.dry_run && !options->dry_run)
+		fputs("davit: nothing was changed: --force removes it\n", stderr);
 	return EXIT_OK;
 }
 
-static const struct option_spec prune_options[] = {OPTION(struct prune_options, dry_run, FLAG,
-							  "dry-run", 0, NULL,
-							  "only say what would be removed"),
-						   LIST_OPTIONS(struct prune_options),
-						   {}};
+static const struct option_spec prune_options[] = {
+	OPTION(struct prune_options, force, FLAG, "force", 'f', NULL, "remove it"),
+	OPTION(struct prune_options, dry_run, FLAG, "dry-run", 0, NULL,
+	       "only say what would be removed, as without --force"),
+	LIST_OPTIONS(struct prune_options),
+	{}};
 const struct command prune_command = {
 	.name = "prune",
-	.summary = "remove blobs, layers, snapshots, ingests and leases that nothing needs",
+	.summary =
+		"list, or remove, blobs, layers, snapshots, ingests and leases that nothing needs",
 	.details =
-		"The same happens by itself a moment after something was deleted or has expired. Images "
-		"and containers are never removed.",
+		"Changes nothing without --force. The same happens by itself a moment after something "
+		"was deleted or has expired. Images and containers are never removed.",
 	.options = prune_options,
 	.options_size = sizeof(struct prune_options),
 	.run = prune,

@@ -195,7 +195,7 @@ class Chaos:
                 self.faults.add("lost exits", "images that were acknowledged are not listed: %s" % mine)
             for name in mine:
                 self.must("", "images", "rm", "--sync", name, allowed=["not found", "no image"])
-            self.must("", "prune")
+            self.must("", "prune", "--force")
             self.count("collections")
 
     def requests(self):
@@ -374,7 +374,7 @@ class Chaos:
         for container in self.d.json("containers", "ls"):
             self.remove(container["id"])
         self.end_leases()
-        self.must("", "prune")
+        self.must("", "prune", "--force")
         self.check_records()
         try:
             wait_for(lambda: not self.d.leftovers(), "nothing is left", 60)

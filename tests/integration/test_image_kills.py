@@ -113,7 +113,7 @@ class Collect(Kind):
         self.d.check("images", "rm", self.name)
 
     def words(self):
-        return ("prune",)
+        return ("prune", "--force")
 
     def look(self):
         assert self.manifest not in blobs(self.d)

@@ -127,7 +127,7 @@ def test_an_image_that_expires_stays_while_a_lease_holds_it():
         d.check("leases", "create", "--id", "l")
         d.check("leases", "add", "l", "images", "t:v1")
         d.check("images", "label", "t:v1", "containerd.io/gc.expire=2020-01-01T00:00:00Z")
-        d.check("prune")
+        d.check("prune", "--force")
         assert d.check("images", "ls", "-q").split() == ["t:v1"] and blobs(d)
         d.check("leases", "rm", "--sync", "l")
         assert d.check("images", "ls", "-q").split() == [] and not blobs(d)

@@ -119,16 +119,17 @@ def test_an_image_store_is_rebuilt_from_blobs_and_the_log_however_often_it_is_cu
             assert "nothing to rebuild" in d.check("store", "rebuild", "image")
             assert listed(d) == names, said
             # Nothing goes before somebody has looked at it.
-            refused = d("prune")
+            refused = d("prune", "--force")
             assert refused.returncode == 1 and b"store accept image" in refused.stderr, refused
-            d.check("prune", "--dry-run")
+            listed_only = d.check("prune")
+            assert "would remove" in listed_only and d.check("prune", "--dry-run") == listed_only
             d.check("images", "rm", "--sync", "example.org/other:1")
             d.kill("davit-image")
             d.json("images", "ls")
             assert blobs(d) == before, said
             assert "store" in faults(d), "fsck names it"
             assert "accepted: it was rebuilt at" in d.check("store", "accept", "image")
-            d.check("prune")
+            d.check("prune", "--force")
             assert blobs(d) == before, said
         assert "nothing to accept" in d.check("store", "accept", "image")
         assert d.check("run", "--rm", "busybox", "again", "echo", "hello") == "hello\n"
@@ -164,12 +165,12 @@ def test_a_container_store_is_rebuilt_from_bundles_and_the_log():
             assert found["web"]["labels"]["team"] == "blue" and found["web"]["image"] == BUSYBOX, found
             assert "other" in [n["name"] for n in d.json("namespaces", "ls")]
             # Nothing goes before somebody has looked at it.
-            refused = d("prune")
+            refused = d("prune", "--force")
             assert refused.returncode == 1 and b"store accept container" in refused.stderr, refused
             d.kill("davit-image")
             assert blobs(d) == before and sorted(s["key"] for s in d.json("snapshots", "ls")) == snapshots, said
             d.check("store", "accept", "container")
-            d.check("prune")
+            d.check("prune", "--force")
             assert sorted(s["key"] for s in d.json("snapshots", "ls")) == snapshots, said
         # What runs is seen, and its end is true; what had its spec in a bundle can be started again.
         for name in ("web", "brief"):

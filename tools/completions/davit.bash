@@ -94,7 +94,7 @@ _davit_step() {
 	'davit leases add') words=" --create --help"; path='davit leases add' ;;
 	'davit leases drop') words=" --help"; path='davit leases drop' ;;
 	'davit leases resources') words=" --quiet --format --help"; path='davit leases resources' ;;
-	'davit prune') words=" --dry-run --quiet --format --help"; path='davit prune' ;;
+	'davit prune') words=" --force --dry-run --quiet --format --help"; path='davit prune' ;;
 	'davit namespaces' | 'davit namespace' | 'davit ns') words=" create list remove label --help"; path='davit namespaces' ;;
 	'davit namespaces create' | 'davit namespaces c') words=" --help"; path='davit namespaces create' ;;
 	'davit namespaces list' | 'davit namespaces ls') words=" --quiet --format --help"; path='davit namespaces list' ;;
