@@ -212,12 +212,27 @@ static int note_report(void *userdata)
 	return r;
 }
 
+/* What could not be noted, for want of memory, is asked for: the shim knows it. */
+static void ask_again_later(struct task_shim *shim);
+
 static void take_report(struct report *report)
 {
 	int r = service_transact(report->shim->service->service, note_report, report);
 
-	if (r)
+	if (r) {
 		log_error("task=%s: its state could not be recorded: %d", report->shim->task_id, r);
+		ask_again_later(report->shim);
+	}
+}
+
+static bool is_read(struct task_shim *shim, const struct schema_message *schema,
+		    const struct schema_span *body, void *ret_event)
+{
+	int r = schema_unpack(schema, body->data, body->size, ret_event, NULL);
+
+	if (r < 0)
+		ask_again_later(shim);
+	return !r;
 }
 
 /* ---- of an added process ---- */
@@ -269,9 +284,11 @@ static void take_news(struct news *news)
 	int r = service_transact(shim->service->service, note_added, news);
 	_cleanup_(cleanup_free) char *input = TAKE(news->input);
 
-	if (r)
+	if (r) {
 		log_error("task=%s exec=%s: its state could not be recorded: %d", shim->task_id,
 			  news->exec_id, r);
+		ask_again_later(shim);
+	}
 	if (news->report.status != TASK_RUNNING) {
 		held_drop(shim, news->exec_id);
 		return;
@@ -290,7 +307,7 @@ static void take_exit(struct task_shim *shim, const struct schema_span *body)
 	_cleanup_(event_task_exit_clear) struct event_task_exit event = {};
 	struct exit_record exit;
 
-	if (schema_unpack(schema_event_task_exit(), body->data, body->size, &event, NULL))
+	if (!is_read(shim, schema_event_task_exit(), body, &event))
 		return;
 	exit = (struct exit_record){
 		.exit_status = event.exit_status,
@@ -328,8 +345,7 @@ static void take_start(struct task_shim *shim, const struct envelope_event *enve
 	_cleanup_(event_task_start_clear) struct event_task_start event = {};
 	struct report report;
 
-	if (schema_unpack(schema_event_task_start(), envelope->event.data, envelope->event.size,
-			  &event, NULL))
+	if (!is_read(shim, schema_event_task_start(), &envelope->event, &event))
 		return;
 	report = (struct report){.shim = shim,
 				 .status = TASK_RUNNING,
@@ -345,8 +361,7 @@ static void take_exec_started(struct task_shim *shim, const struct envelope_even
 {
 	_cleanup_(event_task_exec_started_clear) struct event_task_exec_started event = {};
 
-	if (schema_unpack(schema_event_task_exec_started(), envelope->event.data,
-			  envelope->event.size, &event, NULL))
+	if (!is_read(shim, schema_event_task_exec_started(), &envelope->event, &event))
 		return;
 	take_news(&(struct news){.shim = shim,
 				 .exec_id = event.exec_id,
@@ -381,14 +396,26 @@ static void on_closed(void *userdata)
 	task_shim_lost(userdata);
 }
 
+static void ask_again(struct task_shim *shim);
+
 static void on_retry(struct loop_timer *timer)
 {
-	task_shim_take_up(container_of(timer, struct task_shim, retry));
+	struct task_shim *shim = container_of(timer, struct task_shim, retry);
+
+	if (shim->link)
+		ask_again(shim);
+	else
+		task_shim_take_up(shim);
 }
 
 static void retry_after(struct task_shim *shim, uint64_t ms)
 {
 	(void)loop_timer_set(shim->service->loop, &shim->retry, time_boot_ms() + ms, on_retry);
+}
+
+static void ask_again_later(struct task_shim *shim)
+{
+	retry_after(shim, SHIM_RETRY_MS);
 }
 
 /* It says nothing, or nothing that makes sense: later again, on another connection. */
@@ -500,6 +527,14 @@ static void on_state(void *userdata, enum bus_status status, const char *text, v
 		ready(shim);
 	else if (call_shim(shim, "shim.processes", &nothing, on_processes))
 		give_up_link(shim, "its processes", "out of memory");
+}
+
+static void ask_again(struct task_shim *shim)
+{
+	static const struct empty nothing;
+
+	if (!shim->is_ready || call_shim(shim, "shim.state", &nothing, on_state))
+		ask_again_later(shim);
 }
 
 static int note_shim(void *userdata)

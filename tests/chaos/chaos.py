@@ -59,6 +59,7 @@ class Chaos:
         self.d, self.registry, self.seed = d, registry, seed
         self.faults, self.lock = Faults(), threading.Lock()
         self.counts = collections.Counter()
+        self.doubts = collections.Counter()  # what was said of what is not known
         self.end = time.monotonic() + seconds
         self.plans = {}              # container: the code that it must end with
         self.execs = {}              # (container, process): (code, what the client got)
@@ -97,17 +98,20 @@ class Chaos:
         return None if was_killed else client.returncode, out, err.decode(errors="replace")
 
     def must(self, name, *words, allowed=()):
-        """A command that must work, unless it says that nobody can know, or @name's shim was killed."""
-        for _ in range(20):
+        """A command that must work, unless it says that nobody can know, or @name's shim was killed. @allowed: what it may
+        say instead; once it was not certain, also that it had been done."""
+        said = []
+        while len(said) < 20:
             code, out, err = self.ask(*words)
-            if code == 0 or any(text in err for text in allowed):
+            if code == 0 or any(text in err for text in allowed) or (said and "exists already" in err):
                 return out
             self.count("uncertain")
+            said.append(err.strip())
+            self.doubts[re.sub(r"[0-9a-f]{32}|\d+", "#", err.strip())] += 1
             if not UNCERTAIN.search(err) and "shim" not in err and name not in self.hurt:
-                self.faults.add("failures", "%s: %s %s" % (" ".join(words), code, err.strip()))
-                return out
-        self.faults.add("failures", "%s: uncertain 20 times: %s" % (" ".join(words), err.strip()))
-        return b""
+                break
+        self.faults.add("failures", "%s: %s: %s" % (" ".join(words), code, " | ".join(said)))
+        return out
 
     def remove(self, name):
         self.must(name, "rm", "-f", name, allowed=["not found", "no container", "does not exist"])
@@ -157,10 +161,10 @@ class Chaos:
         self.plans[name] = 137 if by_signal else code
         program = ("busybox", name, "sh", "-c", "while [ ! -e /flags/%s ]; do sleep 0.02; done; exit %d" % (name, code))
         if randomness.random() < 0.5:
-            self.must(name, "containers", "create", "--mount", self.mount(), *program, allowed=["already exists"])
+            self.must(name, "containers", "create", "--mount", self.mount(), *program)
             self.must(name, "start", "-d", name, allowed=["already", "RUNNING"])
         else:
-            self.must(name, "run", "-d", "--mount", self.mount(), *program, allowed=["already exists"])
+            self.must(name, "run", "-d", "--mount", self.mount(), *program)
         for i in range(EXECS):
             self.execute(name, "e%d" % i, randomness)
         if by_signal:
@@ -555,6 +559,8 @@ def chaos(seconds, seed, pause):
         it = Chaos(d, registry, seconds, seed)
         it.run(pause)
         print("seconds=%d seed=%s; %s" % (seconds, seed, ", ".join("%s=%d" % c for c in sorted(it.counts.items()))))
+        for text, n in it.doubts.most_common(10):
+            print("  %d times: %s" % (n, text))
         it.faults.print()
         is_clean = not any(it.faults.found.values())
         if not is_clean:
