@@ -19,7 +19,7 @@ json_t *json_from_msgpack(const void *data, size_t size);
 /* Any JSON as one packed msgpack value appended to @buffer; numbers that are whole become integers. */
 int json_to_msgpack(const json_t *json, struct schema_buffer *buffer);
 /* Hostile JSON text (image manifests, OCI specs): size and depth are bounded, duplicate keys refused, trailing bytes
- * refused. NULL with @fault ("line 3: …"). */
+ * refused. NULL with @fault ("line 3: …") and errno: ENOMEM, or EINVAL. */
 json_t *json_parse(const char *text, size_t size, size_t max_size, struct schema_fault *fault);
 /*
  * `key=value` words as a person types them, onto a zeroed message: strings as they are, numbers, true

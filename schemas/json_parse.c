@@ -4,6 +4,7 @@
  * recurse; jansson does the rest.
  */
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,6 +55,31 @@ static void report(struct schema_fault *fault, const json_error_t *error)
 	}
 }
 
+/* jansson calls a token invalid that it has no memory for: what its allocations say is kept here. */
+static __thread bool is_out_of_memory;
+static json_malloc_t inner_malloc;
+
+static void *allocate(size_t size)
+{
+	void *memory = inner_malloc(size);
+
+	is_out_of_memory = is_out_of_memory || !memory;
+	return memory;
+}
+
+static void watch_allocations(void)
+{
+	json_malloc_t set_malloc;
+	json_free_t set_free;
+
+	json_get_alloc_funcs(&set_malloc, &set_free);
+	if (set_malloc != allocate) {
+		inner_malloc = set_malloc;
+		json_set_alloc_funcs(allocate, set_free);
+	}
+	is_out_of_memory = false;
+}
+
 json_t *json_parse(const char *text, size_t size, size_t max_size, struct schema_fault *fault)
 {
 	const char *problem;
@@ -65,10 +91,16 @@ json_t *json_parse(const char *text, size_t size, size_t max_size, struct schema
 		if (fault)
 			snprintf(fault->text, sizeof(fault->text), "JSON document of %zu bytes: %s",
 				 size, problem);
+		errno = EINVAL;
 		return NULL;
 	}
+	watch_allocations();
 	json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-	if (!json)
-		report(fault, &error);
-	return json;
+	if (json)
+		return json;
+	report(fault, &error);
+	if (fault && is_out_of_memory)
+		snprintf(fault->text, sizeof(fault->text), "out of memory");
+	errno = is_out_of_memory ? ENOMEM : EINVAL;
+	return NULL;
 }

@@ -6,6 +6,8 @@
 
 #include "shim/shim.h"
 
+#define SPARE_SIZE 256 /* what the reply of a start, or of a deletion, takes at most */
+
 void request_refuse(struct shim *shim, const struct call *call, enum bus_status status,
 		    const char *format, ...)
 {
@@ -91,8 +93,19 @@ static void add(struct shim *shim, struct request *request)
 	shim->requests.first = request;
 }
 
+/* Before anything is done. */
+static void keep_spare(struct requests *requests)
+{
+	static const uint8_t room[SPARE_SIZE];
+
+	if (!requests->spare.capacity)
+		(void)schema_buffer_add(&requests->spare, room, sizeof(room));
+	requests->spare.size = 0;
+}
+
 void request_begin(struct shim *shim, struct request *request, const struct call *call)
 {
+	keep_spare(&shim->requests);
 	*request = request_of(call);
 	add(shim, request);
 }
@@ -125,9 +138,14 @@ static void settle(struct shim *shim, const struct request *request, enum bus_st
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer reply = {};
 
-	/* A reply that cannot be packed is empty: its caller cannot read it and asks again. */
-	if (status == BUS_OK && message)
+	if (status == BUS_OK && message &&
+	    schema_pack(request->method->reply(), message, &reply, NULL)) {
+		schema_buffer_clear(&reply);
+		reply = shim->requests.spare;
+		shim->requests.spare = (struct schema_buffer){};
+		/* One that is too large even so is empty: its caller cannot read it. */
 		(void)schema_pack(request->method->reply(), message, &reply, NULL);
+	}
 	for (size_t i = 0; i < request->n_waiters; i++)
 		control_answer_packed(&shim->control, &request->waiters[i], status, text,
 				      (struct schema_span){reply.data, reply.size});

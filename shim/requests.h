@@ -30,6 +30,7 @@ struct request {
 struct requests {
 	struct request *first; /* under way; borrowed */
 	struct answers answers;
+	struct schema_buffer spare; /* for one reply when memory is out: what was done is to be answered */
 };
 
 /* True: dealt with. */

@@ -192,6 +192,7 @@ void shim_deinit(struct shim *shim)
 	control_deinit(&shim->control);
 	journal_deinit(&shim->journal);
 	answers_deinit(&shim->requests.answers);
+	schema_buffer_clear(&shim->requests.spare);
 	shim_config_clear(&shim->config);
 	free(shim->operation.text);
 	free(shim->operation.work);

@@ -151,7 +151,9 @@ static int parse_object(const char *text, size_t size, const char *media_type, j
 
 	json = json_parse(text, size, DOCUMENT_SIZE_MAX, &fault);
 	if (!json)
-		return why_set(why, DOCUMENT_E_INVALID, "not a JSON document: %s", fault.text);
+		return errno == ENOMEM ? error_origin(-ENOMEM)
+				       : why_set(why, DOCUMENT_E_INVALID, "not a JSON document: %s",
+						 fault.text);
 	if (!json_is_object(json))
 		return why_set(why, DOCUMENT_E_INVALID, "not a JSON object");
 	r = get_text(json, "mediaType", 256, false, &own, why);

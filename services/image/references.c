@@ -535,23 +535,28 @@ static void edges_add(struct edges *edges, const char *target, enum reference_ki
 	edge->kind = kind;
 }
 
-static struct edges *read_config(const char *digest, const char *text, size_t size)
+/* What is no config leads nowhere. */
+static int read_config(const char *digest, const char *text, size_t size, struct edges **ret_edges)
 {
 	_cleanup_(document_config_clear) struct document_config config = {};
 	struct edges *edges;
 	char chain[DIGEST_SIZE] = "";
+	int r = document_parse_config(text, size, &config, NULL);
 
-	if (document_parse_config(text, size, &config, NULL))
-		return edges_new(digest, REFERENCE_CONFIG, 0);
-	edges = edges_new(digest, REFERENCE_CONFIG, config.diff_ids.count);
-	for (size_t i = 0; edges && i < config.diff_ids.count; i++) {
+	if (r < 0)
+		return error_trace(r);
+	edges = edges_new(digest, REFERENCE_CONFIG, r ? 0 : config.diff_ids.count);
+	if (!edges)
+		return error_origin(-ENOMEM);
+	for (size_t i = 0; !r && i < config.diff_ids.count; i++) {
 		chain_id(chain, config.diff_ids.items[i], chain);
 		edges_add(edges, chain, REFERENCE_BLOB);
 	}
-	return edges;
+	*ret_edges = edges;
+	return 0;
 }
 
-static struct edges *read_manifest(const char *digest, const struct document_manifest *manifest)
+static struct edges *manifest_edges(const char *digest, const struct document_manifest *manifest)
 {
 	struct edges *edges = edges_new(digest, REFERENCE_DOCUMENT, 1 + manifest->layers.count);
 
@@ -563,20 +568,37 @@ static struct edges *read_manifest(const char *digest, const struct document_man
 	return edges;
 }
 
-static struct edges *read_document(const char *digest, const char *text, size_t size)
+static struct edges *index_edges(const char *digest, const struct document_index *index)
+{
+	struct edges *edges = edges_new(digest, REFERENCE_DOCUMENT, index->count);
+
+	for (size_t i = 0; edges && i < index->count; i++)
+		edges_add(edges, index->items[i].descriptor.digest, REFERENCE_DOCUMENT);
+	return edges;
+}
+
+/* What is neither manifest nor index leads nowhere; for want of memory it is not known what it is. */
+static int read_document(const char *digest, const char *text, size_t size,
+			 struct edges **ret_edges)
 {
 	_cleanup_(document_manifest_clear) struct document_manifest manifest = {};
 	_cleanup_(document_index_clear) struct document_index index = {};
 	struct edges *edges;
+	int r = document_parse_manifest(text, size, NULL, &manifest, NULL);
 
-	if (!document_parse_manifest(text, size, NULL, &manifest, NULL))
-		return read_manifest(digest, &manifest);
-	if (document_parse_index(text, size, NULL, &index, NULL))
-		return edges_new(digest, REFERENCE_DOCUMENT, 0);
-	edges = edges_new(digest, REFERENCE_DOCUMENT, index.count);
-	for (size_t i = 0; edges && i < index.count; i++)
-		edges_add(edges, index.items[i].descriptor.digest, REFERENCE_DOCUMENT);
-	return edges;
+	if (!r) {
+		edges = manifest_edges(digest, &manifest);
+	} else {
+		if (r > 0)
+			r = document_parse_index(text, size, NULL, &index, NULL);
+		if (r < 0)
+			return error_trace(r);
+		edges = r ? edges_new(digest, REFERENCE_DOCUMENT, 0) : index_edges(digest, &index);
+	}
+	if (!edges)
+		return error_origin(-ENOMEM);
+	*ret_edges = edges;
+	return 0;
 }
 
 static int add_layer(struct references *references, const char *chain)
@@ -641,10 +663,10 @@ static int follow_document(struct references *references, const char *digest,
 			    digest, strerror(-r));
 	if (r)
 		return r >= REFUSED ? 0 : error_trace(r);
-	edges = kind == REFERENCE_CONFIG ? read_config(digest, text, size)
-					 : read_document(digest, text, size);
-	if (!edges)
-		return error_origin(-ENOMEM);
+	r = kind == REFERENCE_CONFIG ? read_config(digest, text, size, &edges)
+				     : read_document(digest, text, size, &edges);
+	if (r)
+		return error_trace(r);
 	r = follow_edges(references, edges);
 	keep_edges(image, edges);
 	return error_trace(r);

@@ -201,6 +201,27 @@ static void test_the_manual_is_printed_whole_or_not_at_all(void **state)
 	assert_true(fail_each(print_manual, NULL) > 50);
 }
 
+/* jansson itself takes want of memory for a wrong token. */
+static int parse_json(const void *userdata)
+{
+	const char *text = userdata;
+	json_t *json = json_parse(text, strlen(text), 1024, NULL);
+
+	if (!json)
+		return -errno;
+	json_decref(json);
+	return 0;
+}
+
+static void test_json_without_memory_is_told_from_wrong_json(void **state)
+{
+	(void)state;
+	assert_true(fail_each(parse_json,
+			      "{\"a\":[\"text\",1,2.5,true,null],\"b\":{\"c\":\"\\u00fc\"}}") > 10);
+	assert_int_equal(parse_json("{\"a\":}"), -EINVAL);
+	assert_int_equal(parse_json("[[[[[[[["), -EINVAL);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -209,6 +230,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_words_survive_every_failure),
 		cmocka_unit_test(test_filters_survive_every_failure),
 		cmocka_unit_test(test_the_manual_is_printed_whole_or_not_at_all),
+		cmocka_unit_test(test_json_without_memory_is_told_from_wrong_json),
 	};
 
 	json_set_alloc_funcs(memory_allocate, free);
