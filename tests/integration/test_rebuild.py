@@ -140,6 +140,26 @@ def test_an_image_store_is_rebuilt_from_blobs_and_the_log_however_often_it_is_cu
         check_log(d.events())
 
 
+def test_what_has_no_record_is_set_aside_when_a_rebuilt_store_is_accepted():
+    blob = "a" * 64
+    with Davit() as d:
+        d.import_busybox()
+        damage(d, "davit-image", "image", os.unlink)
+        d.check("store", "rebuild", "image")
+        with open(d.root + "/image/content/blobs/sha256/" + blob, "w") as f:
+            f.write("nobody's")
+        os.makedirs(d.root + "/image/snapshots/99/fs")
+        d.kill("davit-image")
+        d.json("images", "ls")
+        assert blob in blobs(d) and os.path.exists(d.root + "/image/snapshots/99/fs"), "they stay until then"
+        d.check("store", "accept", "image")
+        wait_for(lambda: "nothing to accept" in d.check("store", "accept", "image"), "they are set aside")
+        (name,) = [name for name in os.listdir(d.root + "/image") if name.startswith("unrecorded-")]
+        assert os.listdir(d.root + "/image/%s/blobs" % name) == [blob]
+        assert "99" in os.listdir(d.root + "/image/%s/snapshots" % name)
+        assert blob not in blobs(d) and d.check("run", "--rm", "busybox", "a", "echo", "hello") == "hello\n"
+
+
 def test_a_container_store_is_rebuilt_from_bundles_and_the_log():
     wait = "while test ! -e /end; do sleep 0.05; done; exit %d"
     with Davit() as d:
