@@ -12,8 +12,9 @@
 #include "services/lib/operation_private.h"
 
 #define STEP_WAITS         101 /* of conclude(): not to go on now */
-#define UNDO_RETRY_MS      100
-#define UNDO_RETRY_MAX_MS  5000
+#define RETRY_MS           100
+#define RETRY_MAX_MS       5000
+#define END_ATTEMPTS       8   /* of an end that memory is missing for */
 #define UNDO_ATTEMPTS      8   /* of an undo that fails for good */
 #define UNDO_ATTEMPTS_AWAY 200 /* of one whose service is away */
 
@@ -62,7 +63,7 @@ static int take_snapshot(struct operation *operation)
 	snapshot->generation = operation->generation;
 	snapshot->undo_left = operation->undo_left;
 	snapshot->n_outstanding = operation->n_outstanding;
-	snapshot->n_undo_attempts = operation->n_undo_attempts;
+	snapshot->n_attempts = operation->n_attempts;
 	snapshot->is_waiting = operation->is_waiting;
 	snapshot->is_ended = operation->is_ended;
 	if (operation->has_turn_snapshot)
@@ -84,7 +85,7 @@ static void restore(struct operation *operation, const struct operation_snapshot
 	operation->generation = snapshot->generation;
 	operation->undo_left = snapshot->undo_left;
 	operation->n_outstanding = snapshot->n_outstanding;
-	operation->n_undo_attempts = snapshot->n_undo_attempts;
+	operation->n_attempts = snapshot->n_attempts;
 	operation->is_waiting = snapshot->is_waiting;
 	operation->is_ended = snapshot->is_ended;
 }
@@ -162,7 +163,7 @@ static int begin_undo(struct operation *operation, unsigned n_steps)
 	record->state = OPERATION_UNDOING;
 	record->status = operation->fail_status;
 	operation->undo_left = n_steps;
-	operation->n_undo_attempts = 0;
+	operation->n_attempts = 0;
 	call_set_status(operation->call, operation->fail_status, operation->fail_text);
 	r = schema_set(&record->error, operation->call->text);
 	if (!r && n_steps)
@@ -181,9 +182,21 @@ static int begin_undo(struct operation *operation, unsigned n_steps)
 	return error_trace(r);
 }
 
-static void retry_undo(struct loop_timer *timer)
+static void retry(struct loop_timer *timer)
 {
 	operation_queue(container_of(timer, struct operation, retry));
+}
+
+/* The step that it is at runs again after a while, longer each time. */
+static int try_later(struct operation *operation)
+{
+	uint64_t wait_ms = (uint64_t)RETRY_MS
+			   << (operation->n_attempts < 6 ? operation->n_attempts : 6);
+
+	operation->n_attempts++;
+	loop_timer_set(operation->service->loop, &operation->retry,
+		       time_boot_ms() + (wait_ms < RETRY_MAX_MS ? wait_ms : RETRY_MAX_MS), retry);
+	return STEP_WAITS;
 }
 
 static bool is_transient(enum bus_status status)
@@ -196,22 +209,15 @@ static bool is_transient(enum bus_status status)
 static int undo_failed(struct operation *operation)
 {
 	unsigned limit = is_transient(operation->fail_status) ? UNDO_ATTEMPTS_AWAY : UNDO_ATTEMPTS;
-	uint64_t wait_ms = (uint64_t)UNDO_RETRY_MS
-			   << (operation->n_undo_attempts < 6 ? operation->n_undo_attempts : 6);
 
-	if (++operation->n_undo_attempts >= limit) {
-		log_error("operation=%s object=%s undo=%s error=\"%s\": given up",
-			  operation->record.method,
-			  operation->record.object ? operation->record.object : "",
-			  operation->record.step_name, operation->fail_text);
-		operation->undo_left--;
-		operation->n_undo_attempts = 0;
-		return 0;
-	}
-	loop_timer_set(operation->service->loop, &operation->retry,
-		       time_boot_ms() + (wait_ms < UNDO_RETRY_MAX_MS ? wait_ms : UNDO_RETRY_MAX_MS),
-		       retry_undo);
-	return STEP_WAITS;
+	if (operation->n_attempts + 1 < limit)
+		return try_later(operation);
+	log_error("operation=%s object=%s undo=%s error=\"%s\": given up", operation->record.method,
+		  operation->record.object ? operation->record.object : "",
+		  operation->record.step_name, operation->fail_text);
+	operation->undo_left--;
+	operation->n_attempts = 0;
+	return 0;
 }
 
 static int step_succeeded(struct operation *operation)
@@ -221,7 +227,7 @@ static int step_succeeded(struct operation *operation)
 
 	if (operation_is_undoing(operation)) {
 		operation->undo_left--;
-		operation->n_undo_attempts = 0;
+		operation->n_attempts = 0;
 		return error_trace(service_end(operation->service, true));
 	}
 	r = name_step(operation, (unsigned)operation->record.step + 1);
@@ -292,34 +298,59 @@ static int run_step(struct operation *operation, int (*run)(struct operation *op
 	return conclude(operation, r ?: run(operation));
 }
 
-static int finish(struct operation *operation)
+/* @r: why; its transaction is no more. Nothing is undone: what was asked for is done. */
+static int end_later(struct operation *operation, int r)
+{
+	if (operation->n_attempts + 1 >= END_ATTEMPTS)
+		return error_trace(r);
+	log_warning("operation=%s object=%s: no memory for its reply: it waits",
+		    operation->record.method,
+		    operation->record.object ? operation->record.object : "");
+	return try_later(operation);
+}
+
+/* In a nested transaction: the reply, which the caller finds in @operation's call. */
+static int make_reply(struct operation *operation)
 {
 	const struct schema_message *schema = operation->type->reply();
 	_cleanup_(cleanup_free) void *reply = calloc(1, schema->size + 1);
-	struct service *service = operation->service;
-	int r = 0, failure;
+	int r = 0;
 
 	if (!reply)
 		return error_origin(-ENOMEM);
-	r = service_begin(service);
-	if (!r)
-		r = take_snapshot(operation);
-	if (r)
-		return error_trace(r);
 	operation->fail_text[0] = '\0';
 	if (operation->type->finish)
 		r = operation->type->finish(operation, reply);
 	if (!r)
 		r = call_set_reply(operation->call, schema, reply);
 	schema_clear(schema, reply);
+	return r;
+}
+
+static int finish(struct operation *operation)
+{
+	struct service *service = operation->service;
+	int r, failure;
+
+	r = service_begin(service);
+	if (r)
+		return error_trace(r);
+	r = take_snapshot(operation);
+	if (r) {
+		service_end(service, false);
+		return error_trace(r);
+	}
+	r = make_reply(operation);
 	failure = store_failure(service->store);
 	if (!r && !failure)
 		return end(operation);
 	service_end(service, false);
-	if (failure) {
+	if (failure || r == -ENOMEM)
 		restore(operation, &operation->before_step);
+	if (failure)
 		return failure;
-	}
+	if (r == -ENOMEM)
+		return end_later(operation, r);
 	if (r != OPERATION_FAILED)
 		operation_fail(operation, BUS_INTERNAL, "the end of %s failed: %s",
 			       operation->record.method,

@@ -9,7 +9,7 @@
 /* All that a step may change in memory: put back when its transaction, or the turn, is not kept. */
 struct operation_snapshot {
 	struct schema_buffer record; /* packed, with the context */
-	unsigned generation, undo_left, n_outstanding, n_undo_attempts;
+	unsigned generation, undo_left, n_outstanding, n_attempts;
 	bool is_waiting, is_ended;
 };
 
@@ -34,8 +34,8 @@ struct operation {
 	bool is_waiting;
 	enum bus_status fail_status;
 	char fail_text[ENVELOPE_TEXT_MAX + 1];
-	unsigned undo_left; /* undoing: so many steps */
-	unsigned n_undo_attempts;
+	unsigned undo_left;  /* undoing: so many steps */
+	unsigned n_attempts; /* of the undo, or of the end */
 
 	struct bus_options options;
 	uint8_t derived_id[16];

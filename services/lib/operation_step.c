@@ -169,7 +169,7 @@ static int derive_id(struct operation *operation, const char *what)
 			   what ? "/" : "", what ? what : "");
 	if (!name)
 		return error_origin(-ENOMEM);
-	id_derive(operation_id(operation), name, is_undo ? operation->n_undo_attempts : 0,
+	id_derive(operation_id(operation), name, is_undo ? operation->n_attempts : 0,
 		  operation->derived_id);
 	return 0;
 }

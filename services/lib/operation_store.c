@@ -533,7 +533,7 @@ static int describe(const struct operation *operation, struct operation_record *
 	*ret = (struct operation_record){
 		.state = record->state,
 		.step = record->step,
-		.attempt = operation->n_undo_attempts,
+		.attempt = operation->n_attempts,
 		.status = record->status,
 		.started_at_ns = record->started_at_ns,
 		.deadline_ms = record->deadline_ms,

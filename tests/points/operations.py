@@ -19,7 +19,7 @@ class Operation:
     method = None
     # Topics of the events that it makes once, when it has taken effect, of self.id.
     topics = ()
-    # Davit does the same by itself, sooner or later: a refusal says nothing of that.
+    # It may come in spite of a refusal, which says nothing of that: davit does the same by itself, or keeps what was done.
     comes_by_itself = False
 
     def __init__(self, world):
@@ -278,7 +278,10 @@ class Pull(WithImage):
 
 
 class Unpack(WithImage):
+    """What was unpacked before a failure stays: the next one finds it."""
+
     method = "image.unpack"
+    comes_by_itself = True
 
     def prepare(self):
         self.bus.do("image.import", path=self.archive(), base_name="points.example/" + self.id, no_unpack=True)

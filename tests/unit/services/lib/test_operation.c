@@ -18,6 +18,7 @@ static char history[1024];
 static const char *fail_in;       /* this step fails by itself */
 static struct operation *waiting; /* of a step that waits for the test */
 static bool is_third_by_hand, is_undo_failing;
+static unsigned n_out_of_memory; /* so many ends */
 
 static void note(const char *what)
 {
@@ -137,9 +138,16 @@ static int run_third(struct operation *operation)
 
 static int finish(struct operation *operation, void *reply)
 {
+	int r;
+
 	(void)reply;
 	note("finish");
-	return put_row(operation, "finished");
+	r = put_row(operation, "finished");
+	if (!r && n_out_of_memory) {
+		n_out_of_memory--;
+		r = -ENOMEM;
+	}
+	return r;
 }
 
 static const struct operation_step steps[] = {
@@ -257,6 +265,7 @@ static int setup(void **state)
 	fail_in = NULL;
 	waiting = NULL;
 	is_third_by_hand = is_undo_failing = false;
+	n_out_of_memory = 0;
 	service_case_init(test, &definition);
 	*state = test;
 	return 0;
@@ -573,6 +582,58 @@ static void test_an_undo_that_never_succeeds_does_not_keep_the_others(void **sta
 	assert_false(has_row(test, "row"));
 }
 
+static void end_without_memory(struct service_case *test, struct service_answer *caller)
+{
+	answer(test, "task.delete", BUS_OK, "");
+	answer(test, "image.release", BUS_OK, "");
+	history[0] = '\0';
+	answer(test, "image.release", BUS_OK, "");
+	assert_string_equal(history, "third-done finish ");
+	assert_false(caller->is_answered);
+	assert_false(has_row(test, "finished"));
+	assert_int_equal(n_records(test), 1);
+}
+
+static void test_an_end_without_memory_for_its_reply_is_tried_again(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller = start(test, id_1);
+
+	n_out_of_memory = 3;
+	end_without_memory(test, caller);
+	retry_now(test);
+	retry_now(test);
+	assert_false(caller->is_answered);
+	retry_now(test);
+	assert_string_equal(history, "third-done finish finish finish finish ");
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_OK);
+	assert_true(has_row(test, "row"));
+	assert_true(has_row(test, "finished"));
+	assert_int_equal(n_records(test), 0);
+	assert_int_equal(test->service->operations.count, 0);
+}
+
+static void test_an_end_that_waits_for_memory_outlives_a_crash(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller = start(test, id_1);
+
+	n_out_of_memory = 1;
+	end_without_memory(test, caller);
+	service_case_crash(test);
+	service_case_open(test);
+	answer(test, "task.delete", BUS_OK, "");
+	answer(test, "image.release", BUS_OK, "");
+	answer(test, "image.release", BUS_OK, "");
+	caller = start(test, id_1);
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_OK);
+	assert_true(has_row(test, "row"));
+	assert_true(has_row(test, "finished"));
+	assert_int_equal(n_records(test), 0);
+}
+
 static void test_another_operation_on_the_object_is_refused(void **state)
 {
 	struct service_case *test = *state;
@@ -796,6 +857,8 @@ TEST_MAIN(CASE(test_steps_follow_each_other_and_the_caller_gets_the_end),
 	  CASE(test_a_crash_while_undoing_goes_on_undoing),
 	  CASE(test_an_undo_is_tried_again_with_another_id),
 	  CASE(test_an_undo_that_never_succeeds_does_not_keep_the_others),
+	  CASE(test_an_end_without_memory_for_its_reply_is_tried_again),
+	  CASE(test_an_end_that_waits_for_memory_outlives_a_crash),
 	  CASE(test_another_operation_on_the_object_is_refused),
 	  CASE(test_two_in_one_turn_exclude_each_other),
 	  CASE(test_a_cancelled_operation_stops_at_its_next_step_and_is_undone),
