@@ -148,13 +148,23 @@ static void pack_and_answer(struct control *control, const struct call *call,
 			    const int *fds, size_t n)
 {
 	_cleanup_(schema_buffer_clear) struct schema_buffer body = {};
+	struct connection *connection;
+	int r = 0;
 
-	if (message && call->method && schema_pack(call->method->reply(), message, &body, NULL))
-		answer_with(control, call, BUS_INTERNAL, "the reply cannot be packed",
-			    (struct schema_span){}, NULL, 0);
-	else
+	if (message && call->method)
+		r = schema_pack(call->method->reply(), message, &body, NULL);
+	if (!r) {
 		answer_with(control, call, status, text, (struct schema_span){body.data, body.size},
 			    fds, n);
+	} else if (r > 0) {
+		answer_with(control, call, BUS_INTERNAL, "the reply cannot be packed",
+			    (struct schema_span){}, NULL, 0);
+	} else {
+		/* By the end of its connection the caller sees that it has to ask again. */
+		connection = control_connection(control, call);
+		if (connection)
+			drop(connection);
+	}
 }
 
 void control_answer(struct control *control, const struct call *call, enum bus_status status,

@@ -2,6 +2,8 @@
 
 #ifdef DAVIT_POINTS
 
+#include <execinfo.h>
+#include <link.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +12,8 @@
 
 #define STALL_MAX_MS    60000
 #define ENVIRONMENT_MAX 64
+
+extern const char __executable_start[]; /* ld's */
 
 static struct points_control *control;
 static size_t n_room;
@@ -25,6 +29,7 @@ __attribute__((constructor)) static void map_control(void)
 
 	if (fd < 0)
 		return;
+	(void)backtrace(&map, 1); /* the first one loads a library */
 	if (fstat(fd, &status) == 0 && (size_t)status.st_size >= sizeof(*control)) {
 		map = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		if (map != MAP_FAILED && ((struct points_control *)map)->magic == POINTS_MAGIC) {
@@ -97,10 +102,23 @@ static void stall(void)
 		(void)poll(NULL, 0, 5);
 }
 
+/* Those of a program that may lie anywhere are told as its file has them. */
+static void tell_callers(void)
+{
+	const ElfW(Ehdr) *header = (const void *)__executable_start;
+	uintptr_t start = header->e_type == ET_DYN ? (uintptr_t)header : 0;
+	void *callers[POINT_CALLERS] = {};
+	int n = backtrace(callers, POINT_CALLERS);
+
+	for (int i = 0; i < POINT_CALLERS; i++)
+		control->callers[i] = i < n ? (uintptr_t)callers[i] - start : 0;
+}
+
 static int fire(const char *name)
 {
 	/* Of several that were meant, it is told which it was. */
 	snprintf(control->armed.name, sizeof(control->armed.name), "%s", name);
+	tell_callers();
 	__atomic_fetch_add(&control->n_fired, 1, __ATOMIC_SEQ_CST);
 	switch (control->action) {
 	case POINT_DIE:

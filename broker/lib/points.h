@@ -41,6 +41,7 @@
 #define POINTS_MAGIC   0x315354504e494f50ull
 #define POINT_NAME_MAX 96
 #define POINT_MEMORY   "memory"
+#define POINT_CALLERS  16
 
 enum point_action {
 	POINT_DIE = 1,
@@ -64,7 +65,10 @@ struct points_control {
 	uint32_t n_fired;
 	uint32_t is_released;
 	uint32_t n_passings; /* goes on counting when there is no more room */
-	struct point_passing armed; /* a '*' ends its name: all that begin so and may fail, but for memory; then the one that did */
+	struct point_passing
+		armed; /* a '*' ends its name: all that begin so and may fail, but for memory; then the one that did */
+	uint64_t callers
+		[POINT_CALLERS]; /* of the one that did, innermost first: places in its program */
 	struct point_passing passings[];
 };
 

@@ -37,6 +37,7 @@ struct transfer {
 	struct loop_timer still;
 	uint64_t still_since_ms; /* 0: it moves */
 	enum bus_status refusal;
+	bool is_deaf; /* something that its child said is not known */
 };
 
 /* ---- events ---- */
@@ -333,14 +334,24 @@ static void on_channel(struct loop_file *file, uint32_t events)
 	(void)events;
 	for (unsigned i = 0; i < NOTES_PER_ROUND && transfer->file.loop; i++) {
 		_cleanup_(work_note_clear) struct work_note note = {};
+		struct schema_fault fault = {};
 		ssize_t size = recv(transfer->channel, transfer->buffer, NOTE_MAX, MSG_DONTWAIT);
 
 		if (size < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		/* Its end is told by work_fn. */
-		if (size <= 0 || schema_unpack(schema_work_note(), transfer->buffer, (size_t)size,
-					       &note, NULL)) {
+		if (size <= 0) {
 			loop_file_remove(&transfer->file);
+			return;
+		}
+		/* It may wait for the answer to this one. */
+		if (schema_unpack(schema_work_note(), transfer->buffer, (size_t)size, &note,
+				  &fault)) {
+			log_error(
+				"image=%s error=\"a note of davit-image-work cannot be read: %s\"",
+				transfer->name, fault.text[0] ? fault.text : "out of memory");
+			transfer->is_deaf = true;
+			transfer_stop(transfer);
 			return;
 		}
 		take_note(transfer, &note);
@@ -382,7 +393,9 @@ static void ended(void *userdata, void *reply, const struct why *why)
 	transfer_stop(transfer);
 	if (transfer->refusal)
 		explain_refusal(transfer, &own);
-	transfer->hooks->ended(transfer->userdata, reply, &own);
+	if (transfer->is_deaf)
+		own = (struct why){"what davit-image-work said cannot be read"};
+	transfer->hooks->ended(transfer->userdata, transfer->is_deaf ? NULL : reply, &own);
 }
 
 static void on_turn(struct loop_timer *timer)

@@ -14,7 +14,7 @@
 #define STEP_WAITS         101 /* of conclude(): not to go on now */
 #define RETRY_MS           100
 #define RETRY_MAX_MS       5000
-#define END_ATTEMPTS       8   /* of an end that memory is missing for */
+#define MEMORY_ATTEMPTS    8   /* of a step, or an end, that memory is missing for */
 #define UNDO_ATTEMPTS      8   /* of an undo that fails for good */
 #define UNDO_ATTEMPTS_AWAY 200 /* of one whose service is away */
 
@@ -225,9 +225,9 @@ static int step_succeeded(struct operation *operation)
 	bool persist = step_of(operation)->persist;
 	int r;
 
+	operation->n_attempts = 0;
 	if (operation_is_undoing(operation)) {
 		operation->undo_left--;
-		operation->n_attempts = 0;
 		return error_trace(service_end(operation->service, true));
 	}
 	r = name_step(operation, (unsigned)operation->record.step + 1);
@@ -242,6 +242,20 @@ static int step_succeeded(struct operation *operation)
 	if (r)
 		restore(operation, &operation->before_step);
 	return error_trace(r);
+}
+
+/* Of what it has led to already nothing is undone: with the same ids it happens once. */
+static int step_again(struct operation *operation)
+{
+	restore(operation, &operation->before_step);
+	log_warning("operation=%s object=%s step=%s: no memory for it: it waits",
+		    operation->record.method,
+		    operation->record.object ? operation->record.object : "",
+		    operation->record.step_name);
+	operation->generation++;
+	operation->n_outstanding = 0;
+	operation->is_waiting = false;
+	return try_later(operation);
 }
 
 /* @r: what the step (or what followed it) returned; its transaction is open. 0: go on. */
@@ -264,6 +278,9 @@ static int conclude(struct operation *operation, int r)
 	if (!r)
 		return error_trace(step_succeeded(operation));
 	service_end(service, false);
+	if (r == -ENOMEM && !operation_is_undoing(operation) &&
+	    operation->n_attempts + 1 < MEMORY_ATTEMPTS)
+		return step_again(operation);
 	if (r != OPERATION_FAILED)
 		operation_fail(operation, BUS_INTERNAL, "step '%s' of %s failed: %s",
 			       operation->record.step_name, operation->record.method,
@@ -301,7 +318,7 @@ static int run_step(struct operation *operation, int (*run)(struct operation *op
 /* @r: why; its transaction is no more. Nothing is undone: what was asked for is done. */
 static int end_later(struct operation *operation, int r)
 {
-	if (operation->n_attempts + 1 >= END_ATTEMPTS)
+	if (operation->n_attempts + 1 >= MEMORY_ATTEMPTS)
 		return error_trace(r);
 	log_warning("operation=%s object=%s: no memory for its reply: it waits",
 		    operation->record.method,
@@ -495,6 +512,8 @@ static int give_reply(struct operation *operation, struct operation_result *resu
 
 static int take_result(struct operation *operation, struct operation_result *result)
 {
+	if (result->is_short_of_memory)
+		return error_origin(-ENOMEM);
 	if (result->status == BUS_OK)
 		return result->effect ? give_reply(operation, result) : 0;
 	/* Of an undo: what is to go is gone. */
@@ -561,13 +580,11 @@ static void result_done(struct service *service, struct job *job)
 	result_free(result);
 }
 
-void operation_queue_result(struct operation *operation, struct operation_effect *effect,
-			    enum bus_status status, const char *text, const void *body, size_t size)
+static struct operation_result *result_new(struct operation *operation)
 {
 	struct operation_result *result = calloc(1, sizeof(*result));
-	int r = -ENOMEM;
 
-	if (result) {
+	if (result)
 		*result = (struct operation_result){
 			.job = {.run = result_run,
 				.refuse = result_refuse,
@@ -575,14 +592,34 @@ void operation_queue_result(struct operation *operation, struct operation_effect
 				.done = result_done},
 			.operation = operation_ref(operation),
 			.generation = operation->generation,
-			.status = status,
-			.text = strdup(text ? text : ""),
-			.effect = effect,
 		};
+	return result;
+}
+
+void operation_queue_result(struct operation *operation, struct operation_effect *effect,
+			    enum bus_status status, const char *text, const void *body, size_t size)
+{
+	struct operation_result *result = result_new(operation);
+	int r = -ENOMEM;
+
+	if (result) {
+		result->status = status;
+		result->effect = effect;
+		result->text = strdup(text ? text : "");
 		r = result->text ? schema_bytes_set(&result->body, body, size) : -ENOMEM;
 	}
 	/* Without it the step would never end: the next start asks again with the same ids. */
 	if (r)
 		service_die(operation->service, r);
+	service_queue(operation->service, &result->job);
+}
+
+void operation_step_again(struct operation *operation)
+{
+	struct operation_result *result = result_new(operation);
+
+	if (!result)
+		service_die(operation->service, -ENOMEM);
+	result->is_short_of_memory = true;
 	service_queue(operation->service, &result->job);
 }

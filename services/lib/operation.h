@@ -20,8 +20,9 @@ struct operation;
 
 struct operation_step {
 	const char *name;
-	/* 0: done. OPERATION_LATER. operation_fail() returns what a step must return on failure. Runs inside a
-	 * transaction; outside effects only by operation_after_commit() or a bus call (which leaves after the commit). */
+	/* 0: done. OPERATION_LATER. operation_fail() returns what a step must return on failure. -ENOMEM: it runs again,
+	 * several times, each a while later. Runs inside a transaction; outside effects only by operation_after_commit()
+	 * or a bus call (which leaves after the commit). */
 	int (*run)(struct operation *operation);
 	/* The same rules; NULL: nothing to undo. Also called for a step that failed half-way or was cut by a crash:
 	 * must cope with an effect that is not there. */
@@ -40,7 +41,8 @@ struct operation_type {
 	/* Nothing is stored before the first step that persists (or the first undo), which saves a commit: for
 	 * steps whose effects go by themselves when a crash cuts them and nobody asks again with the same id. */
 	bool starts_unstored;
-	/* Fills in the reply when all steps are done; inside the transaction that ends the operation. May be NULL. */
+	/* Fills in the reply when all steps are done; inside the transaction that ends the operation. -ENOMEM: it is
+	 * called again a while later. May be NULL. */
 	int (*finish)(struct operation *operation, void *reply);
 	/* May be NULL; called outside of a transaction, while a step has returned OPERATION_LATER and is not done. */
 	void (*cancelled)(struct operation *operation);	 /* a caller asked it to stop: end the step soon */
@@ -80,6 +82,8 @@ int operation_call_if_any(struct operation *operation, const struct schema_metho
 
 /* From later callbacks. */
 void operation_step_done(struct operation *operation);
+/* What the step has led to cannot be recorded for want of memory: it runs again a moment later, as after a crash. */
+void operation_step_again(struct operation *operation);
 void operation_step_failed(struct operation *operation, enum bus_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* In a step: records the failure; returns a value for the step to return. */
 int operation_fail(struct operation *operation, enum bus_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -74,6 +74,7 @@ struct operation_result {
 	char *text;
 	struct schema_bytes body;
 	struct operation_effect *effect; /* the call; NULL: operation_step_done() */
+	bool is_short_of_memory;         /* operation_step_again() */
 };
 
 struct operation *operation_ref(struct operation *operation);

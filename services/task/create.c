@@ -382,11 +382,11 @@ static void on_created(struct operation *operation, enum bus_status status, cons
 		operation_step_failed(operation, BUS_ABORTED, "%s" UNCERTAIN, text);
 	else if (status != BUS_OK)
 		operation_step_failed(operation, status, "%s", text);
-	else if (service_transact(operation_service(operation), note_created, &created))
-		operation_step_failed(operation, BUS_INTERNAL,
-				      "the new task could not be recorded");
 	else
-		operation_step_done(operation);
+		task_step_recorded(
+			operation,
+			service_transact(operation_service(operation), note_created, &created),
+			"the new task could not be recorded");
 }
 
 static int ask_create(struct operation *operation)

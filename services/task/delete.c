@@ -122,10 +122,10 @@ static int look_for_end(void *userdata)
 
 static void on_change(struct operation *operation, bool is_over)
 {
-	if (service_transact(operation_service(operation), look_for_end, operation))
-		operation_step_failed(operation, BUS_INTERNAL, "its record cannot be read");
-	else if (context_of(operation)->exit || is_over)
-		operation_step_done(operation);
+	int r = service_transact(operation_service(operation), look_for_end, operation);
+
+	if (r || context_of(operation)->exit || is_over)
+		task_step_recorded(operation, r, "its record cannot be read");
 }
 
 /* The shim refuses one that still runs. */
@@ -204,13 +204,12 @@ static void on_deleted(struct operation *operation, enum bus_status status, cons
 	if (status != BUS_OK && status != BUS_NOT_FOUND)
 		operation_step_failed(operation, status, "container '%s': %s",
 				      request_of(operation)->container_id, text);
-	else if (service_transact(operation_service(operation), note_deleted, &deleted))
-		operation_step_failed(
-			operation, BUS_INTERNAL,
+	else
+		task_step_recorded(
+			operation,
+			service_transact(operation_service(operation), note_deleted, &deleted),
 			"the task of container '%s' is deleted, but that could not be recorded",
 			request_of(operation)->container_id);
-	else
-		operation_step_done(operation);
 }
 
 static int delete_task(struct operation *operation)

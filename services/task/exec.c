@@ -213,11 +213,11 @@ static void on_executed(struct operation *operation, enum bus_status status, con
 		operation_step_failed(operation, status, "process '%s' of container '%s': %s",
 				      request_of(operation)->exec_id,
 				      request_of(operation)->container_id, text);
-	else if (service_transact(operation_service(operation), note_executed, &executed))
-		operation_step_failed(operation, BUS_INTERNAL,
-				      "the added process could not be recorded");
 	else
-		operation_step_done(operation);
+		task_step_recorded(
+			operation,
+			service_transact(operation_service(operation), note_executed, &executed),
+			"the added process could not be recorded");
 }
 
 static int write_file(struct operation *operation, const struct task_record *record,
@@ -299,11 +299,10 @@ static void on_asked(struct operation *operation, enum bus_status status, const 
 		if (!strcmp(processes->processes.items[i].exec_id, request_of(operation)->exec_id))
 			asked.state = &processes->processes.items[i];
 	}
-	if (asked.state && service_transact(operation_service(operation), note_kept, &asked))
-		operation_step_failed(operation, BUS_INTERNAL,
-				      "the added process could not be recorded");
-	else
-		operation_step_done(operation);
+	task_step_recorded(
+		operation,
+		asked.state ? service_transact(operation_service(operation), note_kept, &asked) : 0,
+		"the added process could not be recorded");
 }
 
 static void on_dropped(struct operation *operation, enum bus_status status, const char *text,

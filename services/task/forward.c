@@ -129,14 +129,18 @@ static void answer(struct forward *forward)
 	call_finish(forward->call, &started);
 }
 
-static void succeed(struct forward *forward)
+/* What cannot be recorded for want of memory or room is asked for again: the shim repeats its reply. */
+static bool succeed(struct forward *forward)
 {
-	if (note(forward, forward->notes.done))
+	if (!note(forward, forward->notes.done))
+		answer(forward);
+	else if (again(forward, BUS_UNAVAILABLE))
+		return false;
+	else
 		call_finish_fail(forward->call, BUS_INTERNAL,
 				 "container '%s': it was done, but that could not be recorded",
 				 forward->record.container_id);
-	else
-		answer(forward);
+	return true;
 }
 
 static void on_forwarded(void *userdata, enum bus_status status, const char *text, void *reply)
@@ -146,12 +150,13 @@ static void on_forwarded(void *userdata, enum bus_status status, const char *tex
 	if (again(forward, status))
 		return;
 	forward->reply = reply;
-	if (forward->service->is_closing)
-		; /* the call goes with the service; it is asked again */
-	else if (status == BUS_OK)
-		succeed(forward);
-	else
-		fail(forward, status, text);
+	if (!forward->service
+		     ->is_closing) { /* otherwise the call goes with it, and is asked again */
+		if (status != BUS_OK)
+			fail(forward, status, text);
+		else if (!succeed(forward))
+			return;
+	}
 	forward_free(forward);
 }
 

@@ -101,7 +101,8 @@ static void on_deadline(struct loop_timer *timer)
 	(void)callback_end(link);
 }
 
-static void take_reply(struct shim_link *link, const struct envelope_reply *reply)
+/* Negative: it cannot be taken now. */
+static int take_reply(struct shim_link *link, const struct envelope_reply *reply)
 {
 	const struct schema_message *schema;
 	struct schema_fault fault = {};
@@ -114,22 +115,23 @@ static void take_reply(struct shim_link *link, const struct envelope_reply *repl
 			break;
 	}
 	if (!call)
-		return; /* late: its deadline has passed */
+		return 0; /* late: its deadline has passed */
 	if (reply->status != BUS_OK) {
 		call_end(link, call, reply->status, reply->text, NULL);
-		return;
+		return 0;
 	}
 	schema = call->method->reply();
 	message = calloc(1, schema->size ?: 1);
 	r = message ? schema_unpack(schema, reply->body.data, reply->body.size, message, &fault)
 		    : -ENOMEM;
-	if (r)
-		call_end(link, call, BUS_INTERNAL, r > 0 ? fault.text : "out of memory", NULL);
-	else
+	if (r > 0)
+		call_end(link, call, BUS_INTERNAL, fault.text, NULL);
+	else if (!r)
 		call_end(link, call, BUS_OK, "", message);
 	if (!r)
 		schema_clear(schema, message);
 	free(message);
+	return r < 0 ? r : 0;
 }
 
 /* An event's first element is the log's id, a bin; a reply's is the version, an integer. */
@@ -142,7 +144,7 @@ static bool is_event(const uint8_t *data, size_t size)
 	       first.data[0] == 0xc4;
 }
 
-static void take_packet(struct shim_link *link, const uint8_t *data, size_t size)
+static int take_packet(struct shim_link *link, const uint8_t *data, size_t size)
 {
 	struct envelope_event event;
 	struct envelope_reply reply;
@@ -151,10 +153,11 @@ static void take_packet(struct shim_link *link, const uint8_t *data, size_t size
 		if (!envelope_read_event(data, size, &event, NULL) && link->event)
 			link->event(link->userdata, &event);
 	} else if (!envelope_read_reply(data, size, &reply, NULL)) {
-		take_reply(link, &reply);
+		return error_trace(take_reply(link, &reply));
 	} else {
 		log_warning("a shim sent a malformed packet of %zu bytes", size);
 	}
+	return 0;
 }
 
 static void link_lost(struct shim_link *link)
@@ -268,6 +271,7 @@ static void on_readable(struct loop_file *file, uint32_t events)
 	struct shim_link *link = container_of(file, struct shim_link, file);
 	static uint8_t packet[PACKET_MAX];
 	ssize_t n;
+	int r;
 
 	if (events & EPOLLOUT)
 		send_rest(link);
@@ -283,9 +287,14 @@ static void on_readable(struct loop_file *file, uint32_t events)
 			return;
 		}
 		callback_begin(link);
-		take_packet(link, packet, (size_t)n);
+		r = take_packet(link, packet, (size_t)n);
 		if (!callback_end(link))
 			return;
+		/* On a new connection what was asked is asked again, and the shim repeats what it said. */
+		if (r) {
+			link_lost(link);
+			return;
+		}
 	}
 }
 

@@ -514,7 +514,8 @@ static void on_state(void *userdata, enum bus_status status, const char *text, v
 	struct task_shim *shim = userdata;
 
 	if (status != BUS_OK) {
-		if (status == BUS_DEADLINE_EXCEEDED)
+		/* The end of a connection is told by itself. */
+		if (status != BUS_UNAVAILABLE && status != BUS_CANCELED)
 			give_up_link(shim, "its state", text);
 		return;
 	}

@@ -3,6 +3,7 @@
  * belong to the operation and go with it.
  */
 
+#include <stdarg.h>
 #include <string.h>
 
 #include "services/task/task.h"
@@ -193,6 +194,22 @@ int task_step_call_now(struct operation *operation, const char *task_id,
 	if (!r)
 		start_call(operation);
 	return error_trace(r);
+}
+
+void task_step_recorded(struct operation *operation, int r, const char *format, ...)
+{
+	char what[ENVELOPE_TEXT_MAX + 1];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(what, sizeof(what), format, arguments);
+	va_end(arguments);
+	if (!r)
+		operation_step_done(operation);
+	else if (r == -ENOMEM || r == STORE_E_NO_SPACE || r == STORE_E_FULL)
+		operation_step_again(operation);
+	else
+		operation_step_failed(operation, BUS_INTERNAL, "%s", what);
 }
 
 /* ---- the end of a process ------------------------------------------------ */

@@ -144,10 +144,10 @@ static int run_resume(struct operation *operation)
 
 static void on_change(struct operation *operation, bool is_over)
 {
-	if (service_transact(operation_service(operation), look_again, operation))
-		operation_step_failed(operation, BUS_INTERNAL, "its task cannot be read");
-	else if (context_of(operation)->has_ended || is_over)
-		operation_step_done(operation);
+	int r = service_transact(operation_service(operation), look_again, operation);
+
+	if (r || context_of(operation)->has_ended || is_over)
+		task_step_recorded(operation, r, "its task cannot be read");
 }
 
 static int wait_until(struct operation *operation, uint64_t until_ms)

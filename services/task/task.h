@@ -269,6 +269,10 @@ int task_step_call(struct operation *operation, const char *task_id,
 int task_step_call_now(struct operation *operation, const char *task_id,
 		       const struct schema_method *method, const void *request,
 		       uint64_t deadline_ms, task_step_fn fn);
+/* Ends a step: @r is of the transaction that recorded what the step has led to. Without memory or room the step runs
+ * again; for any other reason it fails with these words. */
+void task_step_recorded(struct operation *operation, int r, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 /* @fn looks each time a process of the task may have ended, and once when @until_ms is over. */
 typedef void (*task_watch_fn)(struct operation *operation, bool is_over);
 int task_step_watch(struct operation *operation, const char *task_id, uint64_t until_ms,

@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import struct
+import subprocess
 import sys
 import time
 
@@ -13,11 +14,12 @@ from sp_client import Caller, Closed  # noqa: E402
 
 DIE, STALL, ERROR = 1, 2, 3
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "ENOMEM": errno.ENOMEM, "EMFILE": errno.EMFILE}
-# struct points_control: the head, the passing that is armed, then those that were written down.
-HEAD, PASSING = struct.Struct("<QIIiIiIII"), struct.Struct("24s96s")
+# struct points_control: the head, the passing that is armed, its callers, then those that were written down.
+HEAD, PASSING, CALLERS = struct.Struct("<QIIiIiIII"), struct.Struct("24s96s"), struct.Struct("<16Q")
 MAGIC = 0x315354504e494f50
 RECORDING, ARMED, LEFT, ACTION, ERRNO, FIRED, RELEASED, PASSINGS = range(8, 40, 4)
 ROOM = 100000
+FIRST = HEAD.size + PASSING.size + CALLERS.size
 
 
 def text(data):
@@ -27,7 +29,7 @@ def text(data):
 class Control:
     def __init__(self, path):
         self.path = path
-        size = HEAD.size + (1 + ROOM) * PASSING.size
+        size = FIRST + ROOM * PASSING.size
         with open(path, "w+b") as f:
             f.truncate(size)
             self.map = mmap.mmap(f.fileno(), size)
@@ -53,6 +55,12 @@ class Control:
         """The name of the point at which it has fired."""
         return text(PASSING.unpack_from(self.map, HEAD.size)[1])
 
+    def callers(self, program):
+        """Where in @program it has fired: functions and lines, innermost first."""
+        places = ["%#x" % (place - 1) for place in CALLERS.unpack_from(self.map, HEAD.size + PASSING.size) if place]
+        said = subprocess.run(["addr2line", "-fsp", "-e", program, *places], stdout=subprocess.PIPE, text=True).stdout
+        return [line for line in said.splitlines() if "points" not in line and "??" not in line]
+
     def release(self):
         """A stalled one goes on."""
         self.set(RELEASED, 1)
@@ -74,7 +82,7 @@ class Control:
         self.set(RECORDING, 0)
         n = self.n_recorded()
         assert n <= ROOM, "%d passings do not fit" % n
-        passings = (PASSING.unpack_from(self.map, HEAD.size + (1 + i) * PASSING.size) for i in range(n))
+        passings = (PASSING.unpack_from(self.map, FIRST + i * PASSING.size) for i in range(n))
         return [(text(process), text(name)) for process, name in passings]
 
 

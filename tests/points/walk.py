@@ -16,6 +16,7 @@ import traceback
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import operations  # noqa: E402
+from davit import BIN  # noqa: E402
 from points import DIE, ERROR, ERRORS, STALL  # noqa: E402
 from world import World, wait_for  # noqa: E402
 
@@ -218,6 +219,8 @@ class Walk:
             name = name_of(trial) + (" (%s)" % self.fired if trial.point == "*" else "")
             self.failures.append((name, error))
             print("FAILED %s\n    %s" % (name, str(error)[:1500]), flush=True)
+            if self.control.has_fired():
+                print("\n".join("    at " + x for x in self.control.callers(os.path.join(BIN, trial.process))), flush=True)
             if not isinstance(error, AssertionError):
                 traceback.print_exc()
             return False
