@@ -560,8 +560,10 @@ static int call_run(struct service *service, struct job *job)
 		return answer_error(call, BUS_NOT_FOUND, "%s has no method '%s'",
 				    service->definition->program, call->method_name);
 	if (call->method->mutates) {
-		if (!call->is_hashed)
-			reply_hash(call, call->hash);
+		if (!call->is_hashed && reply_hash(call, call->hash))
+			return answer_error(call, BUS_RESOURCE_EXHAUSTED,
+					    "%s is out of memory; nothing was done: try again",
+					    service->definition->program);
 		call->is_hashed = true;
 		first = call_find_later(service, call->id);
 		if (first)

@@ -333,9 +333,10 @@ static int internal_call(const struct internal *internal, struct call **ret_call
 				    NULL, &call);
 	if (!r)
 		r = schema_bytes_set(&call->body, body.data, body.size);
+	if (!r)
+		r = reply_hash(call, call->hash);
 	if (r)
 		return error_fold(r);
-	reply_hash(call, call->hash);
 	*ret_call = TAKE(call);
 	return 0;
 }

@@ -22,38 +22,57 @@ static hash_t hash_bytes(hash_t hash, const void *data, size_t size)
 	return hash;
 }
 
-/* The body as it may be remembered: one with secrets is packed again without them. */
-static hash_t hash_body(hash_t hash, const struct call *call)
+/* A body with secrets is packed again without them; one that cannot be read has none of either. */
+static int pack_without_secrets(const struct call *call, const struct schema_message *schema,
+				struct schema_buffer *ret_packed)
+{
+	_cleanup_(cleanup_free) void *request = calloc(1, schema->size);
+	int r;
+
+	if (!request)
+		return error_origin(-ENOMEM);
+	r = schema_unpack(schema, call->body.data, call->body.size, request, NULL);
+	if (r)
+		return r < 0 ? error_trace(r) : 0;
+	schema_clear_secrets(schema, request);
+	r = schema_pack(schema, request, ret_packed, NULL);
+	schema_clear(schema, request);
+	return r < 0 ? error_trace(r) : 0;
+}
+
+/* The body as it may be remembered. */
+static int hash_body(const struct call *call, hash_t *hash)
 {
 	const struct schema_message *schema = call->method ? call->method->request() : NULL;
 	_cleanup_(schema_buffer_clear) struct schema_buffer packed = {};
-	_cleanup_(cleanup_free) void *request = NULL;
-	bool is_readable;
+	int r;
 
-	if (!schema || !schema_has_secrets(schema))
-		return hash_bytes(hash, call->body.data, call->body.size);
-	request = calloc(1, schema->size);
-	is_readable = request &&
-		      !schema_unpack(schema, call->body.data, call->body.size, request, NULL);
-	if (is_readable) {
-		schema_clear_secrets(schema, request);
-		(void)schema_pack(schema, request, &packed, NULL);
-		schema_clear(schema, request);
+	if (!schema || !schema_has_secrets(schema)) {
+		*hash = hash_bytes(*hash, call->body.data, call->body.size);
+		return 0;
 	}
-	return hash_bytes(hash, packed.data, packed.size);
+	r = pack_without_secrets(call, schema, &packed);
+	if (r)
+		return r;
+	*hash = hash_bytes(*hash, packed.data, packed.size);
+	return 0;
 }
 
 /* FNV-1a of namespace, method and body: guards against mistakes, not against an attacker, who has
  * only its own requests to confuse. */
-void reply_hash(const struct call *call, uint8_t hash[16])
+int reply_hash(const struct call *call, uint8_t hash[16])
 {
 	hash_t value = (hash_t)0x6c62272e07bb0142u << 64 | 0x62b821756295c58du;
+	int r;
 
 	value = hash_bytes(value, call->namespace, strlen(call->namespace) + 1);
 	value = hash_bytes(value, call->method_name, strlen(call->method_name) + 1);
-	value = hash_body(value, call);
+	r = hash_body(call, &value);
+	if (r)
+		return r;
 	for (int i = 0; i < 16; i++)
 		hash[i] = (uint8_t)(value >> (8 * i));
+	return 0;
 }
 
 static void expiry_key(struct store_key *key, uint64_t expires_ms, const uint8_t id[16])

@@ -121,7 +121,8 @@ enum {
 	REPLY_E_OTHER, /* the id belongs to another request */
 	REPLY_E_DAMAGED = 100,
 };
-void reply_hash(const struct call *call, uint8_t hash[16]);
+/* -ENOMEM: it is not known. */
+int reply_hash(const struct call *call, uint8_t hash[16]);
 /* REPLY_E_*, STORE_E_FULL, STORE_E_NO_SPACE or negative. */
 int reply_find(struct service *service, const struct call *call, struct reply_record *ret_record);
 int reply_put(struct service *service, const struct call *call, bool is_running);

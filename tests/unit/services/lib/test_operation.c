@@ -1,5 +1,6 @@
 /* Operations that are cut, fail, are joined and cancelled at every step. */
 
+#include <limits.h>
 #include <string.h>
 
 #include "broker/lib/file.h"
@@ -19,6 +20,7 @@ static const char *fail_in;       /* this step fails by itself */
 static struct operation *waiting; /* of a step that waits for the test */
 static bool is_third_by_hand, is_undo_failing;
 static unsigned n_out_of_memory; /* so many ends */
+static unsigned n_forgetful;     /* so often what a step has led to finds no memory */
 
 static void note(const char *what)
 {
@@ -74,6 +76,10 @@ static int second_done(struct operation *operation, void *reply_)
 	struct task_delete_reply *reply = reply_;
 
 	note(reply ? "second-done" : "?");
+	if (n_forgetful) {
+		n_forgetful--;
+		return -ENOMEM;
+	}
 	return may_fail(operation, "second-done");
 }
 
@@ -265,7 +271,7 @@ static int setup(void **state)
 	fail_in = NULL;
 	waiting = NULL;
 	is_third_by_hand = is_undo_failing = false;
-	n_out_of_memory = 0;
+	n_out_of_memory = n_forgetful = 0;
 	service_case_init(test, &definition);
 	*state = test;
 	return 0;
@@ -614,6 +620,67 @@ static void test_an_end_without_memory_for_its_reply_is_tried_again(void **state
 	assert_int_equal(test->service->operations.count, 0);
 }
 
+static void test_a_step_without_memory_for_its_reply_asks_again_with_the_same_id(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller = start(test, id_1);
+	uint8_t before[16];
+
+	n_forgetful = 1;
+	memcpy(before, fake_call_id(fake_bus_find(test->bus, "task.delete")), 16);
+	answer(test, "task.delete", BUS_OK, "");
+	assert_string_equal(history, "start first second second-done ");
+	retry_now(test);
+	assert_string_equal(history, "start first second second-done second ");
+	assert_memory_equal(fake_call_id(fake_bus_find(test->bus, "task.delete")), before, 16);
+	answer(test, "task.delete", BUS_OK, "");
+	answer(test, "image.release", BUS_OK, "");
+	answer(test, "image.release", BUS_OK, "");
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_OK);
+	assert_int_equal(n_records(test), 0);
+}
+
+static void test_a_step_that_never_finds_memory_fails(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller = start(test, id_1);
+
+	n_forgetful = UINT_MAX;
+	answer(test, "task.delete", BUS_OK, "");
+	while (test->service->operations.first->retry.loop) {
+		retry_now(test);
+		answer(test, "task.delete", BUS_OK, "");
+	}
+	answer(test, "task.get", BUS_OK, "");
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_INTERNAL);
+	assert_non_null(strstr(caller->text, "step 'second' of container.remove failed"));
+	assert_false(has_row(test, "row"));
+	assert_int_equal(n_records(test), 0);
+}
+
+static void test_what_a_step_led_to_is_recorded_when_there_is_memory_again(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller;
+
+	is_third_by_hand = true;
+	caller = start(test, id_1);
+	answer(test, "task.delete", BUS_OK, "");
+	history[0] = '\0';
+	operation_step_again(waiting);
+	service_case_turn(test);
+	assert_string_equal(history, "");
+	assert_false(caller->is_answered);
+	retry_now(test);
+	assert_string_equal(history, "third after-commit ");
+	operation_step_done(waiting);
+	service_case_turn(test);
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_OK);
+}
+
 static void test_an_end_that_waits_for_memory_outlives_a_crash(void **state)
 {
 	struct service_case *test = *state;
@@ -858,6 +925,9 @@ TEST_MAIN(CASE(test_steps_follow_each_other_and_the_caller_gets_the_end),
 	  CASE(test_an_undo_is_tried_again_with_another_id),
 	  CASE(test_an_undo_that_never_succeeds_does_not_keep_the_others),
 	  CASE(test_an_end_without_memory_for_its_reply_is_tried_again),
+	  CASE(test_a_step_without_memory_for_its_reply_asks_again_with_the_same_id),
+	  CASE(test_a_step_that_never_finds_memory_fails),
+	  CASE(test_what_a_step_led_to_is_recorded_when_there_is_memory_again),
 	  CASE(test_an_end_that_waits_for_memory_outlives_a_crash),
 	  CASE(test_another_operation_on_the_object_is_refused),
 	  CASE(test_two_in_one_turn_exclude_each_other),
