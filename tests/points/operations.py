@@ -1,7 +1,9 @@
 """The operations whose points are walked: what must be there before, the request, what it must have done."""
 
 import os
+import shutil
 import sys
+import tarfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "integration"))
@@ -109,6 +111,23 @@ class Run(WithContainer):
         return self.lines()
 
 
+class Fleeting(WithContainer):
+    """It ends at once and is removed then, whoever has died meanwhile."""
+
+    method = "container.run"
+    topics = ("/containers/create", "/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete", "/containers/delete")
+
+    def body(self):
+        return self.run_body("echo x >>/flags/ID", auto_remove=True)
+
+    def count(self):
+        if self.lines():
+            wait_for(lambda: not self.exists("container.get", id=self.id), "it is removed")
+        elif self.exists("container.get", id=self.id):
+            wait_for(lambda: self.lines() or not self.exists("container.get", id=self.id), "it has run, or is removed")
+        return self.lines()
+
+
 class Start(WithContainer):
     method = "task.start"
     topics = ("/tasks/start",)
@@ -194,6 +213,21 @@ class End(WithContainer):
 
     def count(self):
         return 1 if self.bus.do("task.wait", container_id=self.id).get("exit") else 0
+
+
+class Stop(Fatal):
+    """The image's stop signal, and it ends in time."""
+
+    method = "task.stop"
+    topics = ("/tasks/exit",)
+
+    def prepare(self):
+        self.bus.do("container.run", **self.run_body(
+            "trap 'echo x >>/flags/ID; exit' TERM; echo >/flags/ID.ready; while :; do sleep 1000 & wait $!; done"))
+        wait_for(lambda: self.lines(".ready"), "it has set its trap")
+
+    def body(self):
+        return {"container_id": self.id, "timeout_ms": 20000}
 
 
 class Delete(WithContainer):
@@ -288,6 +322,31 @@ class Unpack(WithImage):
 
     def body(self):
         return {"name": self.name()}
+
+
+class Export(WithImage):
+    """Its archive is whole, or none is there."""
+
+    method = "image.export"
+
+    def prepare(self):
+        self.bus.do("image.import", path=self.archive(), base_name="points.example/" + self.id)
+        self.folder = os.path.join(self.world.davit.work, self.id + ".out")
+        os.mkdir(self.folder)
+
+    def body(self):
+        return {"names": [self.name()], "path": os.path.join(self.folder, "out.tar")}
+
+    def count(self):
+        names = os.listdir(self.folder)
+        if names:
+            with tarfile.open(os.path.join(self.folder, "out.tar")) as tar:
+                assert "index.json" in tar.getnames(), tar.getnames()
+        return len(names)
+
+    def clean(self):
+        super().clean()
+        shutil.rmtree(self.folder)
 
 
 class Collect(Operation):
@@ -453,4 +512,4 @@ class Snapshot(Operation):
 
 SMALL = [ListContainers, ListTasks, ListImages, ListContent, ListSnapshots, Inspect, ListRuntimes, ReadEvents, Namespace,
          Lease, Commit, Snapshot]
-ALL = [Create, Run, Start, Brief, Exec, Kill, Fatal, End, Delete, Import, Pull, Unpack, Collect, Publish]
+ALL = [Create, Run, Fleeting, Start, Brief, Exec, Kill, Fatal, End, Stop, Delete, Import, Export, Pull, Unpack, Collect, Publish]
