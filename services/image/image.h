@@ -199,6 +199,15 @@ int collect_later(struct image_service *image);
 /* Something ends by itself at @ns (since 1970; UINT64_MAX: never). */
 void collect_expires(struct image_service *image, uint64_t ns);
 
+/* ---- snapshot_mark.c ---- */
+#define SNAPSHOT_MARK_PATH 320
+/* In a transaction: puts the record, and notes it at its directory. STORE_E_*, or negative. */
+int snapshot_put(struct image_service *image, const struct store_key *key, const struct snapshot_record *record);
+void snapshot_mark(struct image_service *image, const char *scope, const struct snapshot_record *record);
+/* @name: of a directory in @snapshots. */
+bool snapshot_is_marked(struct image_service *image, const char *name);
+/* 0; positive: nothing (that can be read) is noted there; -ENOMEM. */
+int snapshot_read_mark(int snapshots, const char *name, struct snapshot_mark *ret_mark);
 /* ---- snapshot.c ---- */
 int snapshot_check_name(struct image_service *image, const char *snapshotter, const char **ret_name,
 			struct why *why);

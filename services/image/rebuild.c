@@ -1,10 +1,10 @@
 /*
  * The image service's part of making its store again: blobs that are what their
- * names say, and names of images from the events that told of them. What was
- * recorded and is found again is held by one lease, so that it is a person who
- * lets it go. Snapshots are not found again: nobody knows whose a directory is.
- * Layers are made again from their blobs when they are needed; directories
- * without a record stay until the store is accepted, and are set aside then.
+ * names say, names of images from the events that told of them, and snapshots by
+ * what is noted at their directories. Blobs, and snapshots that are no layers,
+ * stay until a person lets them go. Layers without a record are made again from
+ * their blobs when they are needed; directories without one stay until the store
+ * is accepted, and are set aside then.
  */
 
 #include "services/lib/rebuild.h"
@@ -20,6 +20,7 @@
 #include "schemas/envelope.h"
 #include "services/image/collect.h"
 #include "services/image/handlers.h"
+#include "services/image/labels.h"
 #include "services/image/lease.h"
 
 #define BATCH 500 /* records of one transaction */
@@ -31,7 +32,7 @@ struct finder {
 	char lease[64];
 	struct set known; /* names that were salvaged: "<namespace> <name>" */
 	struct set lost;  /* that an event tells of without its target */
-	size_t n_held, n_found, n_wrong, n_batch;
+	size_t n_held, n_found, n_wrong, n_batch, n_layers, n_snapshots;
 };
 
 /* Large stores are not one transaction. */
@@ -325,24 +326,94 @@ static int note_number(void *userdata, const struct store_key *key, void *data)
 	return set_add(userdata, name);
 }
 
-static int count_snapshots(struct finder *finder, const char *path)
+/* Is it what this directory may be? */
+static bool is_sound(const struct snapshot_mark *mark, const char *name)
 {
-	_cleanup_(cleanup_dir) DIR *dir = opendir(path);
-	_cleanup_(set_clear) struct set known = {};
-	struct dirent *entry;
-	size_t n_unknown = 0;
+	const struct snapshot_record *record = mark->snapshot;
+	bool is_layer = !strcmp(mark->scope, SCOPE_SHARED);
+	char number[24];
+
+	snprintf(number, sizeof(number), "%llu", (unsigned long long)record->number);
+	return !strcmp(number, name) && record->key[0] && is_layer == check_digest(record->key) &&
+	       (is_layer || check_identifier(mark->scope)) &&
+	       (!is_layer || record->kind == SNAPSHOT_COMMITTED) &&
+	       (!strcmp(record->snapshotter, SNAPSHOTTER_OVERLAY) ||
+		!strcmp(record->snapshotter, SNAPSHOTTER_NATIVE));
+}
+
+/* One that is no layer is kept until its container, or a person, removes it: what kept it may be lost. */
+static int put_snapshot(struct finder *finder, struct snapshot_mark *mark, bool *ret_new)
+{
+	struct snapshot_record *record = mark->snapshot;
+	bool is_layer = !strcmp(mark->scope, SCOPE_SHARED);
+	struct store_key key;
 	int r;
 
-	r = store_walk(finder->store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
-		       note_number, &known);
-	while (!r && dir && (entry = readdir(dir)))
-		n_unknown += entry->d_name[0] != '.' && !set_has(&known, entry->d_name);
+	r = store_key(&key, mark->scope, record->snapshotter, record->key, NULL);
+	if (r || store_has(finder->store, TABLE_SNAPSHOTS, &key))
+		return r == -ENAMETOOLONG ? 0 : r;
+	if (!is_layer)
+		r = snapshot_keep(&record->labels);
+	if (!r)
+		r = put(finder, TABLE_SNAPSHOTS, &key, schema_snapshot_record(), record);
+	*ret_new = !r;
+	if (!r)
+		(*(is_layer ? &finder->n_layers : &finder->n_snapshots))++;
+	return r;
+}
+
+static int take_directory(struct finder *finder, int snapshots, const char *name, bool *ret_new)
+{
+	_cleanup_(snapshot_mark_clear) struct snapshot_mark mark = {};
+	int r;
+
+	*ret_new = false;
+	if (rebuild_is_whole(finder->rebuild, TABLE_SNAPSHOTS))
+		return 0;
+	r = snapshot_read_mark(snapshots, name, &mark);
+	if (r)
+		return r > 0 ? 0 : r;
+	return is_sound(&mark, name) ? put_snapshot(finder, &mark, ret_new) : 0;
+}
+
+static void tell_snapshots(struct finder *finder, size_t n_unknown, const char *path)
+{
+	if (finder->n_layers)
+		rebuild_say(finder->rebuild,
+			    "rebuilt: %zu layers, by what is noted at their directories",
+			    finder->n_layers);
+	if (finder->n_snapshots)
+		rebuild_say(finder->rebuild,
+			    "rebuilt: %zu snapshots, by what is noted at their directories; each "
+			    "is kept until it is removed, as its label " LABEL_ROOT " says",
+			    finder->n_snapshots);
 	if (n_unknown)
 		rebuild_say(
 			finder->rebuild,
 			"missing: records of %zu directories in %s: they stay; layers are unpacked "
 			"again, containers that run go on, what others wrote has to be taken from there",
 			n_unknown, path);
+}
+
+static int find_snapshots(struct finder *finder, const char *path)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir(path);
+	_cleanup_(set_clear) struct set known = {};
+	struct dirent *entry;
+	size_t n_unknown = 0;
+	bool is_new;
+	int r;
+
+	r = store_walk(finder->store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
+		       note_number, &known);
+	while (!r && dir && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.' || set_has(&known, entry->d_name))
+			continue;
+		r = take_directory(finder, dirfd(dir), entry->d_name, &is_new);
+		n_unknown += !is_new;
+	}
+	if (!r)
+		tell_snapshots(finder, n_unknown, path);
 	return r;
 }
 
@@ -362,7 +433,7 @@ int image_rebuild(struct rebuild *rebuild)
 		r = find_blobs(&finder) ?: find_names(&finder);
 	else
 		rebuild_say(rebuild, "missing: all blobs: %s: %s", blobs, strerror(errno));
-	r = r ?: count_snapshots(&finder, snapshots);
+	r = r ?: find_snapshots(&finder, snapshots);
 	set_clear(&finder.known);
 	set_clear(&finder.lost);
 	close_fd(finder.blobs);

@@ -262,8 +262,7 @@ int snapshot_record_layer(struct image_service *image, const char *snapshotter, 
 	snprintf(before, sizeof(before), "extract-%llu", (unsigned long long)number);
 	r = make_key(SCOPE_SHARED, snapshotter, chain, &key);
 	if (!r)
-		r = store_put(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
-			      &record);
+		r = snapshot_put(image, &key, &record);
 	if (!r)
 		r = emit_prepare(image, "", before, parent, snapshotter);
 	if (!r)
@@ -317,8 +316,7 @@ int snapshot_record_own(struct image_service *image, const char *namespace,
 	if (!r)
 		r = make_key(namespace, snapshotter, request->key, &key);
 	if (!r)
-		r = store_put(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
-			      &record);
+		r = snapshot_put(image, &key, &record);
 	collect_expires(image, label_expiry(&record.labels));
 	if (!r)
 		r = emit_prepare(image, namespace, request->key, parent, snapshotter);
@@ -624,8 +622,10 @@ static int note_known(void *userdata, const struct store_key *key, void *data)
 		log_info("layer=%s dropped=\"not known to be on disk\"", record->key);
 		return store_delete(known->image->store, TABLE_SNAPSHOTS, key);
 	}
-	r = set_add(&known->names, name);
-	return r ? error_trace(r) : error_trace(mend(known->image, record, name));
+	r = set_add(&known->names, name) ?: mend(known->image, record, name);
+	if (!r && !snapshot_is_marked(known->image, name))
+		snapshot_mark(known->image, store_key_part(key, 0), record);
+	return error_trace(r);
 }
 
 static int clean_directories(struct image_service *image, struct known *known)

@@ -505,9 +505,7 @@ static int rename_record(struct operation *operation, const struct store_key *ol
 		    ?: snapshot_key(operation_namespace(operation), record->snapshotter,
 				    request->name, &new);
 	r = r ?: store_delete(image->store, TABLE_SNAPSHOTS, old);
-	return r
-		       ?: store_put(image->store, TABLE_SNAPSHOTS, &new, schema_snapshot_record(),
-				    record);
+	return r ?: snapshot_put(image, &new, record);
 }
 
 static int finish_commit(struct operation *operation, void *data)
@@ -664,8 +662,7 @@ int snapshot_update(struct image_service *image, const struct snapshot_update_re
 		r = change_labels(record, request, &why);
 	record->updated_at_ns = time_real_ns();
 	if (!r)
-		r = store_put(image->store, TABLE_SNAPSHOTS, &key, schema_snapshot_record(),
-			      record);
+		r = snapshot_put(image, &key, record);
 	if (!r)
 		r = collect(image);
 	return image_answer(call, r, &why, "the snapshot");

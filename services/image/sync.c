@@ -16,7 +16,7 @@ static int mark(void *userdata, const struct store_key *key, void *data)
 	if (!record->unsynced_boot.size || record->number >= image->syncing_before)
 		return 0;
 	schema_bytes_clear(&record->unsynced_boot);
-	return store_put(image->store, TABLE_SNAPSHOTS, key, schema_snapshot_record(), record);
+	return snapshot_put(image, key, record);
 }
 
 static int mark_all(void *userdata)
