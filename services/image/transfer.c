@@ -327,6 +327,15 @@ static void take_note(struct transfer *transfer, struct work_note *note)
 	}
 }
 
+/* The child may wait for the answer to what cannot be read, or tell nothing of it again. */
+static void be_deaf(struct transfer *transfer, const char *why)
+{
+	log_error("image=%s error=\"a note of davit-image-work cannot be read: %s\"",
+		  transfer->name, why);
+	transfer->is_deaf = true;
+	transfer_stop(transfer);
+}
+
 static void on_channel(struct loop_file *file, uint32_t events)
 {
 	struct transfer *transfer = container_of(file, struct transfer, file);
@@ -336,6 +345,7 @@ static void on_channel(struct loop_file *file, uint32_t events)
 		_cleanup_(work_note_clear) struct work_note note = {};
 		struct schema_fault fault = {};
 		ssize_t size = recv(transfer->channel, transfer->buffer, NOTE_MAX, MSG_DONTWAIT);
+		int r;
 
 		if (size < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
@@ -344,14 +354,12 @@ static void on_channel(struct loop_file *file, uint32_t events)
 			loop_file_remove(&transfer->file);
 			return;
 		}
-		/* It may wait for the answer to this one. */
-		if (schema_unpack(schema_work_note(), transfer->buffer, (size_t)size, &note,
-				  &fault)) {
-			log_error(
-				"image=%s error=\"a note of davit-image-work cannot be read: %s\"",
-				transfer->name, fault.text[0] ? fault.text : "out of memory");
-			transfer->is_deaf = true;
-			transfer_stop(transfer);
+		r = schema_unpack(schema_work_note(), transfer->buffer, (size_t)size, &note,
+				  &fault);
+		if (r < 0 && transfer->hooks->tells_progress)
+			continue; /* the next one tells more */
+		if (r) {
+			be_deaf(transfer, r < 0 ? "out of memory" : fault.text);
 			return;
 		}
 		take_note(transfer, &note);

@@ -87,17 +87,18 @@ static void start(void *userdata)
 	ask(userdata);
 }
 
-void task_auto_remove(struct task_service *service, const struct task_record *record)
+int task_auto_remove(struct task_service *service, const struct task_record *record)
 {
 	struct removal *removal = calloc(1, sizeof(*removal));
+	int r;
 
-	if (!removal || task_record_copy(record, &removal->record)) {
-		log_error("container=%s/%s: out of memory, not removed", record->namespace,
-			  record->container_id);
-		free(removal);
-		return;
-	}
+	if (!removal)
+		return error_origin(-ENOMEM);
 	removal->service = service;
-	if (service_after_commit(service->service, start, removal_free, removal))
+	r = task_record_copy(record, &removal->record);
+	if (!r)
+		r = service_after_commit(service->service, start, removal_free, removal);
+	if (r)
 		removal_free(removal);
+	return error_trace(r);
 }

@@ -446,8 +446,20 @@ static void start_shim(struct operation *operation)
 				      may_be_started(operation, &record) ? UNCERTAIN : "");
 }
 
+/* When this step runs again, what it started may have ended already, and been removed: with its row, once its shim is gone. */
 static int run_shim(struct operation *operation)
 {
+	_cleanup_(task_record_clear) struct task_record record = {};
+	struct task_create_context *context = context_of(operation);
+	int r;
+
+	r = task_shim_row(operation_object(operation), context->task_id, &record);
+	if (r && r != TASK_E_NOT_FOUND)
+		return error_fold(r);
+	if (r || record.status == TASK_DELETED) {
+		context->pid = record.pid;
+		return 0;
+	}
 	return operation_after_commit(operation, start_shim) ?: OPERATION_LATER;
 }
 

@@ -404,7 +404,7 @@ static int tell_reboot(void *userdata)
 		r = store_put(reboot->service->store, ENDED_TABLE, &key, schema_task_record(),
 			      &record);
 	if (!r && row->auto_remove)
-		task_auto_remove(reboot->service, &record);
+		r = task_auto_remove(reboot->service, &record);
 	return r;
 }
 

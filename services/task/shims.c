@@ -207,7 +207,7 @@ static int note_report(void *userdata)
 	if (!r && record.status == TASK_STOPPED) {
 		task_changed(service, record.task_id);
 		if (record.auto_remove)
-			task_auto_remove(service, &record);
+			r = task_auto_remove(service, &record);
 	}
 	return r;
 }

@@ -308,8 +308,9 @@ extern const struct operation_type task_delete_operation; /* delete.c */
 extern const struct operation_type task_checkpoint_operation; /* checkpoint.c */
 
 /* ---- auto_remove.c ---- */
-/* Asks container.remove until it has succeeded; the request id is derived from the task's id. */
-void task_auto_remove(struct task_service *service, const struct task_record *record);
+/* In a transaction that notes the end of the task: asks container.remove until it has succeeded; the request id is derived
+ * from the task's id. -ENOMEM: then that end must be noted again. */
+int task_auto_remove(struct task_service *service, const struct task_record *record);
 
 /* ---- a store that was lost (found.c) ---- */
 /* At start, before task_recover(): rows of tasks whose bundles are there, if there are no rows at all. */

@@ -338,14 +338,16 @@ class Export(WithImage):
         return {"names": [self.name()], "path": os.path.join(self.folder, "out.tar")}
 
     def count(self):
-        names = os.listdir(self.folder)
-        if names:
-            with tarfile.open(os.path.join(self.folder, "out.tar")) as tar:
-                assert "index.json" in tar.getnames(), tar.getnames()
-        return len(names)
+        path = os.path.join(self.folder, "out.tar")
+        if not os.path.exists(path):
+            return 0
+        with tarfile.open(path) as tar:
+            assert "index.json" in tar.getnames(), tar.getnames()
+        return 1
 
     def clean(self):
         super().clean()
+        wait_for(lambda: os.listdir(self.folder) in ([], ["out.tar"]), "nothing else is left beside the archive")
         shutil.rmtree(self.folder)
 
 
