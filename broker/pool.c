@@ -110,6 +110,8 @@ static int receive(struct pool_connection *connection)
 	    (route->state != CONNECTION_BUSY && route->state != CONNECTION_PARKED))
 		return SP_E_PROTOCOL; /* nothing was asked, or something else */
 	size = connection->wire.size - SP_ID_SIZE;
+	if (!size)
+		return SP_E_PROTOCOL; /* it had no memory for its answer: it gets the request again */
 	is_error = envelope_read_reply(body + SP_ID_SIZE, size, &reply, NULL) ||
 		   (reply.status != BUS_OK && reply.status != BUS_PENDING);
 	exchange = route_answered(&broker->router, route, is_error, &actions);

@@ -6,7 +6,7 @@ name and answers each connection on a thread of its own.
 Methods: NAME.echo (gives the body back, with its pid), NAME.slow {ms, tell} (answers after
 that long; tell: prints `slow` first), NAME.never (does not answer), NAME.die (kills itself), NAME.nested (calls echo of the other
 service through the bus), NAME.garbage (answers something else), NAME.once (dies on the first
-delivery of a request id, answers the next). SIGTERM: drains, then exits when nothing runs.
+delivery of a request id, answers the next), NAME.empty (answers the first with nothing, as a service without memory does). SIGTERM: drains, then exits when nothing runs.
 """
 
 import argparse
@@ -104,6 +104,8 @@ class Service:
         if self.seen_path and verb in ("once", "die"):
             if self.note(request_id) == 0 or verb == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+        if verb == "empty" and self.note(request_id) == 0:
+            return ()
         if verb == "slow":
             if body.get("tell"):
                 print("slow", flush=True)
@@ -140,8 +142,7 @@ class Service:
             reply = self.answer(request)
             if reply is None:
                 return
-            status, text, body = reply
-            payload = msgpack.packb([1, request[1], status, text, body], use_bin_type=True)
+            payload = msgpack.packb([1, request[1], *reply], use_bin_type=True) if reply else b""
             if request[4].endswith(".garbage"):
                 payload = b"\xc1garbage"
             connection.send(frame[:4] + payload)

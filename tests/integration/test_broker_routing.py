@@ -105,6 +105,11 @@ class Routing(BrokerCase):
         self.assertEqual(self.broker.call("alpha.garbage")[0], "INTERNAL")
         self.assertEqual(self.broker.call("alpha.echo")[0], "OK")
 
+    def test_what_is_answered_with_nothing_is_delivered_again(self):
+        self.start_service("alpha", "--redeliver", "--log", self.directory + "/seen")
+        self.assertEqual(self.broker.call("alpha.empty")[0], "OK")
+        self.assertEqual(self.broker.service("alpha")["redelivered"], 1)
+
     def test_a_draining_service_gets_nothing_more_and_the_next_takes_over(self):
         first = self.start_service("alpha")
         with self.broker.caller() as slow, self.broker.caller() as caller:

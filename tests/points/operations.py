@@ -325,9 +325,10 @@ class Unpack(WithImage):
 
 
 class Export(WithImage):
-    """Its archive is whole, or none is there."""
+    """Its archive is whole, or none is there; one that is refused at the last moment may be there."""
 
     method = "image.export"
+    comes_by_itself = True
 
     def prepare(self):
         self.bus.do("image.import", path=self.archive(), base_name="points.example/" + self.id)
