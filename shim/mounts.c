@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 
 #include "broker/lib/file.h"
@@ -16,18 +17,30 @@
 /* fsconfig(2) takes strings of at most 255 bytes, mount(2) a page of options. */
 #define FSCONFIG_STRING_MAX 255
 #define MOUNT_DATA_MAX      4095
+#define UNIFIED             "/sys/fs/cgroup/unified"
 
-int mounts_enter(bool detach_unified, struct why *why)
+/* crun makes directories where it was: systemd has what lies below read-only, and no place there is ours. */
+static int detach_unified(struct why *why)
+{
+	struct statvfs status;
+
+	if (umount2(UNIFIED, MNT_DETACH | UMOUNT_NOFOLLOW) && errno != EINVAL && errno != ENOENT)
+		return why_errno(why, error_origin(-errno), "cannot detach " UNIFIED);
+	if (statvfs(UNIFIED, &status) || !(status.f_flag & ST_RDONLY))
+		return 0;
+	if (mount("tmpfs", UNIFIED, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=755"))
+		return why_errno(why, error_origin(-errno), "cannot cover " UNIFIED);
+	return 0;
+}
+
+int mounts_enter(bool is_hybrid, struct why *why)
 {
 	if (unshare(CLONE_NEWNS))
 		return why_errno(why, error_origin(-errno), "cannot make a mount namespace");
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
 		return why_errno(why, error_origin(-errno),
 				 "cannot make / a slave in the mount namespace");
-	if (detach_unified && umount2("/sys/fs/cgroup/unified", MNT_DETACH | UMOUNT_NOFOLLOW) &&
-	    errno != EINVAL && errno != ENOENT)
-		return why_errno(why, error_origin(-errno), "cannot detach /sys/fs/cgroup/unified");
-	return 0;
+	return is_hybrid ? detach_unified(why) : 0;
 }
 
 /* ---- where --------------------------------------------------------------- */

@@ -11,8 +11,8 @@
 #include "schemas/messages.h"
 #include "shim/idmap.h"
 
-/* unshare, everything a slave of the host's; detaches cgroup/unified if asked. */
-int mounts_enter(bool detach_unified, struct why *why);
+/* unshare, everything a slave of the host's; on a hybrid host cgroup/unified is detached. */
+int mounts_enter(bool is_hybrid, struct why *why);
 /* Mounts @mounts in order, on @root or beneath it, with the ids of @idmap (NULL: the host's). On failure
  * nothing stays mounted. */
 int mounts_make(const char *root, const struct mount *mounts, size_t count,

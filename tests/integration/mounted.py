@@ -57,6 +57,12 @@ def stay_apart():
         IS_APART = True
 
 
+def make_read_only(path):
+    """What is mounted there, not what is mounted below."""
+    stay_apart()
+    check(LIBC.mount(None, path.encode(), None, MS_BIND | MS_REMOUNT | MS_RDONLY, None), path)
+
+
 @contextlib.contextmanager
 def mounted(mounts, work):
     """A directory with @mounts of a snapshot on it."""

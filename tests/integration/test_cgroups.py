@@ -4,10 +4,12 @@
 import concurrent.futures
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import mounted  # noqa: E402
 from davit import Davit, main, wait_for  # noqa: E402
 
 CGROUPS = "/sys/fs/cgroup"
@@ -58,6 +60,21 @@ case " $* " in *" delete "*)
 esac
 exit $code
 """
+
+
+def test_containers_run_where_the_parent_of_the_hierarchies_is_read_only():
+    """As systemd has it; this process and the davits that it starts from here on see it so."""
+    mounted.make_read_only(CGROUPS)
+    with Davit() as d:
+        d.import_busybox()
+        for runtime in RUNTIMES:
+            assert d.check("run", "--rm", "--runtime", runtime, "busybox", "a", "echo", "hello") == "hello\n"
+            d.check("run", "-d", "--runtime", runtime, "busybox", "b", "sleep", "1000")
+            d.note_cgroup("b")
+            shim = d.call("task.get", "container_id=b")["process"]["shim_pid"]
+            os.kill(shim, signal.SIGKILL)
+            wait_for(lambda: d("exec", "b", "true").returncode == 0, "another shim serves it")
+            d.check("rm", "-f", "b")
 
 
 def test_a_busy_cgroup_is_removed_when_it_can_be_and_reported_until_then():
