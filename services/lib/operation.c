@@ -247,12 +247,15 @@ static int step_succeeded(struct operation *operation)
 /* Of what it has led to already nothing is undone: with the same ids it happens once. */
 static int step_again(struct operation *operation)
 {
+	unsigned generation = operation->generation;
+
 	restore(operation, &operation->before_step);
-	log_warning("operation=%s object=%s step=%s: no memory for it: it waits",
+	log_warning("operation=%s object=%s step=%s error=\"%s\": it is tried again",
 		    operation->record.method,
 		    operation->record.object ? operation->record.object : "",
-		    operation->record.step_name);
-	operation->generation++;
+		    operation->record.step_name,
+		    operation->fail_text[0] ? operation->fail_text : "out of memory");
+	operation->generation = generation + 1;
 	operation->n_outstanding = 0;
 	operation->is_waiting = false;
 	return try_later(operation);
@@ -281,7 +284,7 @@ static int conclude(struct operation *operation, int r)
 	if (r == -ENOMEM && !operation_is_undoing(operation) &&
 	    operation->n_attempts + 1 < MEMORY_ATTEMPTS)
 		return step_again(operation);
-	if (r != OPERATION_FAILED)
+	if (r != OPERATION_FAILED && !operation->fail_text[0])
 		operation_fail(operation, BUS_INTERNAL, "step '%s' of %s failed: %s",
 			       operation->record.step_name, operation->record.method,
 			       r < 0 ? strerror(-r) : "unexpected result");
@@ -320,7 +323,7 @@ static int end_later(struct operation *operation, int r)
 {
 	if (operation->n_attempts + 1 >= MEMORY_ATTEMPTS)
 		return error_trace(r);
-	log_warning("operation=%s object=%s: no memory for its reply: it waits",
+	log_warning("operation=%s object=%s error=\"no memory for its reply\": it is tried again",
 		    operation->record.method,
 		    operation->record.object ? operation->record.object : "");
 	return try_later(operation);
@@ -512,8 +515,10 @@ static int give_reply(struct operation *operation, struct operation_result *resu
 
 static int take_result(struct operation *operation, struct operation_result *result)
 {
-	if (result->is_short_of_memory)
+	if (result->is_short_of_memory) {
+		operation_fail(operation, BUS_INTERNAL, "%s", result->text);
 		return error_origin(-ENOMEM);
+	}
 	if (result->status == BUS_OK)
 		return result->effect ? give_reply(operation, result) : 0;
 	/* Of an undo: what is to go is gone. */
@@ -614,11 +619,13 @@ void operation_queue_result(struct operation *operation, struct operation_effect
 	service_queue(operation->service, &result->job);
 }
 
-void operation_step_again(struct operation *operation)
+void operation_step_again(struct operation *operation, const char *text)
 {
 	struct operation_result *result = result_new(operation);
 
-	if (!result)
+	if (result)
+		result->text = strdup(text);
+	if (!result || !result->text)
 		service_die(operation->service, -ENOMEM);
 	result->is_short_of_memory = true;
 	service_queue(operation->service, &result->job);

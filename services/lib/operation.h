@@ -82,8 +82,9 @@ int operation_call_if_any(struct operation *operation, const struct schema_metho
 
 /* From later callbacks. */
 void operation_step_done(struct operation *operation);
-/* What the step has led to cannot be recorded for want of memory: it runs again a moment later, as after a crash. */
-void operation_step_again(struct operation *operation);
+/* What the step has led to cannot be recorded for want of memory or room: it runs again a moment later, as after a crash.
+ * @text: its failure, if that never helps. */
+void operation_step_again(struct operation *operation, const char *text);
 void operation_step_failed(struct operation *operation, enum bus_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* In a step: records the failure; returns a value for the step to return. */
 int operation_fail(struct operation *operation, enum bus_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));

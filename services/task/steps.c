@@ -207,7 +207,7 @@ void task_step_recorded(struct operation *operation, int r, const char *format, 
 	if (!r)
 		operation_step_done(operation);
 	else if (r == -ENOMEM || r == STORE_E_NO_SPACE || r == STORE_E_FULL)
-		operation_step_again(operation);
+		operation_step_again(operation, what);
 	else
 		operation_step_failed(operation, BUS_INTERNAL, "%s", what);
 }

@@ -669,7 +669,7 @@ static void test_what_a_step_led_to_is_recorded_when_there_is_memory_again(void 
 	caller = start(test, id_1);
 	answer(test, "task.delete", BUS_OK, "");
 	history[0] = '\0';
-	operation_step_again(waiting);
+	operation_step_again(waiting, "it cannot be recorded");
 	service_case_turn(test);
 	assert_string_equal(history, "");
 	assert_false(caller->is_answered);
@@ -679,6 +679,26 @@ static void test_what_a_step_led_to_is_recorded_when_there_is_memory_again(void 
 	service_case_turn(test);
 	assert_true(caller->is_answered);
 	assert_int_equal(caller->status, BUS_OK);
+}
+
+static void test_what_can_never_be_recorded_is_told(void **state)
+{
+	struct service_case *test = *state;
+	struct service_answer *caller;
+
+	is_third_by_hand = true;
+	caller = start(test, id_1);
+	answer(test, "task.delete", BUS_OK, "");
+	do {
+		operation_step_again(waiting, "it cannot be recorded");
+		service_case_turn(test);
+		if (test->service->operations.first->retry.loop)
+			retry_now(test);
+	} while (!fake_bus_find(test->bus, "task.get"));
+	answer(test, "task.get", BUS_OK, "");
+	assert_true(caller->is_answered);
+	assert_int_equal(caller->status, BUS_INTERNAL);
+	assert_string_equal(caller->text, "it cannot be recorded");
 }
 
 static void test_an_end_that_waits_for_memory_outlives_a_crash(void **state)
@@ -928,6 +948,7 @@ TEST_MAIN(CASE(test_steps_follow_each_other_and_the_caller_gets_the_end),
 	  CASE(test_a_step_without_memory_for_its_reply_asks_again_with_the_same_id),
 	  CASE(test_a_step_that_never_finds_memory_fails),
 	  CASE(test_what_a_step_led_to_is_recorded_when_there_is_memory_again),
+	  CASE(test_what_can_never_be_recorded_is_told),
 	  CASE(test_an_end_that_waits_for_memory_outlives_a_crash),
 	  CASE(test_another_operation_on_the_object_is_refused),
 	  CASE(test_two_in_one_turn_exclude_each_other),
