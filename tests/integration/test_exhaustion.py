@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -259,6 +260,107 @@ def test_without_descriptors_the_reason_is_told_and_all_goes_on_when_there_are_s
         for program in ("davit-task", "davit-image", "davit-runtime"):
             check_service(d, program)
         check_broker(d)
+
+
+# ---- memory ----
+
+MEMORY = "/sys/fs/cgroup/memory" if os.path.isdir("/sys/fs/cgroup/memory") else "/sys/fs/cgroup"
+LIMIT, USED = ("memory.limit_in_bytes", "memory.usage_in_bytes") if MEMORY.endswith("memory") else ("memory.max", "memory.current")
+KILLS = ("memory.oom_control", "oom_kill ") if MEMORY.endswith("memory") else ("memory.events", "oom_kill ")
+STEP = 256 << 10
+N_CALLERS, SECONDS = 4, 3
+
+
+def enter(group, pid=0):
+    with open(os.path.join(group, "cgroup.procs"), "w") as f:
+        f.write(str(pid))
+
+
+def own_memory_group():
+    own = "/"
+    with open("/proc/self/cgroup") as f:
+        for line in f:
+            _, controllers, path = line.strip().split(":", 2)
+            if controllers in ("memory", "") and (controllers or MEMORY == "/sys/fs/cgroup"):
+                own = path
+    return os.path.join(MEMORY, own.lstrip("/"))
+
+
+@contextlib.contextmanager
+def small_memory(d):
+    """All of davit's processes but who starts them again are in one cgroup, with what starts a container; yields its directory."""
+    group, before = os.path.join(MEMORY, os.path.basename(d.work)), own_memory_group()
+    os.mkdir(group)
+    enter(group)
+    try:
+        d.up()
+    finally:
+        enter(before)
+    enter(before, d.supervisor())
+    try:
+        yield group
+    finally:
+        d.down("--containers")
+        wait_for(lambda: not open(os.path.join(group, "cgroup.procs")).read(), "nothing is in %s" % group)
+        os.rmdir(group)
+
+
+def set_limit(group, limit):
+    with contextlib.suppress(OSError), open(os.path.join(group, LIMIT), "w") as f:  # busy: nothing more can be taken back
+        f.write(limit)
+
+
+def n_killed(group):
+    with open(os.path.join(group, KILLS[0])) as f:
+        return int(f.read().split(KILLS[1])[1].split()[0])
+
+
+def tighten(group, end):
+    """Less and less, until the kernel cannot do without killing."""
+    with open(os.path.join(group, USED)) as f:
+        limit = int(f.read())
+    while time.monotonic() < end and n_killed(group) < 3:
+        limit -= STEP
+        set_limit(group, str(limit))
+        time.sleep(0.05)
+
+
+def run_until(d, end, caller, results):
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        results.append(d("run", "--rm", "busybox", "c%d-%d" % (caller, number), "sh", "-c", "exit 3", seconds=120))
+
+
+def test_the_kernel_ends_one_or_the_other_for_want_of_memory_and_no_run_is_lost():
+    """Each run ends with its own code, or says why it could not begin."""
+    if not os.path.exists(os.path.join(MEMORY, LIMIT)) and MEMORY == "/sys/fs/cgroup" and "memory" not in open(
+            MEMORY + "/cgroup.subtree_control").read():
+        print("no memory controller here")
+        return
+    d, results = Davit(), []
+    try:
+        with small_memory(d) as group:
+            d.import_busybox()
+            end = time.monotonic() + SECONDS
+            callers = [threading.Thread(target=run_until, args=(d, end, i, results)) for i in range(N_CALLERS)]
+            for caller in callers:
+                caller.start()
+            tighten(group, end)
+            for caller in callers:
+                caller.join()
+            set_limit(group, "-1" if MEMORY.endswith("memory") else "max")
+            for result in results:
+                assert result.returncode == 3 or result.returncode == 125 and result.stderr.startswith(b"davit: "), result
+            assert [r for r in results if r.returncode == 3], results
+            goes_on(d)
+            with open(os.path.join(d.state, "up.log")) as f:
+                print("%d runs, %d processes of davit killed" % (len(results), f.read().count("was killed by signal 9")))
+    except BaseException:
+        d.print_log()
+        raise
+    finally:
+        d.end()
 
 
 if __name__ == "__main__":

@@ -216,10 +216,11 @@ class End(WithContainer):
 
 
 class Stop(Fatal):
-    """The image's stop signal, and it ends in time."""
+    """The image's stop signal once at most, and the end: in time, or by SIGKILL where it is not known whether that signal was sent."""
 
     method = "task.stop"
     topics = ("/tasks/exit",)
+    comes_by_itself = True
 
     def prepare(self):
         self.bus.do("container.run", **self.run_body(
@@ -227,7 +228,11 @@ class Stop(Fatal):
         wait_for(lambda: self.lines(".ready"), "it has set its trap")
 
     def body(self):
-        return {"container_id": self.id, "timeout_ms": 20000}
+        return {"container_id": self.id, "timeout_ms": 3000}
+
+    def count(self):
+        assert self.lines() <= 1, "its signal came %d times" % self.lines()
+        return 1 if self.bus.do("task.wait", container_id=self.id).get("exit") else 0
 
 
 class Delete(WithContainer):
