@@ -65,10 +65,8 @@ struct points_control {
 	uint32_t n_fired;
 	uint32_t is_released;
 	uint32_t n_passings; /* goes on counting when there is no more room */
-	struct point_passing
-		armed; /* a '*' ends its name: all that begin so and may fail, but for memory; then the one that did */
-	uint64_t callers
-		[POINT_CALLERS]; /* of the one that did, innermost first: places in its program */
+	struct point_passing armed; /* a '*' ends its name: all that begin so and may fail, but for memory; then the one that did */
+	uint64_t callers[POINT_CALLERS]; /* of the one that did, innermost first: places in its program */
 	struct point_passing passings[];
 };
 

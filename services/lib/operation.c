@@ -90,6 +90,20 @@ static void restore(struct operation *operation, const struct operation_snapshot
 	operation->is_ended = snapshot->is_ended;
 }
 
+/* A nested transaction, and what can be put back if it is not kept. */
+static int begin(struct operation *operation)
+{
+	int r;
+
+	r = service_begin(operation->service);
+	if (r)
+		return error_trace(r);
+	r = take_snapshot(operation);
+	if (r)
+		service_end(operation->service, false);
+	return error_trace(r);
+}
+
 static void restore_turn(struct operation *operation)
 {
 	if (operation->has_turn_snapshot)
@@ -301,14 +315,9 @@ static int run_step(struct operation *operation, int (*run)(struct operation *op
 {
 	int r;
 
-	r = service_begin(operation->service);
+	r = begin(operation);
 	if (r)
-		return error_trace(r);
-	r = take_snapshot(operation);
-	if (r) {
-		service_end(operation->service, false);
-		return error_trace(r);
-	}
+		return r;
 	operation->generation++;
 	operation->n_outstanding = 0;
 	operation->fail_status = BUS_INTERNAL;
@@ -352,14 +361,9 @@ static int finish(struct operation *operation)
 	struct service *service = operation->service;
 	int r, failure;
 
-	r = service_begin(service);
+	r = begin(operation);
 	if (r)
-		return error_trace(r);
-	r = take_snapshot(operation);
-	if (r) {
-		service_end(service, false);
-		return error_trace(r);
-	}
+		return r;
 	r = make_reply(operation);
 	failure = store_failure(service->store);
 	if (!r && !failure)
@@ -534,19 +538,15 @@ static int result_run(struct service *service, struct job *job)
 	struct operation *operation = result->operation;
 	int r;
 
+	(void)service;
 	if (operation->is_gone || operation->is_ended || !operation->is_waiting ||
 	    result->generation != operation->generation) {
 		result_free(result);
 		return JOB_GONE;
 	}
-	r = service_begin(service);
+	r = begin(operation);
 	if (r)
-		return error_trace(r);
-	r = take_snapshot(operation);
-	if (r) {
-		service_end(service, false);
-		return error_trace(r);
-	}
+		return r;
 	operation->fail_text[0] = '\0';
 	r = conclude(operation, take_result(operation, result));
 	if (r)

@@ -150,8 +150,8 @@ static void on_forwarded(void *userdata, enum bus_status status, const char *tex
 	if (again(forward, status))
 		return;
 	forward->reply = reply;
-	if (!forward->service
-		     ->is_closing) { /* otherwise the call goes with it, and is asked again */
+	/* When the service closes the call goes with it, and is asked again. */
+	if (!forward->service->is_closing) {
 		if (status != BUS_OK)
 			fail(forward, status, text);
 		else if (!succeed(forward))
