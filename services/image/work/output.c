@@ -97,13 +97,19 @@ int output_open(const char *path, struct output *ret_output, struct why *why)
 	return r ? why_errno(why, r, "cannot create archive '%s'", path) : 0;
 }
 
-/* A file without a name gets one beside its place, as only a rename replaces. */
-static int name_it(struct output *output)
+/* A file without a name gets its own at once where none is in its place, so that nothing else is ever left there; or one
+ * beside it, as only a rename replaces. */
+static int name_it(struct output *output, bool *ret_done)
 {
 	_cleanup_(cleanup_free) char *self = text_format("/proc/self/fd/%d", output->fd);
 
+	*ret_done = false;
 	if (!self)
 		return error_origin(-ENOMEM);
+	if (!linkat(AT_FDCWD, self, output->directory, output->name, AT_SYMLINK_FOLLOW)) {
+		*ret_done = true;
+		return 0;
+	}
 	(void)unlinkat(output->directory, output->beside, 0);
 	if (linkat(AT_FDCWD, self, output->directory, output->beside, AT_SYMLINK_FOLLOW) < 0)
 		return error_origin(-errno);
@@ -113,6 +119,7 @@ static int name_it(struct output *output)
 
 int output_keep(struct output *output)
 {
+	bool is_done = false;
 	struct stat status;
 	int r = 0;
 
@@ -123,8 +130,9 @@ int output_keep(struct output *output)
 	if (output->directory < 0)
 		return 0;
 	if (!output->is_named)
-		r = name_it(output);
-	if (!r && renameat(output->directory, output->beside, output->directory, output->name) < 0)
+		r = name_it(output, &is_done);
+	if (!r && !is_done &&
+	    renameat(output->directory, output->beside, output->directory, output->name) < 0)
 		r = error_origin(-errno);
 	if (r)
 		return error_trace(r);
