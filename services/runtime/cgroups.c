@@ -197,6 +197,11 @@ static void end(struct cgroups *cgroups, const char *task_id)
 	set_timers(cgroups);
 }
 
+void cgroups_drop(struct cgroups *cgroups, const char *task_id)
+{
+	end(cgroups, task_id);
+}
+
 /* A bundle may never have come, and events may be lost: what has no bundle has ended. */
 static void look(struct cgroups *cgroups)
 {

@@ -17,6 +17,8 @@ int cgroups_new(struct service *service, struct cgroups **ret_cgroups);
 struct cgroups *cgroups_free(struct cgroups *cgroups);
 /* The task's bundle is about to be made, with this cgroup (NULL: none). */
 int cgroups_add(struct cgroups *cgroups, const char *task_id, const char *cgroup);
+/* Its bundle will not come. */
+void cgroups_drop(struct cgroups *cgroups, const char *task_id);
 /* Those of tasks that have a bundle, while @fn returns 0. */
 int cgroups_each(const struct cgroups *cgroups,
 		 int (*fn)(void *userdata, const char *task_id, const char *path), void *userdata);

@@ -369,6 +369,8 @@ static void write_bundle(void *userdata)
 	bool is_open = preparation->reply.uid_map;
 	int r = bundle_make(state, preparation->task_id, preparation->spec, is_open, &why);
 
+	if (r && r != BUNDLE_E_BUSY)
+		cgroups_drop(preparation->service->cgroups, preparation->task_id);
 	if (r == BUNDLE_E_BUSY)
 		call_finish_fail(preparation->call, BUS_FAILED_PRECONDITION, "%s", why.text);
 	else if (r)
