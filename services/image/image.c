@@ -51,7 +51,7 @@ int image_step_failed(struct operation *operation, int r, const struct why *why)
 	if (r < REFUSED && r > 0)
 		return r; /* the store's: the turn sees it by itself */
 	if (r == -ENOMEM && !(why && why->text[0]))
-		return r; /* an end is tried again */
+		return r; /* it is tried again */
 	return operation_fail(operation, status_of(r), "%s", text_of(r, why));
 }
 

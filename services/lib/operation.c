@@ -201,15 +201,19 @@ static void retry(struct loop_timer *timer)
 	operation_queue(container_of(timer, struct operation, retry));
 }
 
-/* The step that it is at runs again after a while, longer each time. */
+/* The step that it is at runs again after a while, longer each time; without a timer, after the next start. */
 static int try_later(struct operation *operation)
 {
 	uint64_t wait_ms = (uint64_t)RETRY_MS
 			   << (operation->n_attempts < 6 ? operation->n_attempts : 6);
+	int r;
 
 	operation->n_attempts++;
-	loop_timer_set(operation->service->loop, &operation->retry,
-		       time_boot_ms() + (wait_ms < RETRY_MAX_MS ? wait_ms : RETRY_MAX_MS), retry);
+	r = loop_timer_set(operation->service->loop, &operation->retry,
+			   time_boot_ms() + (wait_ms < RETRY_MAX_MS ? wait_ms : RETRY_MAX_MS),
+			   retry);
+	if (r)
+		service_die(operation->service, r);
 	return STEP_WAITS;
 }
 

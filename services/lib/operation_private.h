@@ -35,7 +35,7 @@ struct operation {
 	enum bus_status fail_status;
 	char fail_text[ENVELOPE_TEXT_MAX + 1];
 	unsigned undo_left;  /* undoing: so many steps */
-	unsigned n_attempts; /* of the undo, or of the end */
+	unsigned n_attempts; /* of the step, its undo, or the end */
 
 	struct bus_options options;
 	uint8_t derived_id[16];
