@@ -14,7 +14,7 @@
 #include "shim/strays.h"
 
 #define COMMAND_MAX   (64u << 10)
-#define KILL_ROUNDS   50
+#define KILL_MS       1000 /* for OCI runtimes that were killed: a busy host takes its time */
 #define KILL_ROUND_MS 1
 #define WAIT_MS       3000 /* for OCI runtimes that are making added processes */
 #define WAIT_ROUND_MS 5
@@ -347,8 +347,10 @@ static bool look_for_runtimes(const struct shim *shim, bool only_look)
  * for not started. */
 static void end_runtimes(const struct shim *shim)
 {
-	/* One that was killed has no arguments any more. */
-	for (int i = 0; i < KILL_ROUNDS && look_for_runtimes(shim, false); i++)
+	uint64_t limit_ms = time_boot_ms() + KILL_MS;
+
+	/* One that is ending has no arguments any more. */
+	while (look_for_runtimes(shim, false) && time_boot_ms() < limit_ms)
 		(void)poll(NULL, 0, KILL_ROUND_MS);
 }
 

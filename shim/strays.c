@@ -11,7 +11,8 @@
 #include "shim/shim.h"
 #include "shim/streams.h"
 
-#define STAT_MAX 4096
+#define STAT_MAX   4096
+#define PF_EXITING 0x4 /* include/linux/sched.h; proc(5), field 9 of stat */
 
 static bool is_known(const struct shim *shim, pid_t pid)
 {
@@ -21,19 +22,22 @@ static bool is_known(const struct shim *shim, pid_t pid)
 	return pid == shim->init.pid;
 }
 
-/* Of a process that is no zombie. */
+/* Of a process that has not ended. One that is ending keeps its namespaces for as long as its memory is given back,
+ * but has no arguments any more: it may be an OCI runtime that was killed. */
 static int read_parent(pid_t pid, pid_t *ret_parent)
 {
 	_cleanup_(cleanup_free) char *path = text_format("/proc/%d/stat", (int)pid), *text = NULL;
 	const char *fields;
+	unsigned int flags;
 	char state;
 	int parent;
 
 	if (!path || file_read_proc(path, STAT_MAX, &text, NULL))
 		return -ESRCH;
 	fields = strrchr(text, ')');
-	if (!fields || sscanf(fields + 1, " %c %d", &state, &parent) != 2 || state == 'Z' ||
-	    state == 'X')
+	if (!fields ||
+	    sscanf(fields + 1, " %c %d %*d %*d %*d %*d %u", &state, &parent, &flags) != 3 ||
+	    state == 'Z' || state == 'X' || flags & PF_EXITING)
 		return -ESRCH;
 	*ret_parent = parent;
 	return 0;

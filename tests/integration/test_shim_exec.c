@@ -448,7 +448,7 @@ static void start_that_a_shims_death_cut_short_is_not_run_again(void **state)
 	start_container("exec sleep 1000\n");
 	path = scratch_path(&test.scratch, "ran");
 	script = text_format("echo ran >>%s\n", path);
-	shim_case_order(&test, "exec hang\n");
+	shim_case_order(&test, "exec fill 256\nexec hang\n");
 	must_exec(BUS_OK, "one", script, false);
 	id_make(id);
 	shim_case_send(&test, test.fd, "shim.exec_start", id, 0, &one);

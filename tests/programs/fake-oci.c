@@ -11,6 +11,7 @@
  *	hang		sleep for ever				with "after-" in front
  *	die		SIGKILL itself				(after-fail …) behind it
  *	delay MS	wait
+ *	fill MB		touch that much memory, whose end takes a while when it is killed
  *	after-kill-init	kill init and wait until it is dead
  *	after-wait-init	wait until init has ended by itself
  *	console KIND	with --console-socket, instead of init's terminal: send nothing (none),
@@ -31,6 +32,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -193,12 +195,20 @@ static void kill_init(const struct call *call)
 
 /* ---- orders -------------------------------------------------------------- */
 
+static void fill(size_t size)
+{
+	(void)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
+		   -1, 0);
+}
+
 static void obey(const struct call *call, const char *order, const char *argument)
 {
 	if (!strcmp(order, "fail"))
 		die(call, "%s", argument);
 	if (!strcmp(order, "die"))
 		raise(SIGKILL);
+	if (!strcmp(order, "fill"))
+		fill((size_t)atoi(argument) << 20);
 	while (!strcmp(order, "hang"))
 		pause();
 	if (!strcmp(order, "delay"))
