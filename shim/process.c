@@ -96,10 +96,17 @@ uint64_t process_pidfd_inode(int pidfd)
 
 int process_read_status(int pidfd, int *ret_status)
 {
-	struct pidfd_info_ info = {.mask = PIDFD_INFO_EXIT_};
+	struct pidfd_info_ info;
+	int r = -ESRCH;
 
-	if (ioctl(pidfd, PIDFD_GET_INFO_, &info))
-		return -errno;
+	/* The kernel looks for the exit first, then for the process (pidfd_info() in fs/pidfs.c): one that is reaped
+	 * between the two looks has neither, once. */
+	for (int i = 0; i < 2 && r == -ESRCH; i++) {
+		info = (struct pidfd_info_){.mask = PIDFD_INFO_EXIT_};
+		r = ioctl(pidfd, PIDFD_GET_INFO_, &info) ? -errno : 0;
+	}
+	if (r)
+		return r;
 	if (!(info.mask & PIDFD_INFO_EXIT_))
 		return -EAGAIN;
 	*ret_status = info.exit_code;

@@ -1,5 +1,7 @@
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -94,8 +96,44 @@ static void process_is_told_by_its_start_time_even_as_a_zombie(void **state)
 	assert_int_equal(process.pidfd, -1);
 }
 
+static void *reap(void *userdata)
+{
+	(void)waitpid(*(pid_t *)userdata, NULL, 0);
+	return NULL;
+}
+
+/* Asked all the time while somebody else reaps. An older kernel's answer is always -ESRCH, or that it knows no such call. */
+static void end_is_told_at_the_moment_of_the_reaping_too(void **state)
+{
+	int lost = 0, told = 0;
+
+	(void)state;
+	for (int i = 0; i < 200; i++) {
+		pid_t child = fork();
+		pthread_t thread;
+		int fd, status, r;
+
+		if (!child)
+			_exit(3);
+		fd = pidfd_open(child, 0);
+		assert_int_equal(pthread_create(&thread, NULL, reap, &child), 0);
+		do
+			r = process_read_status(fd, &status);
+		while (r == -EAGAIN);
+		if (r)
+			lost++;
+		else
+			told += WIFEXITED(status) && WEXITSTATUS(status) == 3;
+		assert_int_equal(pthread_join(thread, NULL), 0);
+		close(fd);
+	}
+	if (lost != 200)
+		assert_int_equal(told, 200);
+}
+
 TEST_MAIN(cmocka_unit_test(nothing_moves_after_its_end),
 	  cmocka_unit_test(every_state_has_a_name_and_a_status),
 	  cmocka_unit_test(table_is_bounded_and_gives_places_back),
 	  cmocka_unit_test(streams_are_copied),
-	  cmocka_unit_test(process_is_told_by_its_start_time_even_as_a_zombie))
+	  cmocka_unit_test(process_is_told_by_its_start_time_even_as_a_zombie),
+	  cmocka_unit_test(end_is_told_at_the_moment_of_the_reaping_too))
