@@ -89,7 +89,7 @@ int shim_adopt_process(struct process *process, int pid, uint64_t start_time)
 	r = is_held ? 0 : start_time ? process_identify(process, pid, start_time, false) : -ESRCH;
 	if (!r)
 		return watch(process);
-	if (r != -ESRCH && r != -EINVAL)
+	if (r != -ESRCH)
 		return error_trace(r);
 	process->pid = pid;
 	process->start_time = start_time;

@@ -139,10 +139,13 @@ int process_identify(struct process *process, int pid, uint64_t start_time, bool
 	uint64_t ticks;
 	int r;
 
+	/* ENOENT, before Linux 6.16 EINVAL: by now the number is that of a thread. */
 	if (pidfd < 0)
-		return -errno;
+		return errno == ENOENT || errno == EINVAL ? -ESRCH : -errno;
 	r = process_start_time(pid, &ticks);
-	if (r || (start_time && ticks != start_time))
+	if (r)
+		return r;
+	if (start_time && ticks != start_time)
 		return -ESRCH;
 	if (must_be_child && waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
 		return -errno;

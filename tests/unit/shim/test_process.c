@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,6 +97,65 @@ static void process_is_told_by_its_start_time_even_as_a_zombie(void **state)
 	assert_int_equal(process.pidfd, -1);
 }
 
+static void *tell_id(void *userdata)
+{
+	int *fds = userdata;
+	pid_t tid = gettid();
+	char byte;
+
+	assert_int_equal(write(fds[1], &tid, sizeof(tid)), sizeof(tid));
+	(void)!read(fds[2], &byte, 1);
+	return NULL;
+}
+
+/* The number of one that is gone may be a thread's by now, which has no pidfd of this kind. */
+static void thread_is_not_taken_for_a_process(void **state)
+{
+	struct process process = {};
+	int told[2], go[2], fds[3];
+	uint64_t start_time;
+	pthread_t thread;
+	pid_t tid;
+
+	(void)state;
+	assert_int_equal(pipe(told), 0);
+	assert_int_equal(pipe(go), 0);
+	fds[1] = told[1];
+	fds[2] = go[0];
+	assert_int_equal(pthread_create(&thread, NULL, tell_id, fds), 0);
+	assert_int_equal(read(told[0], &tid, sizeof(tid)), sizeof(tid));
+	process_init(&process, NULL, "p");
+	assert_int_equal(process_identify(&process, tid, 0, false), -ESRCH);
+	assert_int_equal(process_start_time(tid, &start_time), 0);
+	assert_int_equal(process_identify(&process, tid, start_time, false), -ESRCH);
+	assert_int_equal(process.pidfd, -1);
+	close(go[1]);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	close(go[0]);
+	close(told[0]);
+	close(told[1]);
+}
+
+/* Where nothing can be found out, that is no answer. */
+static void want_of_descriptors_says_nothing_of_a_process(void **state)
+{
+	struct process process = {};
+	struct rlimit before, one;
+	int free_fd = dup(0);
+
+	(void)state;
+	process_init(&process, NULL, "p");
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	close(free_fd);
+	one = (struct rlimit){(rlim_t)free_fd + 1,
+			      before.rlim_max}; /* for the pidfd, none for its start time */
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &one), 0);
+	assert_int_equal(process_identify(&process, getpid(), 0, false), -EMFILE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(process_identify(&process, getpid(), 0, false), 0);
+	process_forget(&process);
+}
+
 static void *reap(void *userdata)
 {
 	(void)waitpid(*(pid_t *)userdata, NULL, 0);
@@ -136,4 +196,6 @@ TEST_MAIN(cmocka_unit_test(nothing_moves_after_its_end),
 	  cmocka_unit_test(table_is_bounded_and_gives_places_back),
 	  cmocka_unit_test(streams_are_copied),
 	  cmocka_unit_test(process_is_told_by_its_start_time_even_as_a_zombie),
+	  cmocka_unit_test(thread_is_not_taken_for_a_process),
+	  cmocka_unit_test(want_of_descriptors_says_nothing_of_a_process),
 	  cmocka_unit_test(end_is_told_at_the_moment_of_the_reaping_too))
