@@ -5,6 +5,7 @@
  * service has a pidfd and gives it (shim.adopt). What nobody can tell is unknown.
  */
 
+#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -98,22 +99,42 @@ int shim_adopt_process(struct process *process, int pid, uint64_t start_time)
 					  time_boot_ms() + GIVEN_MS, on_none_given));
 }
 
-static bool is_same_link(int pid, int other, const char *name)
+/* Where the first thread ends before others, it alone has no namespaces any more but that of pids. */
+static ssize_t read_namespace(int pid, const char *name, char *text, size_t size)
 {
-	char path[64], mine[128], its[128];
-	ssize_t n, m;
+	_cleanup_(cleanup_dir) DIR *threads = NULL;
+	struct dirent *entry;
+	char path[300];
+	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	n = readlink(path, mine, sizeof(mine));
-	snprintf(path, sizeof(path), "/proc/%d/%s", other, name);
-	m = readlink(path, its, sizeof(its));
-	return n > 0 && n == m && !memcmp(mine, its, (size_t)n);
+	n = readlink(path, text, size);
+	if (n > 0)
+		return n;
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	threads = opendir(path);
+	while (n <= 0 && threads && (entry = readdir(threads))) {
+		snprintf(path, sizeof(path), "%s/%s", entry->d_name, name);
+		n = entry->d_name[0] == '.' ? 0 : readlinkat(dirfd(threads), path, text, size);
+	}
+	return n;
+}
+
+int shim_compare_namespace(const struct shim *shim, int pid, const char *name)
+{
+	char inits[128], its[128];
+	ssize_t n = read_namespace(shim->init.pid, name, inits, sizeof(inits));
+	ssize_t m = read_namespace(pid, name, its, sizeof(its));
+
+	if (n <= 0 || m <= 0)
+		return -ESRCH;
+	return n == m && !memcmp(inits, its, (size_t)n);
 }
 
 bool shim_is_in_container(const struct shim *shim, int pid)
 {
-	return is_same_link(pid, shim->init.pid, "ns/pid") &&
-	       is_same_link(pid, shim->init.pid, "ns/mnt");
+	return shim_compare_namespace(shim, pid, "ns/pid") > 0 &&
+	       shim_compare_namespace(shim, pid, "ns/mnt") > 0;
 }
 
 /* ---- the methods --------------------------------------------------------- */

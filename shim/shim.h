@@ -138,6 +138,8 @@ int shim_recover(struct shim *shim, struct why *why);
 /* ---- adopt.c ---- */
 /* @process was made by an earlier shim: watches it, or looks for how it ended. */
 int shim_adopt_process(struct process *process, int pid, uint64_t start_time);
+/* Whether the namespace @name ("ns/pid") of @pid is init's, 0 or 1; -ESRCH: one of them has ended, or is ending. */
+int shim_compare_namespace(const struct shim *shim, int pid, const char *name);
 /* Whether @pid has init's pid and mount namespaces. */
 bool shim_is_in_container(const struct shim *shim, int pid);
 
