@@ -16,7 +16,8 @@
 #define COMMAND_MAX   (64u << 10)
 #define KILL_MS       1000 /* for OCI runtimes that were killed: a busy host takes its time */
 #define KILL_ROUND_MS 1
-#define WAIT_MS       3000 /* for OCI runtimes that are making added processes */
+#define ENDING_MAX    32   /* that are waited for in one round */
+#define WAIT_MS       3000 /* for OCI runtimes that are making added processes, or starting init */
 #define WAIT_ROUND_MS 5
 #define STRAYS_MAX    64 /* more than can be made at a time */
 
@@ -302,33 +303,67 @@ static bool is_made(const struct shim *shim, int pid)
 	return pid == shim->init.pid;
 }
 
-static bool is_exec(const char *arguments, size_t size)
+static bool has_verb(const char *arguments, size_t size, const char *verb)
 {
-	static const char verb[] = "\0exec";
+	/* With the end of the argument before it. */
+	const char *at = memmem(arguments, size, verb, strlen(verb) + 1);
 
-	return memmem(arguments, size, verb, sizeof(verb));
+	return at && at > arguments && !at[-1];
 }
 
-/* Ends it; or, if only looked at, sees whether it makes an added process. True: it is or was such a one, or may become one. */
-static bool look_at_runtime(const struct shim *shim, const char *pid, bool only_look)
+/* What they leave is told for certain only if they come to their end. */
+static bool is_awaited(const char *arguments, size_t size)
 {
-	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid), *line = NULL;
+	return has_verb(arguments, size, "exec") || has_verb(arguments, size, "start");
+}
+
+/* Those that were killed in one round: each is waited for until none of its threads is left. */
+struct ending {
+	int pidfds[ENDING_MAX];
+	size_t n;
+};
+
+static int read_arguments(const char *pid, char **ret_line, size_t *ret_size)
+{
+	_cleanup_(cleanup_free) char *path = text_format("/proc/%s/cmdline", pid);
+
+	return path ? file_read_proc(path, COMMAND_MAX, ret_line, ret_size) : error_origin(-ENOMEM);
+}
+
+/* Its arguments are read again, so that they are those of whom the pidfd names. */
+static void kill_runtime(const struct shim *shim, const char *pid, struct ending *ending)
+{
+	_cleanup_(cleanup_fd) int pidfd = pidfd_open(atoi(pid), 0);
+	_cleanup_(cleanup_free) char *line = NULL;
 	size_t size;
 
-	if (!path || file_read_proc(path, COMMAND_MAX, &line, &size))
+	if (pidfd < 0 || read_arguments(pid, &line, &size) || !is_runtime(shim, line, size))
+		return;
+	(void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+	if (ending->n < ENDING_MAX)
+		ending->pidfds[ending->n++] = TAKE_FD(pidfd);
+}
+
+/* Ends it; or, with @ending NULL, sees whether it is one that is awaited. True: it is or was such a one, or may become one. */
+static bool look_at_runtime(const struct shim *shim, const char *pid, struct ending *ending)
+{
+	_cleanup_(cleanup_free) char *line = NULL;
+	size_t size;
+
+	if (read_arguments(pid, &line, &size))
 		return false;
 	if (!size)
 		return is_in_execve(pid);
 	if (!is_runtime(shim, line, size))
 		return false;
-	if (only_look)
-		return is_exec(line, size);
-	kill(atoi(pid), SIGKILL);
+	if (!ending)
+		return is_awaited(line, size);
+	kill_runtime(shim, pid, ending);
 	return true;
 }
 
 /* All of them: as look_at_runtime(). */
-static bool look_for_runtimes(const struct shim *shim, bool only_look)
+static bool look_for_runtimes(const struct shim *shim, struct ending *ending)
 {
 	_cleanup_(cleanup_dir) DIR *dir = opendir("/proc");
 	bool is_found = false;
@@ -338,9 +373,21 @@ static bool look_for_runtimes(const struct shim *shim, bool only_look)
 		int pid = atoi(entry->d_name);
 
 		if (pid > 1 && !is_made(shim, pid))
-			is_found |= look_at_runtime(shim, entry->d_name, only_look);
+			is_found |= look_at_runtime(shim, entry->d_name, ending);
 	}
 	return is_found;
+}
+
+static void await_ends(struct ending *ending, uint64_t limit_ms)
+{
+	for (size_t i = 0; i < ending->n; i++) {
+		struct pollfd end = {.fd = ending->pidfds[i], .events = POLLIN};
+		uint64_t now_ms = time_boot_ms();
+
+		(void)poll(&end, 1, now_ms < limit_ms ? (int)(limit_ms - now_ms) : 0);
+		close_fd(ending->pidfds[i]);
+	}
+	ending->n = 0;
 }
 
 /* An OCI runtime that still runs, and what it forked, would make what is about to be undone, or start what is taken
@@ -348,18 +395,24 @@ static bool look_for_runtimes(const struct shim *shim, bool only_look)
 static void end_runtimes(const struct shim *shim)
 {
 	uint64_t limit_ms = time_boot_ms() + KILL_MS;
+	struct ending ending = {};
 
-	/* One that is ending has no arguments any more. */
-	while (look_for_runtimes(shim, false) && time_boot_ms() < limit_ms)
-		(void)poll(NULL, 0, KILL_ROUND_MS);
+	/* One that was killed has no arguments any more as soon as its first thread ends, and is waited for. */
+	while (look_for_runtimes(shim, &ending) && time_boot_ms() < limit_ms) {
+		if (!ending.n)
+			(void)poll(NULL, 0, KILL_ROUND_MS);
+		await_ends(&ending, limit_ms);
+	}
+	await_ends(&ending, limit_ms);
 }
 
-/* What makes an added process tells its pid at the end, and nothing else tells it for certain. */
-static void await_execs(const struct shim *shim)
+/* What makes an added process tells its pid at the end, and nothing else tells it for certain; what starts init has
+ * opened the way for it before it is seen to. */
+static void await_calls(const struct shim *shim)
 {
 	uint64_t limit_ms = time_boot_ms() + WAIT_MS;
 
-	while (time_boot_ms() < limit_ms && look_for_runtimes(shim, true))
+	while (time_boot_ms() < limit_ms && look_for_runtimes(shim, NULL))
 		(void)poll(NULL, 0, WAIT_ROUND_MS);
 }
 
@@ -369,6 +422,12 @@ static bool has_uncertain(const struct shim *shim)
 		if (process->state == PROCESS_STARTING)
 			return true;
 	return false;
+}
+
+/* Its start was asked for, and what became of it is not on record. */
+static bool is_start_uncertain(const struct shim *shim)
+{
+	return shim->replay.has_start_id && !shim->replay.is_started && !shim->init.has_exit;
 }
 
 /* One that ends during that wait, and is reaped, tells its end to who has a pidfd of it. */
@@ -590,9 +649,9 @@ static int look(struct shim *shim)
 {
 	int r = 0;
 
-	if (has_uncertain(shim)) {
+	if (has_uncertain(shim) || is_start_uncertain(shim)) {
 		hold_living(shim);
-		await_execs(shim);
+		await_calls(shim);
 	}
 	end_runtimes(shim);
 	if (shim->init.has_exit)

@@ -95,6 +95,40 @@ static void created_container_of_a_killed_shim_is_started_by_the_next(void **sta
 	shim_test_assert_gone();
 }
 
+/* What starts it has no gate to show any more, and has not opened it yet. */
+static void start_that_is_under_way_when_the_shim_dies_comes_to_its_end(void **state)
+{
+	static const struct empty nothing;
+	struct shim_pid_reply reply = {};
+	struct shim_state_reply created = {};
+	_cleanup_(cleanup_free) char *gate = NULL;
+	uint8_t id[ID_SIZE];
+	size_t exit;
+
+	(void)state;
+	shim_case_init(&test, ">../oci/ran; exit 42\n");
+	shim_case_bus_start(&test, SHIM_BUS_TAKES);
+	shim_case_start(&test);
+	assert_call(BUS_OK, "shim.create", &create_only);
+	assert_int_equal(shim_case_call(&test, "shim.state", NULL, 0, NULL, &created), BUS_OK);
+	shim_case_order(&test, "start gate 500\n");
+	gate = text_format("%s/%s/exec.fifo", test.oci, test.config.task_id);
+	assert_int_equal(access(gate, F_OK), 0);
+	id_make(id);
+	shim_case_send(&test, test.fd, "shim.start", id, 0, &nothing);
+	while (!access(gate, F_OK))
+		(void)poll(NULL, 0, 1);
+	shim_case_replace(&test);
+	assert_int_equal(shim_case_call(&test, "shim.start", id, 0, NULL, &reply), BUS_OK);
+	assert_int_equal(reply.pid, created.pid);
+	exit = shim_case_wait_event(&test, "/tasks/exit");
+	shim_case_assert_adopted_exit(&test, exit, 42);
+	assert_true(shim_case_has(&test, "oci/ran"));
+	shim_state_reply_clear(&created);
+	assert_call(BUS_OK, "shim.delete", &delete_gently);
+	shim_test_assert_gone();
+}
+
 static void zombie_that_is_adopted_has_its_true_exit_code(void **state)
 {
 	pid_t init;
@@ -443,6 +477,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		SHIM_TEST(adopted_container_has_its_true_exit_code),
 		SHIM_TEST(created_container_of_a_killed_shim_is_started_by_the_next),
+		SHIM_TEST(start_that_is_under_way_when_the_shim_dies_comes_to_its_end),
 		SHIM_TEST(zombie_that_is_adopted_has_its_true_exit_code),
 		SHIM_TEST(exit_that_nobody_saw_is_unknown),
 		SHIM_TEST(pidfd_that_was_kept_tells_the_code_of_an_exit_without_a_shim),

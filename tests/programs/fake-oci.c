@@ -14,6 +14,7 @@
  *	fill MB		touch that much memory, whose end takes a while when it is killed
  *	after-kill-init	kill init and wait until it is dead
  *	after-wait-init	wait until init has ended by itself
+ *	gate MS		(start) wait between taking the gate away and opening it, as crun and runc do in no time
  *	console KIND	with --console-socket, instead of init's terminal: send nothing (none),
  *			two of them (two), a file (file), or from another mount namespace (stranger)
  *
@@ -375,6 +376,7 @@ static void create(const struct call *call, bool waits)
 static void start(const struct call *call)
 {
 	_cleanup_(cleanup_free) char *gate = text_format("%s/exec.fifo", call->dir);
+	char ms[16];
 	int fd;
 
 	do {
@@ -383,6 +385,8 @@ static void start(const struct call *call)
 		fd = open(gate, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 	} while (fd < 0 && errno == ENXIO && !usleep(1000));
 	(void)unlink(gate);
+	find_order(call, "gate", ms);
+	usleep((useconds_t)atoi(ms) * 1000);
 	if (fd < 0 || write(fd, "", 1) != 1)
 		die(call, "cannot start %s", call->id);
 }
