@@ -1,4 +1,4 @@
-"""Snapshots mounted by the tests themselves, in a mount namespace of this process' own."""
+"""What the tests mount themselves, snapshots mostly, in a mount namespace of this process' own."""
 
 import contextlib
 import ctypes
@@ -61,6 +61,22 @@ def make_read_only(path):
     """What is mounted there, not what is mounted below."""
     stay_apart()
     check(LIBC.mount(None, path.encode(), None, MS_BIND | MS_REMOUNT | MS_RDONLY, None), path)
+
+
+@contextlib.contextmanager
+def empty(path):
+    """A directory of the host that has nothing in it for this process and what it starts."""
+    stay_apart()
+    is_new = not os.path.isdir(path)
+    if is_new:
+        os.mkdir(path)
+    check(LIBC.mount(b"tmpfs", path.encode(), b"tmpfs", 0, None), path)
+    try:
+        yield
+    finally:
+        check(LIBC.umount2(path.encode(), MNT_DETACH), path)
+        if is_new:
+            os.rmdir(path)
 
 
 @contextlib.contextmanager
