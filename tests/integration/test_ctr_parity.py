@@ -3,6 +3,7 @@
 the same outputs, states and exit codes. Where davit means to differ, the row says how."""
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from davit import DEADLINE, Davit, main, wait_for  # noqa: E402
 from registry import Registry  # noqa: E402
 
 IMAGE = "docker.io/library/busybox:latest"
+NAMESPACE = "davit-test-%d" % os.getpid()  # of ctr; runc leaves a cgroup of that name
 
 
 class Containerd:
@@ -51,9 +53,11 @@ class Containerd:
                 self("tasks", "rm", "-f", line)
         self.process.terminate()
         self.process.wait(30)
+        for made in glob.glob("/sys/fs/cgroup/*/" + NAMESPACE) + glob.glob("/sys/fs/cgroup/" + NAMESPACE):
+            os.rmdir(made)
 
     def __call__(self, *words, seconds=DEADLINE, stdin=subprocess.DEVNULL, **options):
-        return subprocess.run(["ctr", "-a", self.socket] + list(words), stdin=None if "input" in options else stdin,
+        return subprocess.run(["ctr", "-a", self.socket, "-n", NAMESPACE] + list(words), stdin=None if "input" in options else stdin,
                               capture_output=True, timeout=seconds, **options)
 
 
@@ -194,7 +198,7 @@ def test_exec_gives_the_same_output_and_code():
 
 def on_a_terminal(tool, *words):
     """Through script(1), which gives a terminal: the output and the code."""
-    base = tool.base if isinstance(tool, Davit) else ["ctr", "-a", tool.socket]
+    base = tool.base if isinstance(tool, Davit) else ["ctr", "-a", tool.socket, "-n", NAMESPACE]
     env = tool.env if isinstance(tool, Davit) else None
     result = subprocess.run(["script", "-qec", " ".join(base + list(words)), "/dev/null"], env=env,
                             input=b"", capture_output=True, timeout=DEADLINE)
@@ -218,7 +222,7 @@ def test_a_terminal_is_the_same():
 
 def attach(tool):
     """The last line of what an attached client sees, and its code. What starts before it is there is not of interest."""
-    base = tool.base if isinstance(tool, Davit) else ["ctr", "-a", tool.socket]
+    base = tool.base if isinstance(tool, Davit) else ["ctr", "-a", tool.socket, "-n", NAMESPACE]
     client = subprocess.Popen(base + ["tasks", "attach", "web"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
     assert client.stdout.readline() == b"tick\n"
