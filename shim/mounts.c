@@ -8,7 +8,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/syscall.h>
 
 #include "broker/lib/file.h"
 #include "broker/lib/log.h"
@@ -48,9 +47,8 @@ int mounts_enter(bool is_hybrid, struct why *why)
 /* The directory beneath @root that @target names; links in it never lead out of @root. */
 static int open_target(const char *root, const char *target, int *ret_fd, struct why *why)
 {
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC | O_DIRECTORY,
-			       .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
 	_cleanup_(cleanup_fd) int root_fd = -1;
+	int fd;
 
 	root_fd = open(root, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (root_fd < 0)
@@ -59,10 +57,12 @@ static int open_target(const char *root, const char *target, int *ret_fd, struct
 		*ret_fd = TAKE_FD(root_fd);
 		return 0;
 	}
-	*ret_fd = (int)syscall(SYS_openat2, root_fd, target, &how, sizeof(how));
-	return *ret_fd < 0 ? why_errno(why, error_origin(-errno), "cannot mount on %s in %s",
-				       target, root)
-			   : 0;
+	fd = file_open_in(root_fd, target, O_PATH | O_DIRECTORY,
+			  RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+	if (fd < 0)
+		return why_errno(why, error_origin(fd), "cannot mount on %s in %s", target, root);
+	*ret_fd = fd;
+	return 0;
 }
 
 /* ---- with fsopen(2) ------------------------------------------------------ */

@@ -10,14 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
 
 #define DEPTH_MAX   200 /* two descriptors each */
-#define RACES_MAX   64  /* renames in the container while a path is resolved */
 #define BUFFER_SIZE 65536
 
 struct copy {
@@ -43,19 +41,8 @@ bool copy_split(char *word, char **ret_container, char **ret_path)
 
 static int open_in(const struct copy_tree *tree, const char *path, int flags)
 {
-	struct open_how how = {
-		.flags = (uint64_t)(flags | O_CLOEXEC),
-		.resolve = tree->is_container ? RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS : 0,
-	};
-	int fd = -1;
-
-	/* EAGAIN: something was renamed on the way, so that .. could not be trusted. */
-	for (int i = 0; i < RACES_MAX; i++) {
-		fd = (int)syscall(SYS_openat2, tree->root, *path ? path : ".", &how, sizeof(how));
-		if (fd >= 0 || errno != EAGAIN)
-			break;
-	}
-	return fd < 0 ? -errno : fd;
+	return file_open_in(tree->root, path, flags,
+			    tree->is_container ? RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS : 0);
 }
 
 /* The directory above and the last name; "" when the path is a directory by its form (/, a/., a/..). */

@@ -1,9 +1,11 @@
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "broker/lib/file.h"
 
@@ -165,6 +167,21 @@ DIR *file_open_dir(int dirfd, const char *path)
 		close_fd(fd);
 	errno = saved;
 	return dir;
+}
+
+#define RACES_MAX 1000 /* a busy host has been seen to need 17 */
+
+int file_open_in(int dirfd, const char *path, int flags, uint64_t resolve)
+{
+	struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC), .resolve = resolve};
+	int fd = -1;
+
+	for (int i = 0; i < RACES_MAX; i++) {
+		fd = (int)syscall(SYS_openat2, dirfd, *path ? path : ".", &how, sizeof(how));
+		if (fd >= 0 || errno != EAGAIN)
+			break;
+	}
+	return fd < 0 ? -errno : fd;
 }
 
 static int write_new(const char *path, const void *data, size_t size, mode_t mode, bool durable)

@@ -34,6 +34,9 @@ int file_write_all(int fd, const void *data, size_t size);
 int file_open_text(const char *name, const char *text, int *ret_fd);
 /* The directory @dirfd/@path, whose last component is no link, to be walked; NULL with errno. */
 DIR *file_open_dir(int dirfd, const char *path);
+/* openat2(2) of @path ("": @dirfd itself) with the O_ @flags and how it is to @resolve: the descriptor, close-on-exec, or
+ * -errno. Asks again where somebody renamed or mounted something, anywhere, while the kernel went through a "..". */
+int file_open_in(int dirfd, const char *path, int flags, uint64_t resolve);
 /* rm -rf of @dirfd/@name without following links or crossing mounts; absent is fine. Stops at the
  * first failure. Links in the directories above the last component of @name are followed. */
 int file_remove_tree(int dirfd, const char *name, struct why *why);

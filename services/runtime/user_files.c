@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -31,10 +30,7 @@ void user_files_clear(struct user_files *files)
 
 static int open_beneath(int root, const char *path, uint64_t resolve)
 {
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC,
-			       .resolve = resolve | RESOLVE_NO_MAGICLINKS};
-
-	return (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+	return file_open_in(root, path, O_PATH, resolve | RESOLVE_NO_MAGICLINKS);
 }
 
 /* @fd was opened with O_PATH, so that looking at a device or a FIFO does nothing. */
@@ -79,11 +75,11 @@ static int read_in_root(int root, const char *path, char **ret_text, struct why 
 {
 	_cleanup_(cleanup_fd) int fd = open_beneath(root, path, RESOLVE_IN_ROOT);
 
-	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+	if (fd == -ENOENT || fd == -ENOTDIR)
 		return 0;
 	if (fd < 0)
 		return why_set(why, SPEC_E_INVALID, "cannot open the container's %s: %s", path,
-			       strerror(errno));
+			       strerror(-fd));
 	return read_regular(fd, path, ret_text, why);
 }
 
@@ -210,14 +206,14 @@ static int look_in_layer(const struct layers *layers, size_t index, const char *
 		return why_set(why, SPEC_E_INVALID, "layer '%.256s': %s", layer, strerror(errno));
 	etc = openat(root, "etc", O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	fd = open_beneath(root, path, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-	if (fd < 0 && errno == ELOOP)
+	if (fd == -ELOOP)
 		return why_set(why, SPEC_E_INVALID,
 			       "the container's %s is a symbolic link, which this kernel's overlay "
 			       "file system does not let davit follow",
 			       path);
-	if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
+	if (fd < 0 && fd != -ENOENT && fd != -ENOTDIR)
 		return why_set(why, SPEC_E_INVALID, "cannot open the container's %s: %s", path,
-			       strerror(errno));
+			       strerror(-fd));
 	*ret_is_end = fd >= 0 || (etc >= 0 && is_whiteout(etc)) ||
 		      is_opaque(layer, layers->has_user_xattrs);
 	if (fd < 0 || is_whiteout(fd))

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sys/xattr.h>
 
 #include "broker/lib/file.h"
@@ -171,29 +170,20 @@ static int keep_times(struct tree *tree, unsigned depth)
 	return error_trace(set_times(tree, path, times, true));
 }
 
-static int open_in(int dir, const char *path, uint64_t resolve)
-{
-	struct open_how how = {.flags = TREE_OPEN_FLAGS, .resolve = resolve};
-
-	if (!*path)
-		path = ".";
-	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
-}
-
 int tree_finish(struct tree *tree)
 {
 	uint64_t resolve = tree->is_bare ? RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 					 : RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
 
 	for (size_t i = 0; i < tree->n_times; i++) {
-		int fd = open_in(tree->upper, tree->times[i].path, resolve);
+		int fd = file_open_in(tree->upper, tree->times[i].path, TREE_OPEN_FLAGS, resolve);
 		int r;
 
 		/* It was replaced by something else since. */
-		if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
+		if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)
 			continue;
 		if (fd < 0)
-			return error_origin(-errno);
+			return error_origin(fd);
 		r = futimens(fd, tree->times[i].times) < 0 ? -errno : 0;
 		close_fd(fd);
 		if (r)
@@ -480,12 +470,11 @@ static int find_way(struct tree *tree, const char *path, bool is_made)
 /* With nothing below the kernel can go the whole way at once. */
 static int find_bare(struct tree *tree, const char *path)
 {
-	struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC,
-			       .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-	int fd = (int)syscall(SYS_openat2, tree->upper, *path ? path : ".", &how, sizeof(how));
+	int fd = file_open_in(tree->upper, path, O_RDONLY | O_DIRECTORY,
+			      RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 
 	if (fd < 0)
-		return -errno;
+		return fd;
 	close_fd(tree->bare.upper);
 	tree->bare.upper = fd;
 	return 0;

@@ -1,5 +1,7 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -444,6 +446,47 @@ static void test_only_a_directory_itself_is_walked(void **state)
 	assert_int_equal(errno, ENOENT);
 }
 
+/* ---- paths below a directory ---- */
+
+/* Renames until it is killed. */
+static pid_t start_renames(const char *one, const char *other)
+{
+	pid_t child = fork();
+
+	while (!child)
+		if (rename(one, other) || rename(other, one))
+			_exit(1);
+	return child;
+}
+
+static void test_a_path_is_found_while_others_rename(void **state)
+{
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_free) char *root = scratch_path(scratch, "root");
+	_cleanup_(cleanup_free) char *one = scratch_path(scratch, "one"),
+				     *other = scratch_path(scratch, "other");
+	_cleanup_(cleanup_fd) int dir = -1;
+	int fd = -1;
+	pid_t child;
+
+	assert_int_equal(file_make_dir(root, 0700, NULL), 0);
+	dir = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(mkdirat(dir, "etc", 0700) | mkdirat(dir, "lib", 0700), 0);
+	assert_int_equal(symlinkat("../lib/users", dir, "etc/passwd"), 0);
+	assert_int_equal(file_open_in(dir, "etc/passwd", O_PATH, RESOLVE_IN_ROOT), -ENOENT);
+	close_fd(openat(dir, "lib/users", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+	write_text(one, "");
+	child = start_renames(one, other);
+	for (int i = 0; i < 20000 && (!i || fd >= 0); i++) {
+		close_fd(fd);
+		fd = file_open_in(dir, "etc/passwd", O_PATH, RESOLVE_IN_ROOT);
+	}
+	kill(child, SIGKILL);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	assert_in_range(fd, 0, INT_MAX);
+	close_fd(fd);
+}
+
 TEST_MAIN(TEST_IN_SCRATCH(test_directories_are_made_with_their_mode_whatever_the_umask),
 	  TEST_IN_SCRATCH(test_a_directory_that_is_too_open_is_tightened),
 	  TEST_IN_SCRATCH(test_a_link_or_file_in_a_directorys_place_is_refused),
@@ -460,6 +503,7 @@ TEST_MAIN(TEST_IN_SCRATCH(test_directories_are_made_with_their_mode_whatever_the
 	  TEST_IN_SCRATCH(test_a_directory_with_many_entries_is_removed),
 	  TEST_IN_SCRATCH(test_a_text_is_read_from_a_file_without_a_name),
 	  TEST_IN_SCRATCH(test_only_a_directory_itself_is_walked),
+	  TEST_IN_SCRATCH(test_a_path_is_found_while_others_rename),
 	  TEST_IN_SCRATCH(test_a_lock_is_held_by_one),
 	  TEST_IN_SCRATCH(test_a_removed_lock_file_does_not_bind),
 	  cmocka_unit_test(test_ids_survive_their_text_form),
