@@ -70,17 +70,23 @@ static void drop_last(char *path)
 		*slash = '\0';
 }
 
-/* The link @path of the root; 0: it is none, or absent. */
+/* Said of want, or of a link in place of a directory that was none a moment ago. */
+static bool is_no_answer(int r)
+{
+	return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ELOOP;
+}
+
+/* The link @path of the root; 0: it is none, or absent; -errno: that cannot be said. */
 static ssize_t read_link(int root_fd, const char *path, char *text, size_t size)
 {
 	_cleanup_(cleanup_fd) int fd = open_beneath(root_fd, path + 1, O_PATH | O_NOFOLLOW);
 	ssize_t n;
 
 	if (fd < 0)
-		return 0;
+		return is_no_answer(fd) ? fd : 0;
 	n = readlinkat(fd, "", text, size - 1);
 	if (n < 0)
-		return 0;
+		return is_no_answer(-errno) ? -errno : 0;
 	text[n] = '\0';
 	return n;
 }
@@ -122,6 +128,7 @@ static int step(struct walk *walk, int root_fd, const char *name, unsigned *link
 {
 	char link[PATH_MAX];
 	size_t used = strlen(walk->done);
+	ssize_t n;
 
 	if (!strcmp(name, "."))
 		return 0;
@@ -134,8 +141,9 @@ static int step(struct walk *walk, int root_fd, const char *name, unsigned *link
 	sprintf(walk->done + used, "/%s", name);
 	if (is_kernel_path(walk->done))
 		return -ELOOP;
-	if (read_link(root_fd, walk->done, link, sizeof(link)) == 0)
-		return 0;
+	n = read_link(root_fd, walk->done, link, sizeof(link));
+	if (n <= 0)
+		return (int)n;
 	return ++*links > LINKS_MAX ? -ELOOP : follow(walk, link);
 }
 
@@ -174,7 +182,9 @@ static int check_cwd(int root_fd, const char *cwd, struct why *why)
 			"the working directory '%s' leads to /proc, /sys or /dev, or through "
 			"too many links",
 			cwd);
-	return r ? why_errno(why, -EPERM, "the working directory '%.100s' is too long", cwd) : 0;
+	if (r == -ENAMETOOLONG)
+		return why_set(why, -EPERM, "the working directory '%.100s' is too long", cwd);
+	return r ? why_errno(why, r, "the working directory '%.100s'", cwd) : 0;
 }
 
 /* ---- all of it ----------------------------------------------------------- */

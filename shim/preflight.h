@@ -13,5 +13,5 @@ int preflight_check(const char *bundle, struct why *why);
 int preflight_check_process(const char *path, int init_pid, struct why *why);
 /* Follows @path inside @root as a process chrooted there would, as far as it exists. The result
  * (absolute, in the container's terms) is at most @size bytes. -ELOOP: too many links, or through
- * one of the forbidden directories. */
+ * one of the forbidden directories; another errno: it could not be looked at. */
 int preflight_resolve(int root_fd, const char *path, char *ret_path, size_t size);

@@ -39,13 +39,18 @@ int bundle_open(const char *state, struct why *why)
 	return error_fold(r);
 }
 
-/* The shim holds bundle/lock for as long as it lives. */
+/* The shim holds bundle/lock for as long as it lives. What cannot be looked at may be in use. */
 static bool is_busy(const char *bundle)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/lock", bundle);
-	_cleanup_(cleanup_fd) int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+	_cleanup_(cleanup_fd) int fd = -1;
 
-	return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+	if (!path)
+		return true;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return errno != ENOENT;
+	return flock(fd, LOCK_SH | LOCK_NB);
 }
 
 bool bundle_is_busy(const char *state, const char *task_id)

@@ -127,7 +127,7 @@ static int open_root(const struct runtime_process_request *request, int *ret_fd,
 	if (!r && fd < 0)
 		r = -errno;
 	r = r ?: process_start_time(pid, &after);
-	if (r == -ENOMEM)
+	if (r && r != -ESRCH && r != -ENOENT)
 		return error_trace(r);
 	if (r || before != after)
 		return why_set(why, SPEC_E_INVALID, "process %d of task %s has ended", pid,

@@ -607,8 +607,9 @@ int task_shim_lock(const char *bundle, int *ret_fd)
 	_cleanup_(cleanup_free) char *path = NULL;
 	int r;
 
+	/* No other failure says that it is gone. */
 	if (access(bundle, F_OK))
-		return -ENOENT;
+		return errno == ENOENT ? -ENOENT : error_origin(-errno);
 	path = text_format("%s/lock", bundle);
 	if (!path)
 		return error_origin(-ENOMEM);

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "broker/lib/cleanup.h"
@@ -70,4 +71,24 @@ static void paths_are_resolved_as_the_container_would(void **state)
 	}
 }
 
-TEST_MAIN(TEST_IN_SCRATCH(paths_are_resolved_as_the_container_would))
+/* Without a descriptor there is no looking whether it is a link. */
+static void path_that_cannot_be_looked_at_is_not_taken(void **state)
+{
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_fd) int root_fd = open(scratch->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	char resolved[PATH_MAX];
+	struct rlimit before;
+	int free_fd = dup(root_fd), r;
+
+	make_link(scratch, "to-proc", "/proc");
+	close_fd(free_fd);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(
+		setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)free_fd, before.rlim_max}), 0);
+	r = preflight_resolve(root_fd, "/to-proc/self/fd/7", resolved, sizeof(resolved));
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(r, -EMFILE);
+}
+
+TEST_MAIN(TEST_IN_SCRATCH(paths_are_resolved_as_the_container_would),
+	  TEST_IN_SCRATCH(path_that_cannot_be_looked_at_is_not_taken))

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -73,6 +74,26 @@ static void test_a_bundle_in_which_a_shim_lives_is_left_alone(void **state)
 	assert_non_null(strstr(why.text, TASK));
 }
 
+static void test_a_bundle_that_cannot_be_looked_into_may_be_in_use(void **state)
+{
+	_cleanup_(json_cleanup) json_t *spec = json_object();
+	const struct scratch *scratch = *state;
+	int free_fd = dup(0);
+	struct rlimit before;
+	bool is_busy;
+
+	close(free_fd);
+	assert_int_equal(bundle_open(scratch->dir, NULL), 0);
+	assert_int_equal(bundle_make(scratch->dir, TASK, spec, false, NULL), 0);
+	assert_false(bundle_is_busy(scratch->dir, TASK));
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(
+		setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)free_fd, before.rlim_max}), 0);
+	is_busy = bundle_is_busy(scratch->dir, TASK);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_true(is_busy);
+}
+
 static void test_what_a_crash_left_half_made_is_cleared_at_start(void **state)
 {
 	_cleanup_(cleanup_free) char *half = scratch_path(*state, "bundles/" TASK ".new/rootfs");
@@ -104,5 +125,6 @@ static void test_one_that_cannot_be_made_leaves_nothing_half_made(void **state)
 TEST_MAIN(TEST_IN_SCRATCH(test_a_bundle_is_closed_to_others_but_for_its_root),
 	  TEST_IN_SCRATCH(test_making_and_removing_twice_is_the_same_as_once),
 	  TEST_IN_SCRATCH(test_a_bundle_in_which_a_shim_lives_is_left_alone),
+	  TEST_IN_SCRATCH(test_a_bundle_that_cannot_be_looked_into_may_be_in_use),
 	  TEST_IN_SCRATCH(test_what_a_crash_left_half_made_is_cleared_at_start),
 	  TEST_IN_SCRATCH(test_one_that_cannot_be_made_leaves_nothing_half_made))

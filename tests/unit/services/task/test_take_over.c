@@ -90,6 +90,31 @@ static void test_a_task_is_unknown_only_until_another_shim_has_it(void **state)
 	wait_status(TASK_RUNNING);
 }
 
+/* Anything may be wrong with a way: only what is not there is gone. */
+static void test_a_task_whose_bundle_cannot_be_looked_at_is_not_forgotten(void **state)
+{
+	_cleanup_(cleanup_free) char *away = scratch_path(&shim.test.scratch, "away");
+
+	(void)state;
+	wait_status(TASK_RUNNING);
+	write_config();
+	use_program("/bin/true");
+	assert_int_equal(rename(shim.bundle, away), 0);
+	assert_int_equal(symlink(shim.bundle, shim.bundle), 0);
+	shim.listener = close_fd(shim.listener);
+	shim.lock = close_fd(shim.lock);
+	drop_peer();
+	turns(SHIM_BIRTH_MS);
+	assert_int_equal(status_now(), TASK_RUNNING);
+	assert_int_equal(unlink(shim.bundle), 0);
+	assert_int_equal(rename(away, shim.bundle), 0);
+	wait_status(TASK_UNKNOWN);
+	another_lives(TASK_RUNNING);
+	shim_asked("adopt", NULL);
+	shim_answer_empty();
+	wait_status(TASK_RUNNING);
+}
+
 static void test_a_paused_one_is_paused_again(void **state)
 {
 	(void)state;
@@ -306,6 +331,7 @@ static void test_of_what_has_ended_nothing_is_held(void **state)
 
 TEST_MAIN(
 	WITH_SHIM(test_a_task_is_unknown_only_until_another_shim_has_it),
+	WITH_SHIM(test_a_task_whose_bundle_cannot_be_looked_at_is_not_forgotten),
 	WITH_SHIM(test_a_paused_one_is_paused_again),
 	WITH_SHIM(test_one_that_cannot_be_taken_over_stays_unknown_and_is_killed_through_the_shim),
 	WITH_SHIM(test_a_request_that_was_under_way_is_asked_again_with_its_id),
