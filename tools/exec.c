@@ -133,7 +133,7 @@ static int attach(struct context *context, void *data, char **args, int n_args)
 	if (io)
 		task_io_clear(io);
 	free(io);
-	return code ?: foreground_run(foreground, NULL, NULL, false);
+	return code ?: foreground_run(foreground, 0, NULL, NULL, false);
 }
 
 /* ---- the tables ---------------------------------------------------------- */

@@ -187,18 +187,31 @@ static bool uses_shim(const struct foreground *foreground)
 	       (foreground->options->attach || foreground->io.log || foreground->io.terminal);
 }
 
-/* One that has ended with the process by now is not waited for. */
-static void note_shim(struct foreground *foreground)
+/* It was there when the process was made; another one was started after that. */
+static bool has_made(pid_t shim, pid_t pid)
+{
+	uint64_t shim_start, start;
+
+	return process_start_time(shim, &shim_start) || process_start_time(pid, &start) ||
+	       shim_start <= start;
+}
+
+/* @made: the process to whose shim our streams were given when it was made, which may be another than the one that there is
+ * now; 0: they have not been given yet. One that has ended with the process by now is not waited for. */
+static void note_shim(struct foreground *foreground, pid_t made)
 {
 	_cleanup_(task_process_reply_clear) struct task_process_reply reply = {};
 	struct task_name_request name = {.container_id = (char *)foreground->id};
 
 	foreground->shim = close_fd(foreground->shim);
-	if (uses_shim(foreground) && !task_get_ask(&foreground->context->ask, &name, &reply) &&
-	    reply.process->shim_pid) {
-		foreground->shim_pid = (pid_t)reply.process->shim_pid;
+	foreground->is_unsure = false;
+	if (!uses_shim(foreground) || task_get_ask(&foreground->context->ask, &name, &reply))
+		return;
+	foreground->shim_pid = (pid_t)reply.process->shim_pid;
+	if (foreground->shim_pid)
 		foreground->shim = pidfd_open(foreground->shim_pid, 0);
-	}
+	foreground->is_unsure = foreground->shim < 0 ||
+				(made && !has_made(foreground->shim_pid, made));
 }
 
 /* Between the end of its descriptors and that of its pidfd. */
@@ -219,7 +232,7 @@ static bool has_lost_shim(const struct foreground *foreground)
 {
 	struct pollfd poll_fd = {.fd = foreground->shim, .events = POLLIN};
 
-	if (foreground->shim < 0)
+	if (foreground->is_unsure || foreground->shim < 0)
 		return foreground->is_unsure;
 	return poll(&poll_fd, 1, 0) > 0 || is_exiting(foreground->shim_pid);
 }
@@ -287,7 +300,7 @@ static bool attach_again(struct foreground *foreground)
 		return false;
 	}
 	/* Before it is asked: if that one dies meanwhile another may answer, which is seen at the output's end. */
-	note_shim(foreground);
+	note_shim(foreground, 0);
 	foreground->is_unsure = foreground->shim < 0;
 	if (ask_attach(foreground, &io)) {
 		if (ask->status != BUS_NOT_FOUND)
@@ -458,6 +471,8 @@ int foreground_new(struct context *context, const struct foreground_options *opt
 	code = options->terminal ? terminal_enter_waiting() : 0;
 	if (code)
 		return fail(context, "the terminal cannot be made raw: %s", strerror(-code));
+	if (options->attach)
+		note_shim(foreground, 0);
 	*ret_foreground = TAKE(foreground);
 	return 0;
 }
@@ -512,7 +527,7 @@ static void delete_process(struct foreground *foreground)
 			    ask->text);
 }
 
-static int copy_and_wait(struct foreground *foreground)
+static int copy_and_wait(struct foreground *foreground, pid_t pid)
 {
 	struct context *context = foreground->context;
 	int r;
@@ -524,7 +539,8 @@ static int copy_and_wait(struct foreground *foreground)
 		      foreground->from, on_event, foreground, &foreground->watch);
 	if (!r)
 		r = watch_signals(foreground);
-	note_shim(foreground);
+	if (!foreground->options->attach)
+		note_shim(foreground, pid);
 	if (foreground->streams && foreground->options->attach)
 		streams_unlink(foreground->streams);
 	if (!r && foreground->streams)
@@ -543,8 +559,8 @@ void foreground_starts_at(struct foreground *foreground, const struct log_positi
 	foreground->started = *position;
 }
 
-int foreground_run(struct foreground *foreground, const char *uid, const char *task_id,
-		   bool until_removed)
+int foreground_run(struct foreground *foreground, uint64_t pid, const char *uid,
+		   const char *task_id, bool until_removed)
 {
 	const struct foreground_options *options = foreground->options;
 	int r;
@@ -552,7 +568,7 @@ int foreground_run(struct foreground *foreground, const char *uid, const char *t
 	foreground->uid = uid;
 	foreground->task_id = task_id;
 	foreground->until_removed = until_removed;
-	r = copy_and_wait(foreground);
+	r = copy_and_wait(foreground, (pid_t)pid);
 	terminal_leave_raw();
 	if (r)
 		return fail(foreground->context, "%s", strerror(r < 0 ? -r : EINVAL));

@@ -36,9 +36,9 @@ void foreground_drop_input(struct foreground *foreground);
 /* Its output begins there in the process' log; otherwise at the log's beginning. */
 void foreground_starts_at(struct foreground *foreground, const struct log_position *position);
 /*
- * The process runs, as part of task @task_id (NULL: not known): copies and waits. Returns its exit code, or 0 when the
+ * The process runs, as @pid (0: it did before) and part of task @task_id (NULL: not known): copies and waits. Returns its exit code, or 0 when the
  * detach keys were typed. Afterwards the task or the added process is deleted; with @until_removed it waits instead
  * until the service has removed the container of @uid.
  */
-int foreground_run(struct foreground *foreground, const char *uid, const char *task_id,
-		   bool until_removed);
+int foreground_run(struct foreground *foreground, uint64_t pid, const char *uid,
+		   const char *task_id, bool until_removed);

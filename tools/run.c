@@ -78,7 +78,7 @@ static int run_foreground(struct context *context, const struct container_option
 		       ?: foreground_io(foreground, &request->io)
 		       ?: ask_run(context, request, files, &reply)
 		       ?: launch_write_pid(context, options->pid_file, reply.pid);
-	return code ?: foreground_run(foreground, reply.uid, reply.task_id, options->rm);
+	return code ?: foreground_run(foreground, reply.pid, reply.uid, reply.task_id, options->rm);
 }
 
 /* A directory of criu's files, or a checkpoint image. */

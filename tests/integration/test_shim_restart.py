@@ -238,6 +238,23 @@ def test_who_is_attached_sees_all_whatever_shims_die():
         d.check("rm", "-f", "web")
 
 
+def test_output_is_whole_when_the_shim_dies_before_its_client_has_seen_it():
+    with Davit() as d:
+        d.import_busybox()
+        pid_file = os.path.join(d.work, "pid")
+        client = subprocess.Popen(d.base + ["run", "--log", "--pid-file", pid_file, "busybox", "web", "sh", "-c",
+                                            "echo one; sleep 2; echo two"], env=d.env,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not os.path.exists(pid_file):
+            assert client.poll() is None, client.communicate()
+        client.send_signal(signal.SIGSTOP)
+        kill_shim(d, "RUNNING")
+        client.send_signal(signal.SIGCONT)
+        out, err = client.communicate(timeout=30)
+        assert out == "one\ntwo\n", (out, err)
+        d.check("rm", "web")
+
+
 def test_input_does_not_end_with_the_shim():
     with Davit() as d:
         d.import_busybox()
