@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 
 #include "broker/lib/file.h"
@@ -250,6 +251,13 @@ static int read_pid(const struct logger *logger)
 
 static void on_end(struct loop_child *child, const siginfo_t *info);
 
+/* By its pidfd: whoever reaps all children may have been first, and its pid be another's by now. */
+static void send_signal(const struct logger *logger, int signal)
+{
+	if (logger->child.pidfd >= 0)
+		(void)pidfd_send_signal(logger->child.pidfd, signal, NULL, 0);
+}
+
 /* The reading ends of its own, which wait; so does not whoever opens one that has no writer. */
 static int open_inputs(const struct logger *logger, int fds[2], struct why *why)
 {
@@ -348,7 +356,7 @@ static void on_not_ready(struct loop_timer *timer)
 
 	snprintf(text, sizeof(text), "the logging program %.256s was not ready within %d ms",
 		 logger->command.path, LOGGER_READY_MS);
-	kill(logger->child.pid, SIGKILL);
+	send_signal(logger, SIGKILL);
 	logger->is_finishing = true; /* and not to be started again */
 	settle(logger, text);
 }
@@ -501,7 +509,7 @@ static void on_not_ended(struct loop_timer *timer)
 
 	log_warning("task=%s process=%s: its logger does not end after SIGTERM",
 		    logger->shim->config.task_id, logger->id);
-	kill(logger->child.pid, SIGKILL);
+	send_signal(logger, SIGKILL);
 }
 
 void logger_close(struct logger *logger)
@@ -520,7 +528,7 @@ void logger_close(struct logger *logger)
 	logger->fn = NULL;
 	logger->next = streaming->loggers;
 	streaming->loggers = logger;
-	kill(logger->child.pid, SIGTERM);
+	send_signal(logger, SIGTERM);
 	(void)loop_timer_set(logger->shim->loop, &logger->timer, time_boot_ms() + LOGGER_TERM_MS,
 			     on_not_ended);
 }
@@ -530,7 +538,7 @@ void loggers_kill(struct logger *loggers)
 	while (loggers) {
 		struct logger *next = loggers->next;
 
-		kill(loggers->child.pid, SIGKILL);
+		send_signal(loggers, SIGKILL);
 		free_logger(loggers);
 		loggers = next;
 	}
