@@ -1,5 +1,6 @@
 #include "shim/cgroup.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #define MOUNT     "/sys/fs/cgroup"
 #define FILE_MAX  (64u << 10)
 #define PROCS_MAX (4u << 20)
+#define DEPTH_MAX 64 /* of cgroups below the container's */
 
 /* ---- text ---------------------------------------------------------------- */
 
@@ -136,7 +138,8 @@ static int signal_one(pid_t pid, int signal)
 	_cleanup_(cleanup_fd) int fd = pidfd_open(pid, 0);
 	int r = fd < 0 || pidfd_send_signal(fd, signal, NULL, 0) ? -errno : 0;
 
-	return r == -ESRCH ? 0 : r;
+	/* ENOENT, before Linux 6.16 EINVAL: by now the number is that of a thread. */
+	return r == -ESRCH || (fd < 0 && (r == -ENOENT || r == -EINVAL)) ? 0 : r;
 }
 
 /* The next pid of a cgroup.procs; 0 at the end. */
@@ -160,35 +163,75 @@ static bool is_ours(const char *text)
 	return false;
 }
 
-int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count)
+struct round {
+	int signal; /* 0: only counts */
+	pid_t except;
+	size_t count;
+	int error; /* of one of the processes; the others get it all the same */
+};
+
+static void signal_listed(struct round *round, const char *text)
 {
-	_cleanup_(cleanup_free) char *text = NULL, *path = NULL;
-	size_t count = 0;
 	pid_t pid;
 	int r;
 
-	*ret_count = 0;
-	if (!cgroup->procs)
-		return 0;
-	path = text_format("%s/cgroup.procs", cgroup->procs);
+	while ((pid = next_pid(&text))) {
+		if (pid == round->except)
+			continue;
+		round->count++;
+		r = round->signal ? signal_one(pid, round->signal) : 0;
+		round->error = r ?: round->error;
+	}
+}
+
+/* One that is gone has no processes, nor has a threaded one, whose threads are listed above. */
+static int signal_directory(struct round *round, const char *directory)
+{
+	_cleanup_(cleanup_free) char *path = text_format("%s/cgroup.procs", directory);
+	_cleanup_(cleanup_free) char *text = NULL;
+	int r;
+
 	if (!path)
 		return error_origin(-ENOMEM);
 	r = file_read_proc(path, PROCS_MAX, &text, NULL);
-	if (r == -ENOENT || r == -ENODEV)
+	if (r == -ENOENT || r == -ENODEV || r == -EOPNOTSUPP)
 		return 0;
 	if (r)
 		return error_trace(r);
 	if (is_ours(text))
 		return error_origin(-EPERM);
-	for (const char *at = text; (pid = next_pid(&at));) {
-		if (pid == except)
+	signal_listed(round, text);
+	return 0;
+}
+
+/* A container that has a manager of its own keeps its processes in cgroups below. */
+static int signal_tree(struct round *round, const char *directory, unsigned depth)
+{
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	struct dirent *entry;
+	int r = signal_directory(round, directory);
+
+	if (r || depth == DEPTH_MAX)
+		return error_trace(r);
+	dir = opendir(directory);
+	while (!r && dir && (entry = readdir(dir))) {
+		_cleanup_(cleanup_free) char *below = NULL;
+
+		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
 			continue;
-		count++;
-		if (signal)
-			r = signal_one(pid, signal) ?: r;
+		below = text_format("%s/%s", directory, entry->d_name);
+		r = below ? signal_tree(round, below, depth + 1) : error_origin(-ENOMEM);
 	}
-	*ret_count = count;
-	return error_trace(r);
+	return r;
+}
+
+int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count)
+{
+	struct round round = {.signal = signal, .except = except};
+	int r = cgroup->procs ? signal_tree(&round, cgroup->procs, 0) : 0;
+
+	*ret_count = round.count;
+	return error_trace(r ?: round.error);
 }
 
 int cgroup_thaw(const struct cgroup *cgroup)

@@ -27,8 +27,8 @@ void cgroup_deinit(struct cgroup *cgroup);
 
 /* Processes killed for memory so far; 0 if that cannot be told. */
 uint64_t cgroup_oom_kills(const struct cgroup *cgroup);
-/* Sends @signal (0: only counts) to each process but @except; @ret_count: how many there were.
- * -EPERM: the shim itself is in it. */
+/* Sends @signal (0: only counts) to each process but @except, those in cgroups below it too; @ret_count: how many
+ * there were. -EPERM: the shim itself is in it. */
 int cgroup_signal(const struct cgroup *cgroup, int signal, pid_t except, size_t *ret_count);
 /* Lets frozen processes go on; -ENOENT: there is nothing that could be frozen. */
 int cgroup_thaw(const struct cgroup *cgroup);

@@ -25,6 +25,11 @@ def tree(d):
     return sorted(set(found))
 
 
+def processes(folder):
+    with open(folder + "/cgroup.procs") as f:
+        return [int(line) for line in f]
+
+
 def names(d):
     return {folder.split("/" + d.cgroup(), 1)[1] for folder in tree(d)}
 
@@ -48,6 +53,35 @@ def test_after_many_containers_nothing_is_left_in_any_hierarchy():
         d.check("rm", "-f", "stays")
         wait_for(lambda: not tree(d), "nothing is left: " + str(tree(d)), 20)
         assert d("run", "--rm", "busybox", "again", "true").returncode == 0
+
+
+def test_a_signal_to_all_reaches_the_cgroups_below():
+    """Into which a manager in the container puts its processes."""
+    script = "trap '' TERM; (trap - TERM; exec sleep 999) & wait; sleep 1000"
+    for runtime in RUNTIMES:
+        with Davit() as d:
+            d.import_busybox()
+            d.check("run", "-d", "--runtime", runtime, "busybox", "c", "sh", "-c", script)
+            d.note_cgroup("c")
+            # A new one of cpuset takes nobody before it has processors.
+            tops = [folder for folder in tree(d) if folder.endswith("/default/c") and "/cpuset/" not in folder]
+
+            def inner():
+                for pid in processes(tops[0]):
+                    with open("/proc/%d/cmdline" % pid) as f:
+                        if "999" in f.read().split("\0"):
+                            return pid
+
+            pid = wait_for(inner, "the inner one")
+            for top in tops:
+                os.mkdir(top + "/below")
+                with open(top + "/below/cgroup.procs", "w") as f:
+                    f.write(str(pid))
+            d.check("kill", "-a", "-s", "TERM", "c")
+            wait_for(lambda: not Davit.is_alive(pid), "the inner one has ended", 10)
+            assert d.json("tasks", "ls")[0]["status"] == "RUNNING"
+            d.check("rm", "-f", "c")
+            wait_for(lambda: not tree(d), "nothing is left: " + str(tree(d)), 20)
 
 
 # Deletes, and leaves the container's cgroup with a process in it: as one that the kernel cannot end yet.

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "broker/lib/cleanup.h"
 #include "broker/lib/file.h"
@@ -56,6 +58,46 @@ static void cgroup_of_somebody_else_is_never_signalled(void **state)
 	assert_null(found.procs);
 }
 
+static pid_t put_child(const struct scratch *scratch, const char *directory)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(scratch, directory), *procs = NULL;
+	char text[32];
+	pid_t child = fork();
+
+	if (!child)
+		for (;;)
+			pause();
+	assert_int_equal(file_make_dir(path, 0700, NULL), 0);
+	procs = text_format("%s/cgroup.procs", path);
+	snprintf(text, sizeof(text), "%d\n", (int)child);
+	assert_int_equal(file_write(procs, text, strlen(text), 0600, false, NULL), 0);
+	return child;
+}
+
+/* As a manager inside of a container makes them. */
+static void processes_of_cgroups_below_are_signalled_too(void **state)
+{
+	struct scratch *scratch = *state;
+	_cleanup_(cleanup_free) char *top = scratch_path(scratch, "top");
+	struct cgroup cgroup = {.procs = top};
+	pid_t children[3];
+	size_t count;
+	int status;
+
+	children[0] = put_child(scratch, "top");
+	children[1] = put_child(scratch, "top/init.scope");
+	children[2] = put_child(scratch, "top/init.scope/below");
+	assert_int_equal(cgroup_signal(&cgroup, 0, 0, &count), 0);
+	assert_int_equal(count, 3);
+	assert_int_equal(cgroup_signal(&cgroup, SIGTERM, children[1], &count), 0);
+	assert_int_equal(count, 2);
+	kill(children[1], SIGKILL);
+	for (size_t i = 0; i < ARRAY_SIZE(children); i++) {
+		assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+		assert_int_equal(WTERMSIG(status), i == 1 ? SIGKILL : SIGTERM);
+	}
+}
+
 static void frozen_cgroup_is_thawed(void **state)
 {
 	_cleanup_(cleanup_free) char *v1 = scratch_path(*state, "freezer.state");
@@ -80,4 +122,5 @@ static void frozen_cgroup_is_thawed(void **state)
 TEST_MAIN(cmocka_unit_test(oom_kills_are_counted_in_both_formats),
 	  TEST_IN_SCRATCH(counts_are_read_from_the_files_of_v1_and_v2),
 	  TEST_IN_SCRATCH(cgroup_of_somebody_else_is_never_signalled),
+	  TEST_IN_SCRATCH(processes_of_cgroups_below_are_signalled_too),
 	  TEST_IN_SCRATCH(frozen_cgroup_is_thawed))
