@@ -297,7 +297,7 @@ static int rebuild(const char *directory, struct why *why)
 	if (!r)
 		puts("events: the log can be read: there is nothing to rebuild");
 	if (r != -EUCLEAN)
-		return r;
+		return r ? why_errno(why, r, "log '%s' cannot be read through", directory) : 0;
 	printf("events: damaged: %s\n", reason);
 	r = replace(&rebuilding, directory, reason, why);
 	broker_log_meta_clear(&rebuilding.meta);

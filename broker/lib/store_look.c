@@ -15,6 +15,9 @@
 #define TABLES_MAX 64
 #define VALUE_HEAD 5 /* version, CRC32C little-endian */
 
+/* The child's exit code. */
+enum looked { LOOKED_WHOLE, LOOKED_DAMAGED, LOOKED_UNKNOWN };
+
 static bool is_damage(int rc)
 {
 	return rc == MDB_INVALID || rc == MDB_CORRUPTED || rc == MDB_PAGE_NOTFOUND ||
@@ -151,7 +154,7 @@ static void read_in_child(const char *directory, const char *meta, const char *f
 	if (!rc)
 		rc = read_all(env, meta, first);
 	mdb_env_close(env);
-	_exit(is_damage(rc));
+	_exit(!rc ? LOOKED_WHOLE : is_damage(rc) ? LOOKED_DAMAGED : LOOKED_UNKNOWN);
 }
 
 static bool is_fatal(int signal)
@@ -171,11 +174,12 @@ int store_read_through(const char *directory, const char *meta, const char *firs
 	pid = fork();
 	if (!pid)
 		read_in_child(directory, meta, first);
-	if (pid < 0 || !store_reap(pid, timeout_ms, &status) ||
-	    (WIFEXITED(status) && !WEXITSTATUS(status)))
+	if (pid < 0 || !store_reap(pid, timeout_ms, &status))
+		return -EAGAIN;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == LOOKED_WHOLE)
 		return 0;
-	if (WIFSIGNALED(status) && !is_fatal(WTERMSIG(status)))
-		return 0;
+	if (WIFEXITED(status) ? WEXITSTATUS(status) != LOOKED_DAMAGED : !is_fatal(WTERMSIG(status)))
+		return -EAGAIN;
 	if (WIFSIGNALED(status))
 		snprintf(reason, STORE_REASON_SIZE, "reading all of it ended with signal %d (%s)",
 			 WTERMSIG(status), strsignal(WTERMSIG(status)));

@@ -280,8 +280,9 @@ static int read_table(struct salvage *salvage)
 	bool is_end = false;
 	int r = read_once(salvage, false, &is_end);
 
+	/* Where the two meet nothing lies between: it was not the table that ended the first one. */
 	if (!r && !is_end)
-		r = read_once(salvage, true, &(bool){false});
+		r = read_once(salvage, true, &is_end);
 	salvaged->is_whole = is_end && salvaged->n_records == salvaged->n_expected;
 	return r;
 }

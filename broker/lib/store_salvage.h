@@ -23,7 +23,7 @@ struct store_salvaged {
 	uint64_t n_records;  /* that were given */
 	uint64_t n_damaged;  /* that could be read, but do not fit their checksum */
 	uint64_t n_expected; /* that the table says it has; 0 if not even that can be read */
-	bool is_whole;       /* it was read from end to end, and all of them were given */
+	bool is_whole;       /* it was read from end to end, or from both ends to where they met, and all of them were given */
 };
 
 /* One record of the @table-th table. A value is a version u8, CRC32C u32 and the rest, and fits. @is_backwards: it is
@@ -47,8 +47,8 @@ bool store_reap(pid_t pid, int timeout_ms, int *ret_status);
 
 /*
  * Reads all of the store in @directory, by a child, while others may have it open. -EUCLEAN with the reason if there is
- * damage, or the record @first of table @meta is not whole. What does not tell of damage (no memory, no child, one that
- * was killed or takes too long) is 0: it is told when the store is opened.
+ * damage, or the record @first of table @meta is not whole. What tells neither of damage nor of its absence (no memory, no
+ * child, one that was killed or takes too long) is -EAGAIN.
  */
 int store_read_through(const char *directory, const char *meta, const char *first, int timeout_ms,
 		       char reason[STORE_REASON_SIZE]);

@@ -34,11 +34,15 @@ static char *name_of(const char *namespace, const char *id)
 	return text_format("%s %s", namespace && *namespace ? namespace : ENVELOPE_DEFAULT_NS, id);
 }
 
-static bool is_known(const struct finder *finder, const char *namespace, const char *id)
+static int is_known(const struct finder *finder, const char *namespace, const char *id,
+		    bool *ret_known)
 {
 	_cleanup_(cleanup_free) char *name = name_of(namespace, id);
 
-	return !name || json_object_get(finder->known, name);
+	if (!name)
+		return error_origin(-ENOMEM);
+	*ret_known = json_object_get(finder->known, name);
+	return 0;
 }
 
 static int note(json_t *names, const char *namespace, const char *id, bool value)
@@ -165,8 +169,10 @@ static int take_create(struct finder *finder, const struct bus_event *event, con
 {
 	_cleanup_(event_container_create_clear) struct event_container_create told = {};
 	int r = take(schema_event_container_create(), event, &told);
+	bool is = false;
 
-	if (r || is_known(finder, namespace, told.id))
+	r = r ?: is_known(finder, namespace, told.id, &is);
+	if (r || is)
 		return r;
 	return on_create(finder, namespace, event->time_ns, &told);
 }
@@ -175,8 +181,10 @@ static int take_update(struct finder *finder, const struct bus_event *event, con
 {
 	_cleanup_(event_container_update_clear) struct event_container_update told = {};
 	int r = take(schema_event_container_update(), event, &told);
+	bool is = false;
 
-	if (r || is_known(finder, namespace, told.id))
+	r = r ?: is_known(finder, namespace, told.id, &is);
+	if (r || is)
 		return r;
 	return on_update(finder, namespace, event->time_ns, &told);
 }
@@ -185,8 +193,10 @@ static int take_delete(struct finder *finder, const struct bus_event *event, con
 {
 	_cleanup_(event_container_delete_clear) struct event_container_delete told = {};
 	int r = take(schema_event_container_delete(), event, &told);
+	bool is = false;
 
-	return r || is_known(finder, namespace, told.id) ? r : drop(finder, namespace, told.id);
+	r = r ?: is_known(finder, namespace, told.id, &is);
+	return r || is ? r : drop(finder, namespace, told.id);
 }
 
 static int take_namespace(struct finder *finder, const struct bus_event *event)
@@ -277,7 +287,9 @@ static void take_back(json_t *spec, const char *bundle, const char *netns)
 	}
 }
 
-static char *read_spec(struct finder *finder, const char *bundle, const char *task_id)
+/* NULL if it is lost. */
+static int read_spec(struct finder *finder, const char *bundle, const char *task_id,
+		     char **ret_spec)
 {
 	_cleanup_(cleanup_free) char *path = text_format("%s/config.json", bundle), *text = NULL;
 	_cleanup_(cleanup_free) char *netns = text_format("%s/netns/%s",
@@ -285,9 +297,11 @@ static char *read_spec(struct finder *finder, const char *bundle, const char *ta
 	struct schema_fault fault = {};
 	json_t *spec;
 	size_t size;
+	int r = path && netns ? file_read(AT_FDCWD, path, SPEC_MAX, &text, &size)
+			      : error_origin(-ENOMEM);
 
-	if (!path || file_read(AT_FDCWD, path, SPEC_MAX, &text, &size))
-		return NULL;
+	if (r)
+		return rebuild_is_lost(r) ? 0 : r;
 	spec = json_parse(text, size, SPEC_MAX, &fault);
 	free(TAKE(text));
 	if (json_is_object(spec)) {
@@ -295,7 +309,9 @@ static char *read_spec(struct finder *finder, const char *bundle, const char *ta
 		text = json_dumps(spec, JSON_COMPACT);
 	}
 	json_decref(spec);
-	return text && strlen(text) <= SPEC_MAX ? TAKE(text) : NULL;
+	if (text && strlen(text) <= SPEC_MAX)
+		*ret_spec = TAKE(text);
+	return 0;
 }
 
 static int read_config(const char *bundle, struct shim_config *ret_config)
@@ -321,17 +337,31 @@ static int fill_unknown(const struct shim_config *config, struct container_recor
 static int add_bundle(struct finder *finder, const char *bundle, const struct shim_config *config)
 {
 	_cleanup_(container_record_clear) struct container_record record = {};
-	_cleanup_(cleanup_free) char *spec = read_spec(finder, bundle, config->task_id);
+	_cleanup_(cleanup_free) char *spec = NULL;
+	bool is = false;
 	int r;
 
-	if (!spec || is_known(finder, config->namespace, config->container_id))
-		return 0;
+	r = read_spec(finder, bundle, config->task_id, &spec);
+	r = r ?: is_known(finder, config->namespace, config->container_id, &is);
+	if (r || !spec || is)
+		return r;
 	r = get(finder, config->namespace, config->container_id, &record);
 	if (r == STORE_E_NOT_FOUND)
 		r = fill_unknown(config, &record);
 	r = r ?: schema_set(&record.spec, spec);
 	r = r ?: put(finder, config->namespace, &record);
 	return r ?: note(finder->found, config->namespace, config->container_id, true);
+}
+
+static int take_bundle(struct finder *finder, const char *bundles, const char *name)
+{
+	_cleanup_(cleanup_free) char *bundle = text_format("%s/%s", bundles, name);
+	_cleanup_(shim_config_clear) struct shim_config config = {};
+	int r = bundle ? read_config(bundle, &config) : error_origin(-ENOMEM);
+
+	if (r)
+		return r > 0 || rebuild_is_lost(r) ? 0 : r;
+	return add_bundle(finder, bundle, &config);
 }
 
 static int find_bundles(struct finder *finder)
@@ -343,13 +373,11 @@ static int find_bundles(struct finder *finder)
 	uint8_t id[ID_SIZE];
 	int r = 0;
 
-	while (!r && dir && (entry = readdir(dir))) {
-		_cleanup_(shim_config_clear) struct shim_config config = {};
-		_cleanup_(cleanup_free) char *bundle = text_format("%s/%s", bundles, entry->d_name);
-
-		if (bundle && !id_parse(entry->d_name, id) && !read_config(bundle, &config))
-			r = add_bundle(finder, bundle, &config);
-	}
+	if (!dir)
+		return bundles && errno == ENOENT ? 0 : error_origin(bundles ? -errno : -ENOMEM);
+	while (!r && (entry = readdir(dir)))
+		if (!id_parse(entry->d_name, id))
+			r = take_bundle(finder, bundles, entry->d_name);
 	return r;
 }
 

@@ -92,12 +92,14 @@ static int read_blob(struct finder *finder, const char *name, const char *digest
 	int r;
 
 	*ret_same = false;
-	if (fd < 0 || fstat(fd, &status) || !S_ISREG(status.st_mode))
+	if (fd < 0)
+		return rebuild_is_lost(errno) ? 0 : error_origin(-errno);
+	if (fstat(fd, &status) || !S_ISREG(status.st_mode))
 		return 0;
 	r = digest_of_file(fd, actual, &record->size);
 	/* What the disk does not give is not there. */
 	if (r)
-		return r == -ENOMEM ? r : 0;
+		return rebuild_is_lost(r) ? 0 : r;
 	record->created_at_ns = (uint64_t)status.st_mtim.tv_sec * 1000000000 +
 				(uint64_t)status.st_mtim.tv_nsec;
 	*ret_same = !strcmp(actual, digest);
@@ -404,6 +406,8 @@ static int find_snapshots(struct finder *finder, const char *path)
 	bool is_new;
 	int r;
 
+	if (!dir && errno != ENOENT)
+		return error_origin(-errno);
 	r = store_walk(finder->store, TABLE_SNAPSHOTS, NULL, NULL, schema_snapshot_record(),
 		       note_number, &known);
 	while (!r && dir && (entry = readdir(dir))) {
@@ -431,8 +435,10 @@ int image_rebuild(struct rebuild *rebuild)
 	finder.blobs = open(blobs, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (finder.blobs >= 0)
 		r = find_blobs(&finder) ?: find_names(&finder);
-	else
+	else if (errno == ENOENT)
 		rebuild_say(rebuild, "missing: all blobs: %s: %s", blobs, strerror(errno));
+	else
+		r = error_origin(-errno);
 	r = r ?: find_snapshots(&finder, snapshots);
 	set_clear(&finder.known);
 	set_clear(&finder.lost);

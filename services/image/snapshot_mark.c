@@ -72,7 +72,7 @@ int snapshot_read_mark(int snapshots, const char *name, struct snapshot_mark *re
 	name_path(snapshots, name, path);
 	size = lgetxattr(path, MARK_NAME, data, sizeof(data));
 	if (size < 0)
-		return 1;
+		return errno == ENOMEM ? error_origin(-ENOMEM) : 1;
 	return schema_unpack(schema_snapshot_mark(), data, (size_t)size, ret_mark, NULL);
 }
 

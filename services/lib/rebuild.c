@@ -17,6 +17,24 @@
 #define LOOK_MS    600000
 #define SILENCE_MS 30000 /* of who reads the log */
 
+bool rebuild_is_lost(int error)
+{
+	switch (error < 0 ? -error : error) {
+	case ENOENT:
+	case ENOTDIR:
+	case ELOOP:
+	case EINVAL:
+	case EFBIG:
+	case EIO:
+	case EUCLEAN:
+	case EBADMSG:
+	case ENODATA:
+	case EOPNOTSUPP:
+		return true;
+	}
+	return false;
+}
+
 bool rebuild_is_whole(const struct rebuild *rebuild, const char *table)
 {
 	for (size_t i = 0; rebuild->tables[i]; i++)
@@ -114,13 +132,17 @@ int rebuild_events(struct rebuild *rebuild, const char *const *topics,
 	theirs = pipe_fds[1];
 	r = spawn_reader(rebuild, topics, theirs, &pid);
 	theirs = close_fd(theirs);
-	if (r) {
-		rebuild->has_no_log = true;
-		return 0;
-	}
+	if (r)
+		return r;
 	r = take_events(ours, fn, userdata, &is_end);
 	ours = close_fd(ours);
-	(void)store_reap(pid, is_end ? SILENCE_MS : 0, &status);
+	/* Who reads a damaged log to where that can be read ends well. */
+	if (store_reap(pid, SILENCE_MS, &status) && status && !r) {
+		rebuild_say(
+			rebuild,
+			"the event log could not be read now: davit-broker --print-events has failed");
+		return -EAGAIN;
+	}
 	rebuild->has_no_log = !is_end;
 	return r;
 }
@@ -196,7 +218,7 @@ static int rebuild_if_damaged(struct rebuild *rebuild, const char *directory, st
 		return 0;
 	}
 	if (r != -EUCLEAN)
-		return why_errno(why, r, "store '%s'", directory);
+		return why_errno(why, r, "store '%s' cannot be read through", directory);
 	rebuild_say(rebuild, "damaged: %s", reason);
 	return rebuild_locked(rebuild, directory, reason, why);
 }

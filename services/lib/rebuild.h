@@ -21,13 +21,16 @@ struct rebuild {
 	bool has_no_log; /* rebuild_events() was asked, and could not read the event log */
 };
 
+/* Does @error (errno, or negative) say that a file is not there, or not as it was? Others say that we lack something now: what is
+ * there must not be taken for lost then. */
+bool rebuild_is_lost(int error);
 /* @table was read from end to end: there is nothing to add to it. */
 bool rebuild_is_whole(const struct rebuild *rebuild, const char *table);
 /* A line of the report: "<store>: ...". */
 void rebuild_say(const struct rebuild *rebuild, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /*
  * Tells @fn of all events of the log, in order, whose topic begins with one of @topics. A log that cannot be read gives
- * none, or not all: has_no_log. What @fn returns other than 0 ends it and is returned.
+ * none, or not all: has_no_log. -EAGAIN if that is not known, since who reads it has failed. What @fn returns other than 0 ends it and is returned.
  */
 int rebuild_events(struct rebuild *rebuild, const char *const *topics,
 		   int (*fn)(void *userdata, const struct bus_event *event), void *userdata);

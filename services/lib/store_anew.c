@@ -89,8 +89,10 @@ int store_begin_anew(const char *directory, struct why *why)
 
 	if (!data)
 		return error_origin(-ENOMEM);
-	if (stat(data, &status) || !status.st_size ||
-	    !store_read_through(directory, STORE_META, STORE_META, LOOK_MS, reason))
+	if (stat(data, &status) || !status.st_size)
+		return 0;
+	/* Where it cannot be told, opening it tells. */
+	if (store_read_through(directory, STORE_META, STORE_META, LOOK_MS, reason) != -EUCLEAN)
 		return 0;
 	return error_trace(set_aside(directory, reason, why));
 }

@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <lmdb.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -210,8 +212,39 @@ static void test_who_cannot_take_a_record_ends_it(void **state)
 	assert_int_equal(salvaged[0].n_records, 0);
 }
 
+static int kill_reader(void *userdata, size_t table, bool is_backwards,
+		       const struct store_bytes *key, const struct store_bytes *value)
+{
+	struct found *found = userdata;
+
+	if (!is_backwards && found->counts[10] && !found->counts[11]) {
+		_cleanup_(cleanup_free) char *children = text_format("/proc/self/task/%d/children",
+								     (int)getpid());
+		_cleanup_(cleanup_free) char *pid = NULL;
+
+		assert_int_equal(file_read_proc(children, 100, &pid, NULL), 0);
+		assert_int_equal(kill(atoi(pid), SIGKILL), 0);
+	}
+	return on_record(userdata, table, is_backwards, key, value);
+}
+
+/* It was not the file that ended it: the other one comes to where it was. */
+static void test_a_reader_that_is_killed_costs_nothing(void **state)
+{
+	_cleanup_(cleanup_free) char *path = make_file(*state);
+	struct store_salvaged salvaged[2] = {};
+	struct found found = {};
+
+	assert_int_equal(store_salvage(path, false, tables, NULL, kill_reader, &found, salvaged),
+			 0);
+	assert_true(found.n_backwards > 0);
+	assert_true(salvaged[0].is_whole);
+	assert_int_equal(salvaged[0].n_records, N_RECORDS);
+}
+
 TEST_MAIN(TEST_IN_SCRATCH(test_all_of_a_whole_file_is_read),
 	  TEST_IN_SCRATCH(test_what_is_before_and_behind_a_damaged_page_is_read),
 	  TEST_IN_SCRATCH(test_a_value_that_does_not_fit_its_checksum_is_not_given),
 	  TEST_IN_SCRATCH(test_a_file_that_was_cut_short_or_is_gone_gives_what_it_has),
+	  TEST_IN_SCRATCH(test_a_reader_that_is_killed_costs_nothing),
 	  TEST_IN_SCRATCH(test_who_cannot_take_a_record_ends_it))
