@@ -191,6 +191,7 @@ struct compaction {
 	uint64_t n_kills;   /* in the file */
 	uint64_t kills;     /* seen so far */
 	size_t oom, frozen; /* the last ones: killed for memory; frozen, or not any more */
+	size_t updated;
 	struct {
 		struct forgotten *items;
 		size_t count;
@@ -229,6 +230,8 @@ static int look_at_entry(void *userdata, const struct journal_record *record)
 		compaction->oom = compaction->at;
 	else if (record->kind == JOURNAL_PAUSED || record->kind == JOURNAL_RESUMED)
 		compaction->frozen = compaction->at;
+	else if (record->kind == JOURNAL_UPDATED)
+		compaction->updated = compaction->at;
 	else if (record->kind == JOURNAL_EXEC_DELETED)
 		r = note_forgotten(compaction, record->process ?: "");
 	return r;
@@ -259,6 +262,10 @@ static bool is_needed(struct compaction *compaction, const struct journal_record
 	case JOURNAL_PAUSED:
 	case JOURNAL_RESUMED:
 		return compaction->at == compaction->frozen;
+	case JOURNAL_STATE_INTENT:
+		return compaction->at > compaction->frozen;
+	case JOURNAL_UPDATED:
+		return compaction->at == compaction->updated;
 	case JOURNAL_CHECKPOINTED:
 	case JOURNAL_LOG:
 		return false;

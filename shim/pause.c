@@ -58,6 +58,12 @@ static void on_paused(void *userdata, bool is_ok, const char *text)
 	}
 }
 
+static int journal_intent(struct shim *shim)
+{
+	return shim_journal_process(&shim->init, JOURNAL_STATE_INTENT, shim->operation.request.id,
+				    NULL);
+}
+
 static bool is_pausing(const struct shim *shim)
 {
 	return shim_is_busy(shim) && !strcmp(shim->operation.request.method->name, "pause");
@@ -76,6 +82,10 @@ void shim_pause_goes_on(struct shim *shim)
 	}
 	if (shim_exec_count_starting(shim))
 		return;
+	if (journal_intent(shim)) {
+		end_in(shim, STATE_RUNNING, BUS_INTERNAL, "its pause cannot be journaled");
+		return;
+	}
 	r = runtime_call(&shim->runtime.container, "pause", no_options, NULL,
 			 shim->operation.request.deadline_ms, on_paused, shim, &why);
 	if (r)
@@ -118,6 +128,10 @@ void shim_method_resume(struct shim *shim, const struct empty *request, const st
 	if (!begin(shim, call, IN(PAUSED)))
 		return;
 	shim_move(shim, STATE_RESUMING);
+	if (journal_intent(shim)) {
+		end_in(shim, STATE_PAUSED, BUS_INTERNAL, "it cannot be journaled that it goes on");
+		return;
+	}
 	r = runtime_call(&shim->runtime.container, "resume", no_options, NULL,
 			 shim->operation.request.deadline_ms, on_resumed, shim, &why);
 	if (r)
@@ -140,6 +154,11 @@ static void on_updated(void *userdata, bool is_ok, const char *text)
 	struct shim *shim = userdata;
 	_cleanup_(cleanup_free) char *path = TAKE(shim->operation.text);
 
+	/* Another shim has no file to do it again. */
+	if (shim_journal_process(&shim->init, JOURNAL_UPDATED, shim->operation.request.id,
+				 is_ok ? NULL : text))
+		log_error("task=%s: that its limits were changed cannot be journaled",
+			  shim->config.task_id);
 	if (path)
 		(void)unlink(path);
 	shim_finish(shim, is_ok ? BUS_OK : status_of_failure(shim), text, true);

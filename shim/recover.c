@@ -196,6 +196,14 @@ static void note_intent(struct shim *shim, const struct journal_record *record)
 		replay->create_starts = record->start;
 }
 
+static void note_state(struct shim *shim, const struct journal_record *record)
+{
+	shim->replay.is_paused = record->kind == JOURNAL_PAUSED;
+	shim->replay.has_state_id = false;
+	note_answer(shim, shim->replay.is_paused ? "pause" : "resume", record, BUS_OK,
+		    &(struct empty){});
+}
+
 static void note_init(struct shim *shim, const struct journal_record *record)
 {
 	switch (record->kind) {
@@ -211,12 +219,17 @@ static void note_init(struct shim *shim, const struct journal_record *record)
 		shim->replay.is_started = true;
 		break;
 	case JOURNAL_PAUSED:
-		note_answer(shim, "pause", record, BUS_OK, &(struct empty){});
-		shim->replay.is_paused = true;
-		break;
 	case JOURNAL_RESUMED:
-		note_answer(shim, "resume", record, BUS_OK, &(struct empty){});
-		shim->replay.is_paused = false;
+		note_state(shim, record);
+		break;
+	case JOURNAL_STATE_INTENT:
+		shim->replay.has_state_id = record->request_id.size == ID_SIZE;
+		if (shim->replay.has_state_id)
+			memcpy(shim->replay.state_id, record->request_id.data, ID_SIZE);
+		break;
+	case JOURNAL_UPDATED:
+		note_answer(shim, "update", record,
+			    record->error ? BUS_FAILED_PRECONDITION : BUS_OK, &(struct empty){});
 		break;
 	case JOURNAL_CHECKPOINTED:
 		note_answer(shim, "checkpoint", record, BUS_OK, &(struct empty){});
@@ -468,6 +481,18 @@ static void note_start(struct shim *shim, enum bus_status status, const char *te
 		note_answer(shim, "start", &record, status, &reply);
 }
 
+/* The freezer has another state than the journal: a request came so far. */
+static int catch_up_state(struct shim *shim, enum journal_kind kind)
+{
+	struct journal_record record = {.kind = kind};
+	const uint8_t *id = shim->replay.has_state_id ? shim->replay.state_id : NULL;
+	int r = shim_journal_state(shim, kind, id);
+
+	record.request_id = (struct schema_bytes){shim->replay.state_id, id ? ID_SIZE : 0};
+	note_state(shim, &record);
+	return r;
+}
+
 /* What the journal does not say because the shim died in the midst of it. */
 static int catch_up(struct shim *shim)
 {
@@ -483,7 +508,7 @@ static int catch_up(struct shim *shim)
 	if (!shim->cgroup.freeze)
 		is_frozen = shim->replay.is_paused;
 	if (!r && is_frozen != shim->replay.is_paused)
-		r = shim_journal_state(shim, is_frozen ? JOURNAL_PAUSED : JOURNAL_RESUMED, NULL);
+		r = catch_up_state(shim, is_frozen ? JOURNAL_PAUSED : JOURNAL_RESUMED);
 	if (is_frozen)
 		shim_move(shim, STATE_PAUSED);
 	return error_trace(r);

@@ -58,6 +58,8 @@ struct replay {
 	bool create_starts; /* it was to start it too */
 	uint8_t kill_id[ID_SIZE]; /* of the last SIGKILL that may not have been sent */
 	bool has_kill_id;
+	uint8_t state_id[ID_SIZE]; /* of the request to freeze it, or to let it go on */
+	bool has_state_id;
 };
 
 struct shim {

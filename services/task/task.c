@@ -320,11 +320,12 @@ static int refuse_status(struct call *call, const struct target *target, const c
 			 schema_enum_text(&schema_enum_task_status, target->task.status), what);
 }
 
-/* One that is being paused may be asked for again by the same request, after this service's death. */
-static bool may_pause(const struct target *target)
+/* Whether it is what it shall become is the shim's to say: the same request may come again after this service's death, and have
+ * made it so. */
+static bool may_be_frozen(const struct target *target)
 {
 	return target->task.status == TASK_RUNNING || target->task.status == TASK_PAUSING ||
-	       target->task.status == TASK_UNKNOWN;
+	       target->task.status == TASK_PAUSED || target->task.status == TASK_UNKNOWN;
 }
 
 int task_pause(struct task_service *service, const struct task_container_request *request,
@@ -340,7 +341,7 @@ int task_pause(struct task_service *service, const struct task_container_request
 	r = find(service, call, request->container_id, NULL, &target, &found);
 	if (r || !found)
 		return r;
-	if (!may_pause(&target))
+	if (!may_be_frozen(&target))
 		return refuse_status(call, &target, "only a running one can be paused");
 	return forward(service, call, &target, "pause", &nothing, &notes);
 }
@@ -358,7 +359,7 @@ int task_resume(struct task_service *service, const struct task_container_reques
 	r = find(service, call, request->container_id, NULL, &target, &found);
 	if (r || !found)
 		return r;
-	if (target.task.status != TASK_PAUSED && target.task.status != TASK_UNKNOWN)
+	if (!may_be_frozen(&target))
 		return refuse_status(call, &target, "only a paused one can be resumed");
 	return forward(service, call, &target, "resume", &nothing, &notes);
 }

@@ -350,8 +350,11 @@ static void test_a_pause_is_recorded_when_the_shim_has_done_it(void **state)
 	struct service_answer *answer;
 
 	(void)state;
-	assert_int_equal(service_case_call(&shim.test, "task.resume", NULL, &request, NULL),
-			 BUS_FAILED_PRECONDITION);
+	answer = service_case_send(&shim.test, "task.resume", NULL, 0, &request);
+	shim_asked("resume", NULL);
+	shim_fail(BUS_FAILED_PRECONDITION, "container 'web' is running");
+	assert_int_equal(answered(answer), BUS_FAILED_PRECONDITION);
+	assert_int_equal(status_now(), TASK_RUNNING);
 	answer = service_case_send(&shim.test, "task.pause", NULL, 0, &request);
 	shim_asked("pause", NULL);
 	assert_int_equal(status_now(), TASK_PAUSING);
@@ -390,6 +393,26 @@ static void test_a_pause_that_outlives_the_service_is_asked_again(void **state)
 	shim.state.status = TASK_PAUSING;
 	service_dies();
 	assert_int_equal(status_now(), TASK_PAUSING);
+	answer = service_case_send(&shim.test, "task.pause", stop_id, 0, &request);
+	shim_asked("pause", NULL);
+	shim_answer_empty();
+	assert_int_equal(answered(answer), BUS_OK);
+	assert_int_equal(status_now(), TASK_PAUSED);
+}
+
+/* Its status is on record, its reply is not: the shim knows what it did for that request. */
+static void test_a_pause_that_is_done_and_not_answered_is_asked_again(void **state)
+{
+	struct task_container_request request = {.container_id = (char *)"web"};
+	struct service_answer *answer;
+
+	(void)state;
+	(void)service_case_send(&shim.test, "task.pause", stop_id, 0, &request);
+	shim_asked("pause", NULL);
+	state_event("/tasks/paused");
+	shim.state.status = TASK_PAUSED;
+	service_dies();
+	assert_int_equal(status_now(), TASK_PAUSED);
 	answer = service_case_send(&shim.test, "task.pause", stop_id, 0, &request);
 	shim_asked("pause", NULL);
 	shim_answer_empty();
@@ -498,6 +521,7 @@ TEST_MAIN(WITH_SHIM(test_one_that_heeds_its_stop_signal_is_not_killed),
 	  WITH_SHIM(test_a_pause_is_recorded_when_the_shim_has_done_it),
 	  WITH_SHIM(test_a_pause_that_fails_leaves_it_running),
 	  WITH_SHIM(test_a_pause_that_outlives_the_service_is_asked_again),
+	  WITH_SHIM(test_a_pause_that_is_done_and_not_answered_is_asked_again),
 	  WITH_SHIM(test_resources_go_into_a_file_of_the_bundle),
 	  WITH_SHIM(test_fifos_of_attach_are_absolute),
 	  WITH_SHIM(test_a_checkpoint_that_fails_leaves_no_directory_of_ours),
