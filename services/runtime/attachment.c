@@ -133,3 +133,46 @@ void attachment_unlock(const char *directory, const char *attach_id, int fd)
 	(void)flock(fd, LOCK_UN);
 	close_fd(fd);
 }
+
+/* ---- what the dead left ---- */
+
+/* A lock, or an unfinished file: of which attach id? */
+static bool is_left(const char *name, char attach_id[ATTACHMENT_ID_SIZE])
+{
+	const char *at = strchr(name, '@');
+
+	if (!at || at == name || at - name >= ATTACHMENT_ID_SIZE)
+		return false;
+	snprintf(attach_id, ATTACHMENT_ID_SIZE, "%.*s", (int)(at - name), name);
+	return !strcmp(at + 1, LOCK_NAME) || strstr(at + 1, ".tmp-");
+}
+
+/* False: somebody is at work. */
+static bool tidy_one(int directory_fd, const char *directory, const char *attach_id,
+		     const char *name)
+{
+	_cleanup_(cleanup_free) char *path = attachment_path(directory, attach_id, LOCK_NAME);
+	_cleanup_(cleanup_fd) int fd =
+		path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+
+	if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) || !is_there(path, fd))
+		return false;
+	/* The lock's own name goes once: by then another may have it. */
+	if (strstr(name, ".tmp-"))
+		(void)unlinkat(directory_fd, name, 0);
+	attachment_unlock(directory, attach_id, TAKE_FD(fd));
+	return true;
+}
+
+size_t attachment_tidy(const char *directory)
+{
+	_cleanup_(cleanup_dir) DIR *dir = opendir(directory);
+	char attach_id[ATTACHMENT_ID_SIZE];
+	struct dirent *entry;
+	size_t n_used = 0;
+
+	while (dir && (entry = readdir(dir)))
+		if (is_left(entry->d_name, attach_id))
+			n_used += !tidy_one(dirfd(dir), directory, attach_id, entry->d_name);
+	return n_used;
+}

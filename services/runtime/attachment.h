@@ -40,3 +40,6 @@ int attachment_lock(const char *directory, const char *attach_id, unsigned secon
 		    struct why *why);
 /* Also for whoever has inherited it. */
 void attachment_unlock(const char *directory, const char *attach_id, int fd);
+/* Removes what those left who died at work: locks that nobody has any more, and files that they had not finished. How many are
+ * worked on, and stay. */
+size_t attachment_tidy(const char *directory);

@@ -79,10 +79,11 @@ static bool is_empty(const char *path)
 	return dir;
 }
 
-static void unmount_directory(const char *path)
+static int unmount_directory(const char *path, struct why *why)
 {
-	if (is_empty(path) && is_mounted(path))
-		(void)umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
+	if (!is_empty(path) || !is_mounted(path) || !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
+		return 0;
+	return why_errno(why, error_origin(-errno), "unmounting %s", path);
 }
 
 /* ---- the namespace ---- */
@@ -130,7 +131,7 @@ int netns_make(const char *state, const char *task_id, struct why *why)
 	if (r && fd >= 0)
 		(void)unlink(path);
 	if (r)
-		unmount_directory(directory);
+		(void)unmount_directory(directory, NULL);
 	return r;
 }
 
@@ -147,6 +148,5 @@ int netns_remove(const char *state, const char *task_id, struct why *why)
 			return why_errno(why, error_origin(-errno), "unmounting %s", path);
 	if (unlink(path) && errno != ENOENT)
 		return why_errno(why, error_origin(-errno), "%s", path);
-	unmount_directory(directory);
-	return 0;
+	return unmount_directory(directory, why);
 }

@@ -178,7 +178,7 @@ static void on_attached(void *userdata, void *reply, const struct why *why)
 	struct runtime_network_done *done = reply;
 	const char *text = failure(done, why);
 
-	set_timer(job->networks, PERIOD_MS);
+	set_timer(job->networks, text ? RETRY_MS : PERIOD_MS);
 	if (text || !done->network)
 		call_finish_fail(job->call, BUS_FAILED_PRECONDITION,
 				 "container '%s' gets no network: %s", job->container_id,
@@ -322,6 +322,7 @@ static void end_sweep(struct networks *networks, size_t n_used)
 {
 	uint64_t longer_ms = networks->delay_ms ? 2 * networks->delay_ms : RETRY_MS;
 
+	n_used += attachment_tidy(networks->directory);
 	networks->has_looked = true;
 	networks->delay_ms = !networks->has_failed      ? 0
 			     : longer_ms < RETRY_MAX_MS ? longer_ms

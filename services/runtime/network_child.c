@@ -187,7 +187,7 @@ static int read_kept(const struct network_child *child, const char *path, struct
 	return r;
 }
 
-/* The namespace goes in any case; the file stays until all plugins have said yes. */
+/* The namespace goes in any case; the file stays until it is gone and all plugins have said yes: nobody else would look for it. */
 static int take_back(const struct network_child *child, const char *task_id, struct why *why)
 {
 	_cleanup_(cleanup_free) char *netns = netns_path(child->work->state, task_id);
@@ -205,7 +205,7 @@ static int take_back(const struct network_child *child, const char *task_id, str
 	removed = netns_remove(child->work->state, task_id, why);
 	if (r == -ENOENT)
 		r = 0;
-	if (!r && unlink(path) && errno != ENOENT)
+	if (!r && !removed && unlink(path) && errno != ENOENT)
 		r = why_errno(why, error_origin(-errno), "%s", path);
 	return r ?: removed;
 }
@@ -295,9 +295,10 @@ static int describe(const struct network_child *child, const struct cni_conf *co
 static void undo(const struct network_child *child, const struct cni_conf *conf, const char *netns,
 		 json_t *result, const char *path)
 {
-	if (!delete_all(child, conf, netns, result, NULL))
+	bool is_back = !delete_all(child, conf, netns, result, NULL);
+
+	if (!netns_remove(child->work->state, child->work->task_id, NULL) && is_back)
 		(void)unlink(path);
-	(void)netns_remove(child->work->state, child->work->task_id, NULL);
 }
 
 static int make(const struct network_child *child, const struct cni_conf *conf, const char *path,

@@ -83,7 +83,43 @@ static void test_a_lock_is_given_up_for_those_too_who_inherited_it(void **state)
 	close(heir);
 }
 
+static void make(const struct scratch *scratch, const char *name)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(scratch, name);
+
+	assert_int_equal(file_write(path, "", 0, 0600, false, NULL), 0);
+}
+
+static bool is_there(const struct scratch *scratch, const char *name)
+{
+	_cleanup_(cleanup_free) char *path = scratch_path(scratch, name);
+
+	return !access(path, F_OK);
+}
+
+static void test_what_the_dead_left_is_removed_and_nothing_else(void **state)
+{
+	const struct scratch *scratch = *state;
+	int mine = -1;
+
+	make(scratch, "web@" TASK);
+	make(scratch, "web@" TASK ".tmp-7");
+	make(scratch, "web@lock");
+	make(scratch, "db@" TASK ".tmp-8");
+	assert_int_equal(attachment_lock(scratch->dir, "db", 60, &mine, NULL), 0);
+	/* Its lock, and what it may be writing. */
+	assert_int_equal(attachment_tidy(scratch->dir), 2);
+	assert_true(is_there(scratch, "web@" TASK));
+	assert_false(is_there(scratch, "web@" TASK ".tmp-7"));
+	assert_false(is_there(scratch, "web@lock"));
+	assert_true(is_there(scratch, "db@" TASK ".tmp-8") && is_there(scratch, "db@lock"));
+	attachment_unlock(scratch->dir, "db", mine);
+	assert_int_equal(attachment_tidy(scratch->dir), 0);
+	assert_false(is_there(scratch, "db@" TASK ".tmp-8") || is_there(scratch, "db@lock"));
+}
+
 TEST_MAIN(cmocka_unit_test(test_a_files_name_has_both_ids),
 	  TEST_IN_SCRATCH(test_what_is_written_is_read_again_and_damage_is_told),
 	  TEST_IN_SCRATCH(test_a_lock_that_is_held_is_waited_for_and_at_last_told),
-	  TEST_IN_SCRATCH(test_a_lock_is_given_up_for_those_too_who_inherited_it))
+	  TEST_IN_SCRATCH(test_a_lock_is_given_up_for_those_too_who_inherited_it),
+	  TEST_IN_SCRATCH(test_what_the_dead_left_is_removed_and_nothing_else))
