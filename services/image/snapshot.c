@@ -681,20 +681,27 @@ int snapshot_clean(struct image_service *image)
 
 /* ---- can this host do overlayfs here? ---- */
 
+static const char *const overlay_parts[] = {"l", "u", "w"};
+
+static int make_overlay_parts(int dir)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(overlay_parts); i++)
+		if (mkdirat(dir, overlay_parts[i], 0700) < 0 && errno != EEXIST)
+			return error_origin(-errno);
+	return 0;
+}
+
 static int try_overlay(int dir)
 {
 	_cleanup_(cleanup_fd) int fs = -1, mounted = -1;
-	static const char *const names[] = {"l", "u", "w"};
 	static const char *const keys[] = {"lowerdir", "upperdir", "workdir"};
 	char path[64];
 
 	fs = (int)syscall(SYS_fsopen, "overlay", 1 /* FSOPEN_CLOEXEC */);
 	if (fs < 0)
 		return -errno;
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		if (mkdirat(dir, names[i], 0700) < 0 && errno != EEXIST)
-			return -errno;
-		snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir, names[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(overlay_parts); i++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir, overlay_parts[i]);
 		if (syscall(SYS_fsconfig, fs, 1 /* FSCONFIG_SET_STRING */, keys[i], path, 0) < 0)
 			return -errno;
 	}
@@ -715,8 +722,14 @@ int snapshot_probe(struct image_service *image)
 	if (mkdirat(image->trash, name, 0700) < 0)
 		return error_origin(-errno);
 	dir = openat(image->trash, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = dir < 0 ? -errno : try_overlay(dir);
+	r = dir < 0 ? error_origin(-errno) : make_overlay_parts(dir);
+	if (r)
+		return r;
+	r = try_overlay(dir);
 	dir = close_fd(dir);
+	/* Who has no memory now does not look for all snapshots in another place from then on. */
+	if (r == -ENOMEM || r == -EMFILE || r == -ENFILE)
+		return error_origin(r);
 	image->has_overlay = !r;
 	if (r)
 		snprintf(image->overlay_reason, sizeof(image->overlay_reason), "%s", strerror(-r));
