@@ -150,6 +150,11 @@ class Davit:
         return subprocess.run(self.base + list(words), stdin=None if "input" in options else stdin,
                               capture_output=True, timeout=seconds, env=self.env, **options)
 
+    def run_with(self, paths, *words):
+        """Of other directories."""
+        return subprocess.run(self.base[:1] + list(paths) + list(words), stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=DEADLINE, env=self.env)
+
     def check(self, *words, **options):
         """The command's output; fails when its exit code is not 0."""
         result = self(*words, **options)

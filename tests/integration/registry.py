@@ -5,6 +5,7 @@ import base64
 import contextlib
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import random
@@ -399,6 +400,7 @@ class UploadRegistry:
 
     def __init__(self):
         self.uploads, self.objects, self.requests = {}, {}, []
+        self.numbers = itertools.count()
         registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -422,7 +424,7 @@ class UploadRegistry:
                 self.tell(*[200] if found else [404])
 
             def do_POST(self):
-                name = str(len(registry.uploads))
+                name = str(next(registry.numbers))
                 registry.uploads[name] = b""
                 self.tell(202, Location=self.path.split("?")[0] + name)
 
@@ -457,6 +459,7 @@ class UploadRegistry:
                 pass
 
         self.port = free_port()
+        self.host = "127.0.0.1:%d" % self.port
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self.server.daemon_threads = True
         self.server.handle_error = lambda *_: None

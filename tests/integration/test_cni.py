@@ -60,8 +60,8 @@ if command == "ADD":
 class Network:
     """A Davit with a directory of configurations and plugins of its own, a bridge and a subnet that nobody else has."""
 
-    def __init__(self, *options):
-        self.d = Davit()
+    def __init__(self, *options, davit=None):
+        self.d = davit or Davit()
         self.confs, self.data, self.bin = (os.path.join(self.d.work, n) for n in ("net.d", "addresses", "bin"))
         self.notes_file = os.path.join(self.d.work, "notes")
         self.bridge = "dv%d" % os.getpid()
@@ -79,7 +79,7 @@ class Network:
             with open(os.path.join(self.bin, name), "w") as f:
                 f.write(STAND_IN)
             os.chmod(f.name, 0o755)
-        self.options = ("--cni-conf-dir", self.confs, "--cni-bin-dir", "%s:%s" % (PLUGINS, self.bin)) + options
+        self.options = ("--cni-conf-dir", self.confs, "--cni-bin-dir", ":".join(filter(None, (PLUGINS, self.bin)))) + options
 
     def __enter__(self):
         try:
@@ -103,7 +103,10 @@ class Network:
             try:
                 self.d.__exit__(kind, value, trace)
             finally:
-                subprocess.run(["ip", "link", "del", self.bridge], capture_output=True)
+                self.remove_bridge()
+
+    def remove_bridge(self):
+        subprocess.run(["ip", "link", "del", self.bridge], capture_output=True)
 
     # ---- configurations ----
     def put(self, plugins, version="1.0.0", file="10-test.conflist"):

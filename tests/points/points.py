@@ -55,6 +55,10 @@ class Control:
         """The name of the point at which it has fired."""
         return text(PASSING.unpack_from(self.map, HEAD.size)[1])
 
+    def error(self):
+        """The errno that was armed last."""
+        return self.get(ERRNO)
+
     def callers(self, program):
         """Where in @program it has fired: functions and lines, innermost first."""
         places = ["%#x" % (place - 1) for place in CALLERS.unpack_from(self.map, HEAD.size + PASSING.size) if place]

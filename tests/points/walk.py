@@ -63,14 +63,14 @@ class Walk:
         operation.prepare()
         self.world.check_quiet(self.control)
         self.control.record()
-        status, text, _ = self.bus.ask(operation.method, operation.body())
-        assert status == "OK", (operation.method, status, text)
+        status, text, _ = operation.ask()
+        assert status == "OK", (type(operation).__name__, status, text)
         n, since = self.control.n_recorded(), time.monotonic()
         while time.monotonic() - since < QUIET:
             time.sleep(0.02)
             if self.control.n_recorded() != n:
                 n, since = self.control.n_recorded(), time.monotonic()
-        passed = collections.Counter(p for p in self.control.recorded() if p[0] in WALKED)
+        passed = collections.Counter(p for p in self.control.recorded() if p[0] in WALKED + operation.processes)
         assert operation.count() == 1
         operation.clean()
         self.world.check_clean()
@@ -81,7 +81,7 @@ class Walk:
         here = {p for p in passed if (p[1] == "memory") == (self.options.every == "memory")}
         self.points |= here
         self.figures[(name, "points")] = len(here)
-        for process in WALKED:
+        for process in WALKED + self.operations[name].processes:
             if self.options.every == "memory":
                 count, point = passed[(process, "memory")], "memory"
             else:
@@ -115,7 +115,7 @@ class Walk:
         """Whatever stalls goes on a moment after it was seen to stall, or does not."""
         answer = []
         asking = threading.Thread(target=lambda: answer.append(
-            self.bus.ask(operation.method, operation.body(), request_id)))
+            operation.ask(request_id)))
         asking.start()
         while asking.is_alive() and not self.control.has_fired():
             time.sleep(0.005)
@@ -134,7 +134,7 @@ class Walk:
         if stalls:
             answer = self.ask_while_stalled(trial, operation, request_id)
         else:
-            answer = self.bus.ask(operation.method, operation.body(), request_id)
+            answer = operation.ask(request_id)
         # What follows the answer: events, what is tidied up.
         end = time.monotonic() + 1
         while not self.control.has_fired() and time.monotonic() < end:
@@ -144,15 +144,16 @@ class Walk:
         return answer, has_fired
 
     def check(self, trial, operation, request_id, answer):
-        self.world.wait_up()
-        again = self.bus.ask(operation.method, operation.body(), request_id)
+        operation.wait_up()
+        again = operation.ask(request_id)
+        assert again[0] == "OK" or not operation.is_asked_anew, "first %s, asked again %s" % (answer, again)
         if answer[0] == "OK":
             if operation.method != "event.publish":  # whose repeat says that it is one
                 assert operation.is_same(again, answer), "the same request again: %s, then %s" % (answer, again)
             wait_for(lambda: operation.count() == 1, "%s has taken effect once" % trial.operation, 20)
             self.wait_events(operation)
             return
-        if any(words in answer[1] for words in UNCERTAIN):
+        if not operation.is_asked_anew and any(words in answer[1] for words in UNCERTAIN):
             assert again[:2] == answer[:2] and operation.lines() <= 1, (again, operation.lines())
             return
         # It has failed, and says so again or is done now; either way the caller knows.
@@ -164,7 +165,7 @@ class Walk:
             operation.clean()
             operation.new()
             operation.prepare()
-            status, text, _ = self.bus.ask(operation.method, operation.body())
+            status, text, _ = operation.ask()
             assert status == "OK", "after %s, another request: %s %s" % (answer, status, text)
         wait_for(lambda: operation.count() == 1, "%s has taken effect once" % trial.operation, 20)
         self.wait_events(operation)
@@ -183,12 +184,13 @@ class Walk:
     def run(self, trial):
         operation = self.operations[trial.operation]
         operation.new()
-        operation.prepare()
         self.world.mark()
+        operation.prepare()
+        self.killed.update((process, time.monotonic()) for process in operation.kills)
         request_id = os.urandom(16)
         answer, has_fired = self.ask(trial, operation, request_id)
         if has_fired and self.is_deadly(trial):
-            self.note_deaths(trial)
+            self.note_deaths(operation)
         self.fired = self.control.fired() if has_fired else None
         self.check(trial, operation, request_id, answer)
         operation.clean()
@@ -201,10 +203,10 @@ class Walk:
     def is_deadly(self, trial):
         return trial.action in (DIE, DIE_TOGETHER) or self.options.every
 
-    def note_deaths(self, trial):
+    def note_deaths(self, operation):
         """Of services: shims and workers are nobody's to start again."""
         before = self.world.pids
-        self.world.wait_up()
+        operation.wait_up()
         self.world.pids = self.world.processes()
         for process in self.world.pids:
             if self.world.pids[process] != before[process]:
@@ -235,8 +237,10 @@ class Walk:
         """The first whose process has run for a while, so that it is started again at once."""
         now = time.monotonic()
         for i, trial in enumerate(trials):
-            dying = "davit-task" if trial.action == DIE_TOGETHER else trial.process
-            if not self.is_deadly(trial) or now - self.killed[dying] > STEADY:
+            dying = set(self.operations[trial.operation].kills)
+            if self.is_deadly(trial):
+                dying.add("davit-task" if trial.action == DIE_TOGETHER else trial.process)
+            if all(now - self.killed[process] > STEADY for process in dying):
                 return trials.pop(i)
         time.sleep(0.05)
         return None

@@ -12,6 +12,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "integration"))
 import registry  # noqa: E402
+import test_cni  # noqa: E402
 from davit import TOP, Davit, check_log, command_lines, wait_for  # noqa: E402
 from points import Bus, Control  # noqa: E402
 
@@ -27,11 +28,13 @@ class World:
         self.flags = os.path.join(self.davit.work, "flags")
         os.mkdir(self.flags)
         self.bus = Bus(os.path.join(self.davit.state, "bus.sock"))
-        self.registry = registry.FakeRegistry()
+        self.registry, self.uploads = registry.FakeRegistry(), registry.UploadRegistry()
         self.first_seq = 1
+        self.make_network()
 
     def __enter__(self):
         self.registry.__enter__()
+        self.uploads.__enter__()
         try:
             self.davit.up()
             self.davit.import_busybox()
@@ -45,9 +48,17 @@ class World:
         self.control.disarm()
         self.bus.close()
         self.registry.__exit__()
+        self.uploads.__exit__()
         if kind is not None:
             self.davit.print_log()
         self.davit.end()
+        self.network.remove_bridge()
+
+    def make_network(self):
+        """A bridge, and a plugin that notes what it is asked."""
+        self.network = test_cni.Network(davit=self.davit)
+        self.network.put([self.network.bridge_plugin()] * bool(test_cni.PLUGINS) + [self.network.stand_in("first")])
+        self.davit.up_words = list(self.network.options)
 
     def learn(self):
         """What is there when nothing is: the layers and blobs of the image that containers use."""
@@ -146,6 +157,8 @@ class World:
         image = os.path.join(davit.root, "image")
         for folder in ("content/blobs/sha256", "content/ingest", "snapshots", "trash"):
             found += [os.path.join(folder, name) for name in self.names(image, folder)]
+        found += ["process %d %s" % (pid, words) for pid, words in command_lines() if self.network.bin + "/" in " ".join(words)]
+        found += ["network " + name for name in self.network.leftovers()]
         found += [os.path.join("log", name) for name in self.names(davit.root, "task", "logs")]
         for method, key, name in (("snapshot.list", "snapshots", "key"), ("container.list", "containers", "id"),
                                   ("task.list", "tasks", "container_id"), ("lease.list", "leases", "id"),
@@ -171,7 +184,9 @@ class World:
         self.bus.close()
         self.davit.print_log()
         self.davit.end()
+        self.network.remove_bridge()
         self.davit.__init__()
+        self.make_network()
         self.control.__init__(os.path.join(self.davit.work, "points"))
         self.davit.env["DAVIT_POINTS"] = self.control.path
         self.flags = os.path.join(self.davit.work, "flags")
