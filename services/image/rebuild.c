@@ -72,6 +72,33 @@ static int hold(struct finder *finder, const char *digest)
 	return r;
 }
 
+/* One that was lost, and of which it is known what it holds. It ends when a container has the snapshot of its name, if there is one. */
+static int take_resource(void *userdata, const struct store_key *key, void *data)
+{
+	struct finder *finder = userdata;
+	struct lease_record lease = {.id = (char *)store_key_part(key, 1),
+				     .created_at_ns = time_real_ns(),
+				     .until_used = true};
+	const char *namespace = store_key_part(key, 0);
+	struct store_key at;
+	int r = store_key(&at, namespace, lease.id, NULL);
+
+	(void)data;
+	if (r || store_has(finder->store, TABLE_LEASES, &at))
+		return r;
+	rebuild_say(
+		finder->rebuild,
+		"rebuilt: lease %s in namespace %s, by what it holds; its labels and its end are lost",
+		lease.id, namespace);
+	return put(finder, TABLE_LEASES, &at, schema_lease_record(), &lease);
+}
+
+static int find_leases(struct finder *finder)
+{
+	return store_walk(finder->store, TABLE_LEASE_RESOURCES, NULL, NULL, schema_lease_resource(),
+			  take_resource, finder);
+}
+
 /* ---- blobs ---- */
 
 static bool has_blob(struct finder *finder, const char *digest)
@@ -434,7 +461,7 @@ int image_rebuild(struct rebuild *rebuild)
 		return error_origin(-ENOMEM);
 	finder.blobs = open(blobs, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (finder.blobs >= 0)
-		r = find_blobs(&finder) ?: find_names(&finder);
+		r = find_blobs(&finder) ?: find_names(&finder) ?: find_leases(&finder);
 	else if (errno == ENOENT)
 		rebuild_say(rebuild, "missing: all blobs: %s: %s", blobs, strerror(errno));
 	else

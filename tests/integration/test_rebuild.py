@@ -181,6 +181,39 @@ def test_snapshots_are_rebuilt_from_what_is_noted_at_their_directories():
         wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
 
 
+def overwrite_naming(path, text, but):
+    """Pages that have @text; one that has @but too may have it of an earlier use."""
+    with open(path, "r+b") as f:
+        data = f.read()
+        assert text in data[2 * 4096:]
+        for at in range(2 * 4096, len(data), 4096):
+            if text in data[at:at + 4096] and but not in data[at:at + 4096]:
+                f.seek(at)
+                f.write(b"\xa5" * 4096)
+
+
+def test_a_lease_of_which_only_what_it_holds_is_left_goes_on_holding_it():
+    with Davit() as d:
+        d.import_busybox()
+        d.check("leases", "create", "--id", "mine", "label=stands-in-the-lease-only")
+        d.check("snapshots", "prepare", "held-by-mine")
+        d.call("lease.add_resource", "id=mine", 'resource:={"type": "snapshots/overlayfs", "id": "held-by-mine"}')
+        d.down()
+        overwrite_naming(os.path.join(d.root, "image", "data.mdb"), b"stands-in-the-lease-only", b"held-by-mine")
+        said = d.check("store", "rebuild", "image")
+        d.up()
+        assert "rebuilt: lease mine in namespace default" in said, said
+        assert "mine" in [lease["id"] for lease in d.json("leases", "ls")]
+        held = d.call("lease.resources", "id=mine")["resources"]
+        assert [r["id"] for r in held] == ["held-by-mine"], held
+        d.check("store", "accept", "image")
+        d.check("prune", "--force")
+        assert "held-by-mine" in [s["key"] for s in d.json("snapshots", "ls")]
+        d.check("leases", "rm", "mine")
+        d.check("snapshots", "rm", "held-by-mine")
+        wait_for(lambda: d("fsck").returncode == 0, "fsck finds nothing")
+
+
 def test_what_has_no_record_is_set_aside_when_a_rebuilt_store_is_accepted():
     blob = "a" * 64
     with Davit() as d:

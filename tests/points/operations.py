@@ -838,7 +838,8 @@ class Rebuild(Command):
 
     def names(self, line):
         """Of earlier trials some may come back, when the log has lost that they were removed."""
-        return re.findall("%s[0-9]+b?" % type(self).__name__.lower(), line)
+        operations = "|".join(cls.__name__.lower() for cls in ALL)
+        return re.findall("(?:%s)[0-9]+b?" % operations, line)
 
     def count(self):
         """What is not there is said to be missing, and only a disk that does not give it makes it so."""
@@ -932,8 +933,12 @@ class RebuildEvents(Rebuild):
         return 0 if self.is_broken else 1
 
     def clean_objects(self):
+        """An image whose event is lost would not be found by the next rebuild."""
         for name in (self.id, self.id + "b", self.id + "c"):
             self.exists("namespace.delete", name=name)
+        target = self.bus.do("image.get", name=IMAGE)["image"]["target"]
+        for method, name in (("create", IMAGE + "x"), ("delete", IMAGE), ("create", IMAGE), ("delete", IMAGE + "x")):
+            self.bus.do("image." + method, **({"name": name} if method == "delete" else {"image": {"name": name, "target": target}}))
 
 
 SMALL = [ListContainers, ListTasks, ListImages, ListContent, ListSnapshots, Inspect, ListRuntimes, ReadEvents, Namespace,
