@@ -54,6 +54,18 @@ def partials(d):
     return [name for name in os.listdir(directory) if name.startswith("download-")]
 
 
+def references(d):
+    """What each of them says whose it is, in its three lines."""
+    found = {}
+    for name in partials(d):
+        with contextlib.suppress(FileNotFoundError):
+            with open(os.path.join(d.root, "image/content/ingest", name, "ref")) as f:
+                lines = f.read().splitlines()
+            if len(lines) == 3:
+                found[name] = lines
+    return found
+
+
 def children(d):
     """The processes of this davit that talk to registries."""
     found = []
@@ -551,6 +563,8 @@ def test_an_interrupted_pull_is_cancelled_and_the_next_goes_on_where_it_was():
         digest, slow = slow_registry(r, image, 1, 400000)
         pull = d.start("images", "pull", r.host + "/slow:1")
         wait_for(lambda: partial_size(d, digest) >= 390000, "a part has come")
+        # One that is being begun has no reference yet.
+        wait_for(lambda: len(references(d)) == len(image.documents), "all have come or begun")
         (child,) = children(d)
         pull.send_signal(signal.SIGINT)
         assert pull.wait(30) == 130, pull.communicate()
@@ -558,11 +572,10 @@ def test_an_interrupted_pull_is_cancelled_and_the_next_goes_on_where_it_was():
         wait_for(lambda: not d.call("image.operations").get("operations"), "the operation has ended")
         wait_for(lambda: not d.is_alive(child), "the child has ended")
         assert not blobs(d) and d.call("image.list") == {} and partials(d)
-        for name in partials(d):
-            with open(os.path.join(d.root, "image/content/ingest", name, "ref")) as f:
-                host, digest_, size = f.read().splitlines()
-                assert (host, digest_) == (r.host + "/slow:1", "sha256:" + name[len("download-"):])
-                assert int(size) == len(image.documents[digest_][1])
+        assert set(partials(d)) == set(references(d))
+        for name, (host, digest_, size) in references(d).items():
+            assert (host, digest_) == (r.host + "/slow:1", "sha256:" + name[len("download-"):])
+            assert int(size) == len(image.documents[digest_][1])
         assert not [s for s in d.json("snapshots", "ls")], "layers are left"
         slow.release()
         d.check("images", "pull", r.host + "/slow:1")
