@@ -17,6 +17,8 @@ struct printing {
 	int fd;
 	struct schema_buffer *backwards; /* those that come from the end back: the last one first */
 	size_t n_backwards;
+	uint64_t n,
+		last; /* of all events: how many there are, and the highest number: they begin with 1 */
 };
 
 static bool is_wanted(const struct printing *printing, const char *topic)
@@ -48,6 +50,13 @@ static int keep(struct printing *printing, struct schema_buffer *packed)
 	return 0;
 }
 
+static void count(struct printing *printing, uint64_t seq)
+{
+	printing->n++;
+	if (seq > printing->last)
+		printing->last = seq;
+}
+
 static int on_record(void *userdata, size_t table, bool is_backwards, const struct store_bytes *key,
 		     const struct store_bytes *value)
 {
@@ -60,8 +69,11 @@ static int on_record(void *userdata, size_t table, bool is_backwards, const stru
 	(void)key;
 	r = schema_unpack(schema_broker_log_record(), (const uint8_t *)value->data + VALUE_HEAD,
 			  value->size - VALUE_HEAD, &record, NULL);
-	if (r || !is_wanted(printing, record.event->topic))
+	if (r)
 		return r > 0 ? 0 : r;
+	count(printing, record.event->seq);
+	if (!is_wanted(printing, record.event->topic))
+		return 0;
 	r = schema_pack(schema_bus_event(), record.event, &packed, NULL);
 	if (r)
 		return error_fold(r);
@@ -82,7 +94,8 @@ int log_print(const char *directory, char *const *topics, size_t n_topics, int f
 		schema_buffer_clear(&printing.backwards[printing.n_backwards]);
 	}
 	free(printing.backwards);
-	if (!r && salvaged.is_whole)
+	/* What lacks was dropped for its age, or lost before the log was rebuilt. */
+	if (!r && salvaged.is_whole && printing.n == printing.last)
 		r = file_write_all(fd, &end, sizeof(end));
 	return r;
 }

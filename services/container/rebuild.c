@@ -409,7 +409,7 @@ static void tell(const struct finder *finder)
 	if (rebuild->has_no_log)
 		rebuild_say(rebuild,
 			    "missing: containers that the event log told of: it cannot be read, "
-			    "or not all of it");
+			    "or does not have all its events any more");
 }
 
 int container_rebuild(struct rebuild *rebuild)

@@ -321,8 +321,8 @@ static void tell_lost(struct finder *finder)
 				finder->lost.slots[i]);
 	if (finder->rebuild->has_no_log)
 		rebuild_say(finder->rebuild,
-			    "missing: names of images that the event log told of: it "
-			    "cannot be read, or not all of it");
+			    "missing: names of images that the event log told of: it cannot be "
+			    "read, or does not have all its events any more");
 }
 
 static int find_names(struct finder *finder)
