@@ -94,8 +94,8 @@ int log_print(const char *directory, char *const *topics, size_t n_topics, int f
 		schema_buffer_clear(&printing.backwards[printing.n_backwards]);
 	}
 	free(printing.backwards);
-	/* What lacks was dropped for its age, or lost before the log was rebuilt. */
-	if (!r && salvaged.is_whole && printing.n == printing.last)
+	/* What lacks was dropped for its age, or lost before the log was rebuilt; one that is empty may have lost all. */
+	if (!r && salvaged.is_whole && printing.n && printing.n == printing.last)
 		r = file_write_all(fd, &end, sizeof(end));
 	return r;
 }

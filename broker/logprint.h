@@ -7,6 +7,6 @@
 /*
  * Writes those whose topic begins with one of @topics (n_topics 0: all) to @fd, in order: each its size (u32, as this machine has
  * it) and the packed bus_event, and at the end a size of 0. Who has the log open goes on; one that is damaged, or
- * does not have all events from number 1 on any more, gives what there is, and no such end. 0, or negative.
+ * does not have all events from number 1 on any more (or none), gives what there is, and no such end. 0, or negative.
  */
 int log_print(const char *directory, char *const *topics, size_t n_topics, int fd);

@@ -22,11 +22,14 @@
 #define SPEC_LOST  "{\"ociVersion\":\"1.0.2\"}" /* nothing can be started of it */
 #define STOP_LABEL "io.containerd.image.config.stop-signal"
 
+/* What tells of a container that was not salvaged. */
+enum found { FOUND_IN_LOG, FOUND_IN_BUNDLE, FOUND_IN_BOTH };
+
 struct finder {
 	struct rebuild *rebuild;
 	struct store *store;
 	json_t *known; /* "<namespace> <id>" of those that were salvaged */
-	json_t *found; /* the same of others: true when its spec was found */
+	json_t *found; /* the same of others, with an enum found */
 };
 
 static char *name_of(const char *namespace, const char *id)
@@ -45,11 +48,11 @@ static int is_known(const struct finder *finder, const char *namespace, const ch
 	return 0;
 }
 
-static int note(json_t *names, const char *namespace, const char *id, bool value)
+static int note(json_t *names, const char *namespace, const char *id, enum found found)
 {
 	_cleanup_(cleanup_free) char *name = name_of(namespace, id);
 
-	return !name || json_object_set_new(names, name, json_boolean(value))
+	return !name || json_object_set_new(names, name, json_integer(found))
 		       ? error_origin(-ENOMEM)
 		       : 0;
 }
@@ -59,7 +62,7 @@ static int note_known(void *userdata, const struct store_key *key, void *data)
 	struct finder *finder = userdata;
 
 	return note(finder->known, store_key_part(key, 0), ((struct container_record *)data)->id,
-		    true);
+		    FOUND_IN_BOTH);
 }
 
 /* ---- records ---- */
@@ -139,7 +142,8 @@ static int on_create(struct finder *finder, const char *namespace, uint64_t time
 		.updated_at_ns = time_ns,
 	};
 
-	return put(finder, namespace, &record) ?: note(finder->found, namespace, told->id, false);
+	return put(finder, namespace, &record)
+		       ?: note(finder->found, namespace, told->id, FOUND_IN_LOG);
 }
 
 static int on_update(struct finder *finder, const char *namespace, uint64_t time_ns,
@@ -338,6 +342,7 @@ static int add_bundle(struct finder *finder, const char *bundle, const struct sh
 {
 	_cleanup_(container_record_clear) struct container_record record = {};
 	_cleanup_(cleanup_free) char *spec = NULL;
+	enum found found = FOUND_IN_BOTH;
 	bool is = false;
 	int r;
 
@@ -346,11 +351,13 @@ static int add_bundle(struct finder *finder, const char *bundle, const struct sh
 	if (r || !spec || is)
 		return r;
 	r = get(finder, config->namespace, config->container_id, &record);
-	if (r == STORE_E_NOT_FOUND)
+	if (r == STORE_E_NOT_FOUND) {
+		found = FOUND_IN_BUNDLE;
 		r = fill_unknown(config, &record);
+	}
 	r = r ?: schema_set(&record.spec, spec);
 	r = r ?: put(finder, config->namespace, &record);
-	return r ?: note(finder->found, config->namespace, config->container_id, true);
+	return r ?: note(finder->found, config->namespace, config->container_id, found);
 }
 
 static int take_bundle(struct finder *finder, const char *bundles, const char *name)
@@ -383,29 +390,30 @@ static int find_bundles(struct finder *finder)
 
 /* ---- all of it ---- */
 
+static void tell_found(const struct rebuild *rebuild, const char *name, enum found found)
+{
+	static const char *const texts[] = {
+		[FOUND_IN_LOG] =
+			"missing: the spec of container %s in namespace %.*s: it cannot be "
+			"started; its snapshot is kept until it is removed",
+		[FOUND_IN_BUNDLE] = "rebuilt: container %s in namespace %.*s: its spec from its "
+				    "bundle; image, labels and extensions are lost",
+		[FOUND_IN_BOTH] = "rebuilt: container %s in namespace %.*s: its spec from its "
+				  "bundle, the rest from the log; extensions are lost",
+	};
+	int n = (int)strcspn(name, " ");
+
+	rebuild_say(rebuild, texts[found], name + n + 1, n, name);
+}
+
 static void tell(const struct finder *finder)
 {
 	const struct rebuild *rebuild = finder->rebuild;
 	const char *name;
-	json_t *has_spec;
+	json_t *found;
 
-	json_object_foreach(finder->found, name, has_spec)
-	{
-		int n = (int)strcspn(name, " ");
-
-		if (json_is_true(has_spec))
-			rebuild_say(
-				rebuild,
-				"rebuilt: container %s in namespace %.*s: its spec from its bundle, "
-				"the rest from the log; extensions are lost",
-				name + n + 1, n, name);
-		else
-			rebuild_say(
-				rebuild,
-				"missing: the spec of container %s in namespace %.*s: it cannot be started; "
-				"its snapshot is kept until it is removed",
-				name + n + 1, n, name);
-	}
+	json_object_foreach(finder->found, name, found)
+		tell_found(rebuild, name, (enum found)json_integer_value(found));
 	if (rebuild->has_no_log)
 		rebuild_say(rebuild,
 			    "missing: containers that the event log told of: it cannot be read, "
