@@ -85,7 +85,7 @@ int log_print(const char *directory, char *const *topics, size_t n_topics, int f
 	static const char *const tables[] = {"events", NULL};
 	struct printing printing = {.topics = topics, .n_topics = n_topics, .fd = fd};
 	struct store_salvaged salvaged = {};
-	uint32_t end = 0;
+	uint32_t end[2] = {};
 	int r;
 
 	r = store_salvage(directory, true, tables, NULL, on_record, &printing, &salvaged);
@@ -95,7 +95,8 @@ int log_print(const char *directory, char *const *topics, size_t n_topics, int f
 	}
 	free(printing.backwards);
 	/* What lacks was dropped for its age, or lost before the log was rebuilt; one that is empty may have lost all. */
-	if (!r && salvaged.is_whole && printing.n && printing.n == printing.last)
-		r = file_write_all(fd, &end, sizeof(end));
+	end[1] = !printing.n || printing.n != printing.last;
+	if (!r && salvaged.is_whole)
+		r = file_write_all(fd, end, sizeof(end));
 	return r;
 }

@@ -414,10 +414,7 @@ static void tell(const struct finder *finder)
 
 	json_object_foreach(finder->found, name, found)
 		tell_found(rebuild, name, (enum found)json_integer_value(found));
-	if (rebuild->has_no_log)
-		rebuild_say(rebuild,
-			    "missing: containers that the event log told of: it cannot be read, "
-			    "or does not have all its events any more");
+	rebuild_say_lost(rebuild, "containers");
 }
 
 int container_rebuild(struct rebuild *rebuild)

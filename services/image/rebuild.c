@@ -319,10 +319,7 @@ static void tell_lost(struct finder *finder)
 				"missing: image (namespace and name) %s: the log does not say what it was, "
 				"or that it was deleted",
 				finder->lost.slots[i]);
-	if (finder->rebuild->has_no_log)
-		rebuild_say(finder->rebuild,
-			    "missing: names of images that the event log told of: it cannot be "
-			    "read, or does not have all its events any more");
+	rebuild_say_lost(finder->rebuild, "names of images");
 }
 
 static int find_names(struct finder *finder)

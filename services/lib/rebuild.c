@@ -98,9 +98,9 @@ static bool read_all(int fd, void *data, size_t size)
 	return true;
 }
 
-/* Each is its size (u32, as this machine has it) and its bytes; the last one has none. */
+/* Each is its size (u32, as this machine has it) and its bytes; the last one has none, but whether events lack. */
 static int take_events(int fd, int (*fn)(void *userdata, const struct bus_event *event),
-		       void *userdata, bool *ret_end)
+		       void *userdata, bool *ret_end, uint32_t *ret_lacking)
 {
 	_cleanup_(cleanup_free) uint8_t *data = malloc(SCHEMA_MESSAGE_MAX);
 	uint32_t size;
@@ -109,7 +109,8 @@ static int take_events(int fd, int (*fn)(void *userdata, const struct bus_event 
 	while (!r && read_all(fd, &size, sizeof(size))) {
 		_cleanup_(bus_event_clear) struct bus_event event = {};
 
-		*ret_end = !size;
+		if (!size)
+			*ret_end = read_all(fd, ret_lacking, sizeof(*ret_lacking));
 		if (!size || size > SCHEMA_MESSAGE_MAX || !read_all(fd, data, size))
 			break;
 		r = schema_unpack(schema_bus_event(), data, size, &event, NULL);
@@ -122,8 +123,9 @@ int rebuild_events(struct rebuild *rebuild, const char *const *topics,
 		   int (*fn)(void *userdata, const struct bus_event *event), void *userdata)
 {
 	_cleanup_(cleanup_fd) int ours = -1, theirs = -1;
-	bool is_end = false;
 	int pipe_fds[2], status, r;
+	uint32_t lacking = 0;
+	bool is_end = false;
 	pid_t pid = 0;
 
 	if (pipe2(pipe_fds, O_CLOEXEC))
@@ -134,7 +136,7 @@ int rebuild_events(struct rebuild *rebuild, const char *const *topics,
 	theirs = close_fd(theirs);
 	if (r)
 		return r;
-	r = take_events(ours, fn, userdata, &is_end);
+	r = take_events(ours, fn, userdata, &is_end, &lacking);
 	ours = close_fd(ours);
 	/* Who reads a damaged log to where that can be read ends well. */
 	if (store_reap(pid, SILENCE_MS, &status) && status && !r) {
@@ -143,8 +145,22 @@ int rebuild_events(struct rebuild *rebuild, const char *const *topics,
 			"the event log could not be read now: davit-broker --print-events has failed");
 		return -EAGAIN;
 	}
-	rebuild->has_no_log = !is_end;
+	rebuild->log = !is_end   ? REBUILD_LOG_DAMAGED
+		       : lacking ? REBUILD_LOG_LACKING
+				 : REBUILD_LOG_WHOLE;
 	return r;
+}
+
+void rebuild_say_lost(const struct rebuild *rebuild, const char *what)
+{
+	static const char *const reasons[] = {
+		[REBUILD_LOG_DAMAGED] = "it cannot be read, or not all of it",
+		[REBUILD_LOG_LACKING] = "it does not have all its events any more",
+	};
+
+	if (rebuild->log != REBUILD_LOG_WHOLE)
+		rebuild_say(rebuild, "missing: %s that the event log told of: %s", what,
+			    reasons[rebuild->log]);
 }
 
 /* ---- the steps ---- */

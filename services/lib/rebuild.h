@@ -11,6 +11,9 @@
 #include "broker/lib/store_salvage.h"
 #include "services/lib/service.h"
 
+/* The event log: all of it; damaged, so that not all can be read; without events that it once had. */
+enum rebuild_log { REBUILD_LOG_WHOLE, REBUILD_LOG_DAMAGED, REBUILD_LOG_LACKING };
+
 struct rebuild {
 	const struct service_definition *definition;
 	const struct paths *paths;
@@ -18,7 +21,7 @@ struct rebuild {
 	const char *stamp;    /* 20261129T012345Z: when */
 	const char *const *tables;
 	struct store_salvaged *salvaged; /* for each of @tables */
-	bool has_no_log; /* rebuild_events() was asked, and could not read the event log */
+	enum rebuild_log log; /* what rebuild_events() found, if it was asked */
 };
 
 /* Does @error (errno, or negative) say that a file is not there, or not as it was? Others say that we lack something now: what is
@@ -28,9 +31,11 @@ bool rebuild_is_lost(int error);
 bool rebuild_is_whole(const struct rebuild *rebuild, const char *table);
 /* A line of the report: "<store>: ...". */
 void rebuild_say(const struct rebuild *rebuild, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* … that of @what ("containers") some may be missing, if the log says so. */
+void rebuild_say_lost(const struct rebuild *rebuild, const char *what);
 /*
  * Tells @fn of all events of the log, in order, whose topic begins with one of @topics. A log that cannot be read gives
- * none, or not all: has_no_log. -EAGAIN if that is not known, since who reads it has failed. What @fn returns other than 0 ends it and is returned.
+ * none, or not all: see its log. -EAGAIN if that is not known, since who reads it has failed. What @fn returns other than 0 ends it and is returned.
  */
 int rebuild_events(struct rebuild *rebuild, const char *const *topics,
 		   int (*fn)(void *userdata, const struct bus_event *event), void *userdata);
